@@ -1,0 +1,3 @@
+"""Personalise diffusion models with GraLoRA and LoRA, trained flat."""
+
+__version__ = "0.1.0"

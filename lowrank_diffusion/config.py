@@ -1,0 +1,264 @@
+"""Every parameter of a run, declared once: type, default, help, bounds and unit.
+
+The dotted key of a field (``adapter.rank``) is its name everywhere: in YAML presets, on the command line, on the
+widgets of the app, in error messages and in the metadata of the files a run writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a setting: where, what the rule is, and what to do."""
+
+    key: str
+    rule: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.rule}" + (f" {self.hint}" if self.hint else "")
+
+
+class ConfigError(UserError):
+    """All problems of a configuration at once (``problems``)."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def option(default: Any, help: str, *, unit: str = "", **bounds: Any) -> Any:
+    """Declare a parameter; ``bounds`` are pydantic's (``ge``, ``le``, ``multiple_of``...)."""
+    return Field(default, description=help, json_schema_extra={"unit": unit}, **bounds)
+
+
+class Section(BaseModel):
+    """A frozen group of parameters that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def check(self) -> Iterator[Problem]:
+        """Rules between the fields of one section; keys are relative to it."""
+        yield from ()
+
+
+class BaseModelConfig(Section):
+    """The frozen model that is personalised."""
+
+    path: str = option(
+        "embedded",
+        "Base model: 'embedded', a diffusers folder, one .safetensors file, or a hub id (owner/name).",
+        min_length=1,
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a hub id.")
+    variant: str | None = option(None, "File variant of a diffusers folder or hub id, for example fp16.")
+    vae: str | None = option(None, "Folder or hub id of another VAE to use with this base.")
+    prediction: Literal["auto", "epsilon", "v_prediction"] = option(
+        "auto", "What the base predicts; auto reads it from its scheduler."
+    )
+
+
+class DataConfig(Section):
+    """The pictures to learn from, and their captions."""
+
+    instance: str = option("", "Folder with the pictures to learn from.")
+    prompt: str = option("", "Caption of every picture that has none of its own.")
+    trigger: str = option("", "Rare word that stands for the subject or style; written into the files' metadata.")
+    resolution: int | None = option(
+        None, "Side of the square training crop; empty: the base's own.", unit="px", ge=64, le=2048, multiple_of=8
+    )
+    crop: Literal["center", "random"] = option("center", "Where the square crop is taken.")
+    crops: int = option(1, "Crops kept of each picture when crop is random.", ge=1, le=64)
+    flip: bool = option(False, "Also learn from mirrored pictures (not for faces or lettering).")
+    background: str = option("#ffffff", "Colour under transparent pictures.")
+
+    def check(self) -> Iterator[Problem]:
+        """Crops only multiply where they differ."""
+        if self.crops > 1 and self.crop == "center":
+            yield Problem("crops", f"must be 1 with data.crop=center, got {self.crops}.", "Set data.crop=random.")
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.background):
+            yield Problem("background", f"must look like #ffffff, got {self.background!r}.")
+
+
+class PriorConfig(Section):
+    """DreamBooth's prior preservation: keep the class as the base draws it."""
+
+    weight: float = option(0.0, "Weight of the loss on class pictures; 0 turns it off.", ge=0, le=10)
+    prompt: str = option("", "Prompt of the class without the trigger, for example 'a photo of a dog'.")
+    pictures: str = option("", "Folder of class pictures; empty: the base draws them.")
+    count: int = option(100, "How many class pictures to use.", ge=1, le=10_000)
+    guidance: float = option(5.0, "Guidance when the base draws class pictures.", ge=0, le=30)
+    steps: int = option(20, "Denoising steps when the base draws class pictures.", ge=1, le=200)
+
+    def check(self) -> Iterator[Problem]:
+        """The class needs a prompt."""
+        if self.weight > 0 and not self.prompt:
+            yield Problem("prompt", "is needed with prior.weight > 0.", "Give the class, such as 'a photo of a dog'.")
+
+
+class AdapterConfig(Section):
+    """The trainable low-rank update and the layers it goes to."""
+
+    kind: Literal["lora", "gralora"] = option("gralora", "LoRA, or GraLoRA (k x k blocks, rank up to k * rank).")
+    rank: int = option(16, "Rank r; parameters per layer are the same for LoRA and GraLoRA.", ge=1, le=1024)
+    alpha: float | None = option(None, "Scaling numerator; empty: the total rank, so the scaling is 1.", gt=0)
+    k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
+    hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
+    targets: str | tuple[str, ...] = option(
+        "attention",
+        "attention, attention+feed_forward, a list of layer names, or one regular expression of layer paths.",
+    )
+    dropout: float = option(0.0, "Probability of dropping an input of the adapter.", ge=0, lt=1)
+
+    @property
+    def total_rank(self) -> int:
+        """The rank that alpha is divided by."""
+        return self.rank + (self.hybrid_rank if self.kind == "gralora" else 0)
+
+    @property
+    def scaling(self) -> float:
+        """The factor s of the update: alpha / (r + r_h)."""
+        return 1.0 if self.alpha is None else self.alpha / self.total_rank
+
+    def check(self) -> Iterator[Problem]:
+        """GraLoRA cuts the rank into k parts; LoRA has no blocks."""
+        if self.kind == "gralora" and self.rank % self.k:
+            allowed = [k for k in range(1, 17) if self.rank % k == 0]
+            yield Problem("k", f"must divide adapter.rank={self.rank}, got {self.k}.", f"Allowed: {allowed}.")
+        if self.kind == "lora" and self.hybrid_rank:
+            yield Problem("hybrid_rank", "belongs to GraLoRA.", "Set it to 0, or adapter.kind=gralora.")
+        if isinstance(self.targets, str) and self.targets not in ("attention", "attention+feed_forward"):
+            try:
+                re.compile(self.targets)
+            except re.error as error:
+                yield Problem("targets", f"is not a regular expression: {error}; got {self.targets!r}.")
+        if not self.targets:
+            yield Problem("targets", "must name at least one layer.", "Use attention.")
+
+
+class FlatConfig(Section):
+    """Flat-LoRA: train at randomly perturbed weights to end in a flat minimum."""
+
+    sigma: float = option(
+        0.0, "Perturbation relative to each row's norm at the end of the run; 0 turns it off, 0.05-0.1 is usual.",
+        ge=0, le=1,
+    )  # fmt: skip
+
+
+class OptimizerConfig(Section):
+    """How gradients become updates."""
+
+    name: Literal["adamw", "adamw8bit", "prodigy", "adafactor"] = option(
+        "adamw", "Optimiser. Prodigy finds its own step size: give it lr=1."
+    )
+    lr: float = option(1e-4, "Peak learning rate.", gt=0, le=10)
+    weight_decay: float = option(0.01, "Decoupled weight decay.", ge=0, le=1)
+    beta1: float = option(0.9, "Decay of the first moment.", ge=0, lt=1)
+    beta2: float = option(0.999, "Decay of the second moment.", ge=0, lt=1)
+    schedule: Literal["constant", "cosine", "linear"] = option("constant", "Learning rate after the warm-up.")
+    warmup: int = option(0, "Steps over which the learning rate rises to its peak.", unit="steps", ge=0)
+
+
+class LossConfig(Section):
+    """The denoising objective."""
+
+    min_snr: float = option(5.0, "Min-SNR gamma: caps the weight of low-noise timesteps; 0: off.", ge=0, le=100)
+    noise_offset: float = option(0.0, "Constant noise per channel, for darker and brighter pictures; 0: off.", ge=0, le=1)
+
+
+class TrainConfig(Section):
+    """The loop: how long, how much at once, on what."""
+
+    steps: int = option(500, "Optimiser steps.", unit="steps", ge=1, le=1_000_000)
+    batch: int = option(1, "Pictures per forward pass.", ge=1, le=256)
+    accumulate: int = option(1, "Forward passes per optimiser step.", ge=1, le=1024)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "Arithmetic of the base; adapter weights stay fp32. auto: bf16 on CUDA that has it, else fp32."
+    )
+    checkpointing: bool = option(False, "Gradient checkpointing: less memory, about a third more time.")
+    clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", ge=0)
+    ema: float = option(0.0, "Decay of the averaged weights that are exported; 0: off.", ge=0, lt=1)
+    device: Literal["auto", "cuda", "mps", "cpu"] = option("auto", "auto takes CUDA, then Apple's MPS, then the CPU.")
+
+
+class ValidationConfig(Section):
+    """Loss on pictures that are not trained on, at fixed timesteps and noise."""
+
+    holdout: int = option(0, "Pictures taken out of the set for validation; 0: none.", ge=0, le=1000)
+    every: int = option(50, "Steps between validations.", unit="steps", ge=1)
+
+
+class SampleConfig(Section):
+    """Pictures drawn during training from fixed prompts and seed."""
+
+    prompts: tuple[str, ...] = option((), "Prompts drawn during training; empty: no samples.")
+    every: int = option(100, "Steps between samples.", unit="steps", ge=1)
+    negative: str = option("", "What the samples should not show.")
+    seed: int = option(0, "Seed of the samples.", ge=0, lt=2**32)
+    steps: int = option(20, "Denoising steps of a sample.", ge=1, le=200)
+    guidance: float = option(5.0, "Classifier-free guidance of a sample.", ge=0, le=30)
+
+
+class SaveConfig(Section):
+    """Checkpoints."""
+
+    every: int = option(250, "Steps between checkpoints.", unit="steps", ge=1)
+    keep: int = option(3, "Newest checkpoints to keep.", ge=1, le=1000)
+
+
+class Config(Section):
+    """A run."""
+
+    task: Literal["dreambooth"] = option("dreambooth", "What is trained.")
+    seed: int = option(0, "Every random draw of the run is a function of this, the step and a name.", ge=0, lt=2**32)
+    base: BaseModelConfig = BaseModelConfig()
+    data: DataConfig = DataConfig()
+    prior: PriorConfig = PriorConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    flat: FlatConfig = FlatConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
+    sample: SampleConfig = SampleConfig()
+    save: SaveConfig = SaveConfig()
+
+    def check(self) -> Iterator[Problem]:
+        """Rules between sections."""
+        if self.optimizer.warmup > self.train.steps:
+            yield Problem(
+                "optimizer.warmup", f"must be at most train.steps={self.train.steps}, got {self.optimizer.warmup}."
+            )
+
+    def dotted(self) -> dict[str, Any]:
+        """All values by dotted key."""
+        values = self.model_dump(mode="json")
+        return {key: values[key.split(".")[0]][key.split(".")[1]] if "." in key else values[key] for key in fields()}
+
+
+def sections() -> dict[str, type[Section]]:
+    """The section classes by name."""
+    found = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Every parameter's declaration by dotted key, in the order of declaration."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in Config.model_fields.items():
+        section = sections().get(name)
+        if section is None:
+            found[name] = field
+        else:
+            found.update({f"{name}.{inner}": declared for inner, declared in section.model_fields.items()})
+    return found

@@ -1,0 +1,27 @@
+"""Where things live: what ships with the project, and the folder that runs and caches are written to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+PRESETS = PROJECT / "presets"
+ASSETS = PROJECT / "assets"
+EMBEDDED_BASE = ASSETS / "base"
+EXAMPLES = ASSETS / "examples"
+
+
+def home() -> Path:
+    """The writable folder: ``LOWRANK_HOME`` if set, else the project's own."""
+    return Path(os.environ.get("LOWRANK_HOME") or PROJECT).resolve()
+
+
+def runs_folder() -> Path:
+    """Where run directories are."""
+    return home() / "runs"
+
+
+def cache_folder() -> Path:
+    """Where latents, embeddings and class pictures are kept between runs; safe to delete."""
+    return home() / "cache"

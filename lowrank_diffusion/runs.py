@@ -1,0 +1,257 @@
+"""A run directory, and the state of a run derived from it.
+
+::
+
+    runs/20260101-120000-cats/
+        config.yaml     every setting          events.jsonl   what happened        log.txt   the process's own output
+        process.json    pid and start time     stop, sample   requests, by being there
+        data/           pictures that came through the app
+        checkpoints/step-000100/               state.safetensors and the adapter's files
+        samples/        <name>.safetensors     <name>-kohya.safetensors            <name>-peft/
+
+Nothing here stores a state: it is folded from the events, and from whether the process is alive.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from . import events, presets
+from .config import Config, ConfigError, Problem
+from .errors import UserError
+from .paths import runs_folder
+
+ACTIVE = ("starting", "waiting", "preparing", "training")
+
+
+class RunError(UserError):
+    """A run cannot do what was asked; the message says why and what to do."""
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path).resolve()
+
+    @property
+    def name(self) -> str:
+        """Directory name, unique among runs."""
+        return self.path.name
+
+    @property
+    def title(self) -> str:
+        """The name a person gave: the directory's without its time."""
+        return re.sub(r"^\d{8}-\d{6}(-\d+)?-", "", self.name)
+
+    @property
+    def events_path(self) -> Path:
+        """The event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """What the process printed."""
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path.parent for path in self.path.glob("checkpoints/step-*/state.safetensors"))
+
+    def config(self) -> Config:
+        """The run's settings. Raises ConfigError."""
+        path = self.path / "config.yaml"
+        try:
+            return presets.from_yaml(path.read_text(encoding="utf-8"), str(path))
+        except OSError as error:
+            raise ConfigError([Problem(str(path), f"cannot be read: {error}.")]) from None
+
+    def request(self, what: str) -> None:
+        """Leave a request ('stop' or 'sample') for the training process."""
+        (self.path / what).touch()
+
+    def requested(self, what: str) -> bool:
+        """Whether a request is waiting."""
+        return (self.path / what).exists()
+
+    def clear(self, what: str) -> None:
+        """Take a request away."""
+        (self.path / what).unlink(missing_ok=True)
+
+    def write_process(self, pid: int) -> None:
+        """Remember the process by pid and start time: pids are used again, pairs are not."""
+        facts = {"pid": pid, "created": psutil.Process(pid).create_time()}
+        write_text(self.path / "process.json", json.dumps(facts))
+
+    def process(self) -> psutil.Process | None:
+        """The run's own process if it is alive."""
+        try:
+            facts = json.loads((self.path / "process.json").read_text())
+            process = psutil.Process(facts["pid"])
+            same = abs(process.create_time() - facts["created"]) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except (OSError, ValueError, KeyError, psutil.Error):
+            return None
+
+    def status(self) -> Status:
+        """The state of the run now, reading its whole log; use :class:`Watch` to follow one."""
+        return Watch(self).refresh()
+
+
+@dataclass
+class Status:
+    """What a run's events add up to."""
+
+    state: str = "new"
+    """new, starting, waiting, preparing, training, stopped, finished, failed, or interrupted (its process died)."""
+    step: int = 0
+    steps: int = 0
+    stage: str = ""
+    stage_done: int = 0
+    stage_total: int = 0
+    message: str = ""
+    device: str = ""
+    precision: str = ""
+    parameters: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    rates: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    samples: list[tuple[int, str, str]] = field(default_factory=list)
+    """(step, prompt, path relative to the run)."""
+    notes: list[str] = field(default_factory=list)
+    seconds_per_step: float = 0.0
+    started: float = 0.0
+    updated: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether a process is working, or waiting to work, on it."""
+        return self.state in ACTIVE
+
+    @property
+    def eta(self) -> float:
+        """Seconds to the last step, from the recent speed; 0 if unknown."""
+        return max(self.steps - self.step, 0) * self.seconds_per_step
+
+    def fold(self, record: events.Record) -> None:
+        """Take one event in."""
+        self.updated = record.time
+        match record.event:
+            case events.Waiting(reason=reason):
+                self.state, self.message = "waiting", reason
+            case events.Stage(name=name, done=done, total=total):
+                self.state, self.stage, self.stage_done, self.stage_total = "preparing", name, done, total
+                self.message = ""
+            case events.Started() as event:
+                self._start(event, record.time)
+            case events.Stepped() as event:
+                self._step(event)
+            case events.Validated(step=step, loss=loss):
+                self.validation.append((step, loss))
+            case events.Sampled(step=step, prompt=prompt, path=path):
+                self.samples.append((step, prompt, path))
+            case events.Note(message=message):
+                self.notes.append(message)
+            case events.Stopped() | events.Finished():
+                self.state, self.message = type(record.event).__name__.lower(), ""
+            case events.Failed(message=message):
+                self.state, self.message = "failed", message
+
+    def _start(self, event: events.Started, moment: float) -> None:
+        """A resumed run repeats the steps after its checkpoint: what they said before is void."""
+        self.state, self.message, self.stage = "training", "", ""
+        self.step, self.steps = event.step, event.steps
+        self.device, self.precision, self.parameters = event.device, event.precision, event.parameters
+        self.losses = [item for item in self.losses if item[0] <= event.step]
+        self.rates = [item for item in self.rates if item[0] <= event.step]
+        self.validation = [item for item in self.validation if item[0] <= event.step]
+        self.started = self.started or moment
+
+    def _step(self, event: events.Stepped) -> None:
+        self.step = event.step
+        self.losses.append((event.step, event.loss))
+        self.rates.append((event.step, event.lr))
+        first = not self.seconds_per_step
+        self.seconds_per_step = event.seconds if first else 0.9 * self.seconds_per_step + 0.1 * event.seconds
+
+
+class Watch:
+    """Follow a run, reading only what is new."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._offset = 0
+        self._folded = Status()
+
+    def refresh(self) -> Status:
+        """Fold new events and look at the process."""
+        alive = self.run.process() is not None  # before reading: events of a process that just ended are then seen
+        records, self._offset = events.tail(self.run.events_path, self._offset)
+        for record in records:
+            self._folded.fold(record)
+        status = self._folded
+        ended = status.state in ("stopped", "finished", "failed")
+        if alive and (status.state in ("new", "interrupted") or (ended and self._restarted(status))):
+            status.state, status.message = "starting", ""
+        elif not alive and not ended and (status.state != "new" or (self.run.path / "process.json").exists()):
+            status.state = "interrupted"
+            status.message = f"The process ended without a word. Its output: {self.run.log_path}"
+        return status
+
+    def _restarted(self, status: Status) -> bool:
+        """Whether the live process is younger than the last event, so that the end it tells of is an older one's."""
+        process = self.run.process()
+        return process is not None and process.create_time() > status.updated
+
+
+def create(config: Config, name: str, root: Path | None = None) -> Run:
+    """Make a run directory. ``name`` is reduced to letters, digits, '-' and '_'. Raises RunError."""
+    slug = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII).strip("-")[:60]
+    if not slug:
+        raise RunError(f"name: must hold a letter or a digit, got {name!r}.")
+    root = root or runs_folder()
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for again in range(1000):
+        path = root / (f"{stamp}-{again}-{slug}" if again else f"{stamp}-{slug}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made: {error.strerror}. Free some space or set LOWRANK_HOME.") from None
+        run = Run(path)
+        write_text(path / "config.yaml", presets.to_yaml(config))
+        return run
+    raise RunError(f"{root}: a thousand runs named {slug} in one second.")
+
+
+def all_runs(root: Path | None = None) -> list[Run]:
+    """Every run, newest first."""
+    return [Run(path.parent) for path in sorted((root or runs_folder()).glob("*/config.yaml"), reverse=True)]
+
+
+def find(name: str, root: Path | None = None) -> Run:
+    """A run by path, directory name, or the newest with that title. Raises RunError naming the newest runs."""
+    if (Path(name) / "config.yaml").is_file():
+        return Run(Path(name))
+    runs = all_runs(root)
+    for run in runs:
+        if name in (run.name, run.title):
+            return run
+    known = ", ".join(run.name for run in runs[:5]) or "none yet"
+    raise RunError(f"There is no run {name!r}. Newest runs: {known}.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

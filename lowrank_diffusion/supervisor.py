@@ -1,0 +1,61 @@
+"""Start, stop and resume training processes. They outlive whoever started them: page, terminal or web server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+from .paths import PROJECT
+from .runs import Run, RunError
+
+
+def start(run: Run) -> None:
+    """Start or resume a run in a process of its own session, its output going to the run's log. Raises RunError."""
+    if run.process() is not None:
+        raise RunError(f"{run.name} is running already.")
+    if run.status().state == "finished":
+        raise RunError(f"{run.name} is finished. Start a new run to train on.")
+    run.clear("stop")
+    with run.log_path.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "trainers", str(run.path)],
+            cwd=PROJECT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    run.write_process(child.pid)
+    threading.Thread(target=child.wait, daemon=True).start()  # reap it, so that it does not stay a zombie
+
+
+def resume(run: Run) -> None:
+    """Go on from the newest checkpoint, or from the beginning where there is none. Raises RunError."""
+    start(run)
+
+
+def stop(run: Run, kill_after: float | None = None) -> None:
+    """Ask a run to save and stop. With ``kill_after``, end its process after that many seconds. Raises RunError."""
+    process = run.process()
+    if process is None:
+        raise RunError(f"{run.name} is not running (it is {run.status().state}).")
+    run.request("stop")
+    if kill_after is not None:
+        deadline = time.monotonic() + kill_after
+        while run.process() is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if run.process() is not None:
+            process.kill()
+
+
+def sample_now(run: Run) -> None:
+    """Ask a run for samples after the current step. Raises RunError."""
+    if run.process() is None:
+        raise RunError(f"{run.name} is not running.")
+    if not run.config().sample.prompts:
+        raise RunError("sample.prompts is empty: this run has nothing to draw.")
+    run.request("sample")
