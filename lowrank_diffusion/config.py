@@ -173,7 +173,9 @@ class LossConfig(Section):
     """The denoising objective."""
 
     min_snr: float = option(5.0, "Min-SNR gamma: caps the weight of low-noise timesteps; 0: off.", ge=0, le=100)
-    noise_offset: float = option(0.0, "Constant noise per channel, for darker and brighter pictures; 0: off.", ge=0, le=1)
+    noise_offset: float = option(
+        0.0, "Constant noise per channel, for darker and brighter pictures; 0: off.", ge=0, le=1
+    )
 
 
 class TrainConfig(Section):

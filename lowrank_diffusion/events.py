@@ -198,6 +198,8 @@ def _parse(data: bytes) -> Iterator[Record]:
             kind = KINDS[body.pop("kind")]
             moment = float(body.pop("time"))
             names = {field.name for field in dataclasses.fields(kind)}
-            yield Record(moment, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in names}))
+            yield Record(
+                moment, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in names})
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a torn line, or an event of a newer version

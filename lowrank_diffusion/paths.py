@@ -9,6 +9,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PRESETS = PROJECT / "presets"
 ASSETS = PROJECT / "assets"
 EMBEDDED_BASE = ASSETS / "base"
+SDXL_CONFIG = ASSETS / "sdxl"
 EXAMPLES = ASSETS / "examples"
 
 

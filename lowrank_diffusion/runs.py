@@ -26,7 +26,7 @@ import psutil
 from . import events, presets
 from .config import Config, ConfigError, Problem
 from .errors import UserError
-from .paths import runs_folder
+from .paths import PROJECT, runs_folder
 
 ACTIVE = ("starting", "waiting", "preparing", "training")
 
@@ -65,6 +65,23 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(path.parent for path in self.path.glob("checkpoints/step-*/state.safetensors"))
+
+    def files(self, step: int | None = None) -> list[Path]:
+        """The adapter's files (diffusers, kohya, PEFT folder), of one checkpoint or the newest there are.
+
+        Raises:
+            RunError: where there are none yet.
+        """
+        places = [self.path / "checkpoints" / f"step-{step:06d}"] if step is not None else [self.path]
+        places += reversed(self.checkpoints) if step is None else []
+        for place in places:
+            names = [f"{self.title}.safetensors", f"{self.title}-kohya.safetensors", f"{self.title}-peft"]
+            if all((place / name).exists() for name in names):
+                return [place / name for name in names]
+        steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in self.checkpoints) or "none"
+        raise RunError(
+            f"{self.name} has no adapter files yet{f' of step {step}' if step else ''}. Checkpoints: {steps}."
+        )
 
     def config(self) -> Config:
         """The run's settings. Raises ConfigError."""
@@ -228,9 +245,22 @@ def create(config: Config, name: str, root: Path | None = None) -> Run:
         except OSError as error:
             raise RunError(f"{path}: cannot be made: {error.strerror}. Free some space or set LOWRANK_HOME.") from None
         run = Run(path)
-        write_text(path / "config.yaml", presets.to_yaml(config))
+        write_text(path / "config.yaml", presets.to_yaml(with_absolute_paths(config)))
         return run
     raise RunError(f"{root}: a thousand runs named {slug} in one second.")
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Folders by absolute path: relative ones are looked for from here, then in the project (its presets' examples)."""
+
+    def located(text: str | None) -> str | None:
+        found = [place / text for place in (Path.cwd(), PROJECT) if text and (place / text).exists()]
+        return str(found[0].resolve()) if found else text
+
+    data = config.data.model_copy(update={"instance": located(config.data.instance)})
+    prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
+    base = config.base.model_copy(update={"path": located(config.base.path), "vae": located(config.base.vae)})
+    return config.model_copy(update={"data": data, "prior": prior, "base": base})
 
 
 def all_runs(root: Path | None = None) -> list[Run]:

@@ -1,0 +1,1 @@
+"""Everything about pictures: data, base models, latents, the denoising loss, drawing."""

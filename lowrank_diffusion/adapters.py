@@ -1,0 +1,179 @@
+"""Attach LoRA and GraLoRA to a model through PEFT. The only module that knows PEFT's spellings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.gralora import GraloraLayer
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+
+from . import seeds
+from .config import AdapterConfig, ConfigError, Problem
+from .factors import Factors, gralora_to_lora, stack
+
+NAME = "default"
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class AdaptedLayer:
+    """A linear layer that carries an adapter."""
+
+    path: str
+    module: Any
+
+    @property
+    def base(self) -> nn.Linear:
+        """The frozen layer underneath."""
+        return self.module.get_base_layer()
+
+    def base_weight(self) -> Tensor:
+        """The frozen weight (m, n); a quantised one is dequantised."""
+        weight = self.base.weight
+        return (
+            dequantize_module_weight(self.base)
+            if hasattr(weight, "quant_state") or weight.dtype == torch.int8
+            else weight
+        )
+
+    def factors(self) -> Factors:
+        """The adapter as one plain pair with its scaling inside B; exact for GraLoRA and hybrid too."""
+        layer: Any = self.module
+        scaling = layer.scaling[NAME]
+        if isinstance(self.module, LoraLayer):
+            return Factors(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight * scaling)
+        blocks = gralora_to_lora(layer.gralora_A[NAME], layer.gralora_B[NAME], scaling)
+        if not layer.hybrid_r[NAME]:
+            return blocks
+        plain = Factors(layer.gralora_A_general[NAME].weight, layer.gralora_B_general[NAME].weight * scaling)
+        return stack(blocks, plain)
+
+
+def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
+    """The linear layers that ``adapter.targets`` means, by path. Raises ConfigError for a target without a layer."""
+    linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    named = {"attention": ATTENTION, "attention+feed_forward": ATTENTION + FEED_FORWARD}
+    if isinstance(targets, str) and targets not in named:
+        found = {path for path in linears if re.fullmatch(targets, path)}
+        missing = [] if found else [targets]
+    else:
+        names = named[targets] if isinstance(targets, str) else targets
+        hits = {name: {path for path in linears if path == name or path.endswith(f".{name}")} for name in names}
+        found = set().union(*hits.values())
+        missing = [name for name in names if not hits[name] and (not found or not isinstance(targets, str))]
+    if missing:
+        hint = f"Layers are called: {', '.join(_last_names(linears))}."
+        raise ConfigError([Problem("adapter.targets", f"{name!r} matches no linear layer.", hint) for name in missing])
+    return {path: module for path, module in linears.items() if path in found}
+
+
+def _last_names(paths: Iterable[str]) -> list[str]:
+    """The distinct ends of layer paths, 'to_out.0' with its number."""
+    return sorted({re.search(r"[^.]*[^.\d][^.]*(\.\d+)?$", path).group() for path in paths})  # type: ignore[union-attr]
+
+
+def check_sizes(layers: dict[str, nn.Linear], cfg: AdapterConfig) -> None:
+    """GraLoRA's k must divide both sides of every layer. Raises ConfigError naming one and the allowed values."""
+    if cfg.kind != "gralora":
+        return
+    sides = {path: (layer.out_features, layer.in_features) for path, layer in layers.items()}
+    wrong = [path for path, (rows, columns) in sides.items() if rows % cfg.k or columns % cfg.k]
+    if wrong:
+        common = math.gcd(cfg.rank, *(side for pair in sides.values() for side in pair))
+        allowed = [k for k in range(1, 17) if common % k == 0]
+        rows, columns = sides[wrong[0]]
+        rule = f"must divide both sides of every layer, got {cfg.k}; {wrong[0]} is {rows} x {columns}"
+        raise ConfigError([Problem("adapter.k", f"{rule} ({len(wrong)} such layers).", f"Allowed here: {allowed}.")])
+
+
+def peft_config(cfg: AdapterConfig, paths: list[str]) -> peft.PeftConfig:
+    """Our settings in PEFT's words."""
+    if cfg.kind == "lora":
+        return peft.LoraConfig(
+            r=cfg.rank, lora_alpha=cfg.scaling * cfg.rank, lora_dropout=cfg.dropout, target_modules=paths  # type: ignore[arg-type]
+        )  # fmt: skip
+    return peft.GraloraConfig(
+        r=cfg.rank, alpha=cfg.scaling * cfg.total_rank, gralora_k=cfg.k, hybrid_r=cfg.hybrid_rank,  # type: ignore[arg-type]
+        gralora_dropout=cfg.dropout, target_modules=paths,
+    )  # fmt: skip
+
+
+def attach(model: nn.Module, cfg: AdapterConfig, seed: int) -> list[AdaptedLayer]:
+    """Freeze ``model`` and give its target layers float32 adapters that start as the identity.
+
+    Every A is drawn from (seed, layer path), Kaiming-uniform as in PEFT; every B is zero. Float64 models (tests) get
+    float64 adapters.
+
+    Raises:
+        ConfigError: where a target matches nothing or k does not divide a layer.
+    """
+    layers = matching_layers(model, cfg.targets)
+    check_sizes(layers, cfg)
+    model.requires_grad_(False)
+    peft.inject_adapter_in_model(peft_config(cfg, list(layers)), model, adapter_name=NAME)
+    adapted = adapted_layers(model)
+    if {layer.path for layer in adapted} != set(layers):
+        raise RuntimeError(f"PEFT adapted {len(adapted)} layers where {len(layers)} were asked for")
+    for name, parameter in trainable(model).items():
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+        _initialise(name, parameter, seed)
+    return adapted
+
+
+def _initialise(name: str, parameter: nn.Parameter, seed: int) -> None:
+    if "_A" not in name:
+        parameter.data.zero_()
+        return
+    fan_in = parameter.shape[1]  # (r, n) of plain A and (k, n/k, r) of GraLoRA's: in both the width of the input
+    bound = 1 / math.sqrt(fan_in)
+    draw = torch.rand(parameter.shape, generator=seeds.generator(seed, 0, f"init {name}"), dtype=torch.float32)
+    parameter.data.copy_((2 * draw - 1) * bound)
+
+
+def adapted_layers(model: nn.Module) -> list[AdaptedLayer]:
+    """Every layer of ``model`` that carries an adapter, in the order of its modules."""
+    kinds = (LoraLayer, GraloraLayer)
+    return [AdaptedLayer(path, module) for path, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name, in a stable order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """The base alone, inside the context."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def native(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The adapter as PEFT stores it: float32 tensors on the CPU by key, and the fields of adapter_config.json.
+
+    Only fields that differ from PEFT's defaults are given: an older PEFT may not know the others.
+    """
+    state = peft.get_peft_model_state_dict(model, adapter_name=NAME)
+    tensors = {f"base_model.model.{k}": v.detach().to("cpu", torch.float32).contiguous() for k, v in state.items()}
+    config: Any = model.peft_config[NAME]  # type: ignore[index]
+    kept = {"peft_type", "r", "lora_alpha", "alpha", "gralora_k", "hybrid_r", "lora_dropout", "gralora_dropout"}
+    fields = {name: value for name, value in config.to_dict().items() if name in kept}
+    fields |= {"target_modules": sorted(config.target_modules), "inference_mode": True}
+    return tensors, {name: getattr(value, "value", value) for name, value in fields.items()}

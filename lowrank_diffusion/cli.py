@@ -1,0 +1,210 @@
+"""``python -m lowrank_diffusion``: everything the app does, without the app."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import config, devices, presets, runs, supervisor, terminal
+from .config import ConfigError
+from .errors import UserError
+from .image.request import AdapterChoice, DrawRequest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return terminal.FAILED
+    except KeyboardInterrupt:
+        return terminal.INTERRUPTED
+    except BrokenPipeError:  # the reader of `list | head` has seen enough
+        sys.stderr.close()
+        return terminal.DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="lowrank_diffusion", description="Fine-tune diffusion models, headless.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(command=command)
+        return sub
+
+    train = add("train", _train)
+    train.add_argument("preset", help="name of a preset, or path of a YAML file")
+    train.add_argument("settings", nargs="*", metavar="key=value", help="for example adapter.rank=8")
+    train.add_argument("--name", help="name of the run (default: the preset's)")
+    train.add_argument("--detach", action="store_true", help="start it and return")
+    resume = add("resume", _resume)
+    resume.add_argument("run")
+    resume.add_argument("--detach", action="store_true", help="start it and return")
+    add("watch", _watch).add_argument("run")
+    add("sample", _sample).add_argument("run")
+    stop = add("stop", _stop)
+    stop.add_argument("run")
+    stop.add_argument("--kill-after", type=float, metavar="SECONDS", help="end the process if it does not stop by then")
+    add("list", _list)
+    export = add("export", _export)
+    export.add_argument("run")
+    export.add_argument("--out", type=Path, required=True, help="folder for the files")
+    export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
+    _add_generate(add("generate", _generate))
+    add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
+    add("settings", _settings)
+    return top
+
+
+def _add_generate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("prompt")
+    sub.add_argument("--base", default="embedded", help="'embedded', diffusers folder, .safetensors file or hub id")
+    sub.add_argument("--adapter", action="append", default=[], metavar="FILE_OR_RUN[@STRENGTH]", help="may be repeated")
+    sub.add_argument("--negative", default="", help="what not to show")
+    sub.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
+    sub.add_argument("--compare", action="store_true", help="draw each seed with the base alone as well")
+    for name, default in (("seed", 0), ("count", 1), ("steps", 20)):
+        sub.add_argument(f"--{name}", type=int, default=default)
+    sub.add_argument("--guidance", type=float, default=5.0)
+    sub.add_argument("--width", type=int)
+    sub.add_argument("--height", type=int)
+    sub.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"])
+    sub.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Start a run and show its progress."""
+    preset = presets.find_preset(options.preset)
+    cfg = presets.build(preset.values, presets.parse_overrides(options.settings))
+    problems = devices.problems(cfg)
+    if problems:
+        raise ConfigError(problems)
+    run = runs.create(cfg, options.name or preset.name)
+    print(f"run {run.path}", flush=True)
+    return _start(run, options.detach)
+
+
+def _start(run: runs.Run, detach: bool) -> int:
+    supervisor.start(run)
+    return terminal.DONE if detach else terminal.follow(run, stop_on_interrupt=True)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    """Go on with a stopped, failed or interrupted run from its newest checkpoint."""
+    return _start(runs.find(options.run), options.detach)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Show the progress of a run; Ctrl-C leaves it running."""
+    return terminal.follow(runs.find(options.run), stop_on_interrupt=False)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    """Ask a running run for samples now."""
+    supervisor.sample_now(runs.find(options.run))
+    return terminal.DONE
+
+
+def _stop(options: argparse.Namespace) -> int:
+    """Ask a run to save and stop."""
+    run = runs.find(options.run)
+    supervisor.stop(run, options.kill_after)
+    print(f"{run.name} saves and stops.")
+    return terminal.DONE
+
+
+def _list(_options: argparse.Namespace) -> int:
+    """List the runs, newest first."""
+    for run in runs.all_runs():
+        status = run.status()
+        loss = f"{status.losses[-1][1]:.4f}" if status.losses else "-"
+        print(f"{run.name:50} {status.state:12} step {status.step}/{status.steps or '-'} loss {loss}")
+    return terminal.DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Copy a run's adapter files, or make smaller ones."""
+    run = runs.find(options.run)
+    files = run.files(options.step)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.rank is not None:
+        from .export import compress_file  # torch
+
+        for path in compress_file(files[0], options.out, options.rank):
+            print(path)
+        return terminal.DONE
+    for path in files:
+        target = options.out / path.name
+        shutil.copytree(path, target, dirs_exist_ok=True) if path.is_dir() else shutil.copy2(path, target)
+        print(target)
+    return terminal.DONE
+
+
+def _generate(options: argparse.Namespace) -> int:
+    """Draw pictures with a base and adapters."""
+    request = DrawRequest(
+        prompt=options.prompt,
+        base=config.BaseModelConfig(path=options.base),
+        adapters=tuple(_adapter(text) for text in options.adapter),
+        **{name: getattr(options, name) for name in _REQUEST_OPTIONS},
+    )
+    from .image.generate import Studio  # torch
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    with terminal.tqdm(total=1, unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        drawn = Studio().draw(request, progress)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for picture in drawn:
+        path = options.out / f"{stamp}-seed{picture.seed}-{'adapted' if picture.adapted else 'base'}.png"
+        picture.image.save(path)
+        print(path)
+    return terminal.DONE
+
+
+_REQUEST_OPTIONS = (
+    "negative", "seed", "count", "steps", "guidance", "width", "height", "compare", "device", "precision",
+)  # fmt: skip
+
+
+def _adapter(text: str) -> AdapterChoice:
+    """A file or a run, with @strength behind it if it is not 1."""
+    name, _, strength = text.rpartition("@") if "@" in text else (text, "", "1")
+    try:
+        factor = float(strength)
+    except ValueError:
+        raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.") from None
+    return AdapterChoice(name if Path(name).is_file() else str(runs.find(name).files()[0]), factor)
+
+
+def _presets(options: argparse.Namespace) -> int:
+    """List the presets, or show one."""
+    if options.preset:
+        print(presets.find_preset(options.preset).path.read_text(encoding="utf-8"), end="")
+        return terminal.DONE
+    for preset in presets.all_presets():
+        print(f"{preset.name:28} {preset.about}")
+    return terminal.DONE
+
+
+def _settings(_options: argparse.Namespace) -> int:
+    """List every setting with its default and meaning."""
+    defaults = config.Config().dotted()
+    for key, field in config.fields().items():
+        extra = field.json_schema_extra
+        unit = f" [{extra['unit']}]" if isinstance(extra, dict) and extra.get("unit") else ""
+        print(f"{key:26} {defaults[key]!s:12} {field.description}{unit}")
+    return terminal.DONE

@@ -1,0 +1,89 @@
+"""Which device and precision a run gets, and what to say where a choice cannot work."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .config import Config, Problem
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DeviceError(UserError):
+    """The machine does not have what a setting asks for."""
+
+
+def problems(config: Config) -> list[Problem]:
+    """What can be told without importing torch."""
+    found = []
+    if config.train.device == "cuda" and not _gpu_driver():
+        found.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
+    if config.optimizer.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        found.append(
+            Problem("optimizer.name", "adamw8bit needs the package bitsandbytes.", "Install it, or take adamw.")
+        )
+    return found
+
+
+_CPU_HINT = "Set train.device=auto to use what there is (the embedded base trains on a CPU; real SDXL needs a GPU)."
+
+
+def _gpu_driver() -> bool:
+    """Whether an NVIDIA driver answers, or AMD's is there (PyTorch calls both 'cuda')."""
+    if Path("/dev/kfd").exists():
+        return True
+    try:
+        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=20, text=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+def pick(wanted: str) -> torch.device:
+    """The device for ``train.device``; auto takes CUDA, then MPS, then the CPU. Raises DeviceError."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, present in there.items() if present))
+    if not there[wanted]:
+        raise DeviceError(
+            f"train.device: asks for {wanted}, which this machine (or its PyTorch build) does not have. {_CPU_HINT}"
+        )
+    return torch.device(wanted)
+
+
+def dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the frozen base for ``train.precision``. Raises DeviceError."""
+    import torch
+
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError("train.precision: bf16 needs an NVIDIA GPU of the Ampere generation or newer. Take fp16.")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def describe(device: torch.device) -> str:
+    """The device in words."""
+    import torch
+
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def release(device: torch.device) -> None:
+    """Give freed memory back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -1,0 +1,222 @@
+"""Adapter files for other programs.
+
+Three forms of one adapter, each exact:
+
+``NAME.safetensors``        ``unet.<path>.lora_A/lora_B.weight`` and ``lora_adapter_metadata``: diffusers'
+                            ``load_lora_weights``. GraLoRA becomes a plain pair of rank k*r + r_h in closed form.
+``NAME-kohya.safetensors``  ``lora_unet_<path_>.lora_down/lora_up.weight`` and ``.alpha``: ComfyUI, Forge, A1111,
+                            sd-scripts. Rank and alpha are the same in all layers and alpha = rank, because readers
+                            disagree about anything else.
+``NAME-peft/``              PEFT's folder, the adapter in its native form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from . import adapters
+from .config import Config
+from .errors import UserError
+from .factors import Factors, compress, pad
+
+PREFIX = "unet"
+_LORA_METADATA = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an adapter file says about where it comes from."""
+
+    name: str
+    config: Config
+    base: str
+    """Name of the base, for people."""
+    prediction: str
+    pictures: int
+    resolution: int
+    step: int
+    loss: float | None = None
+    started: float = 0.0
+
+
+def export(model: nn.Module, folder: Path, facts: Facts) -> list[Path]:
+    """Write all three forms into ``folder``, each whole or not at all; returns their paths.
+
+    Raises:
+        OSError: where the disk does not take them; older files stay as they were.
+    """
+    pairs = {
+        layer.path: Factors(*(t.detach().float().cpu().contiguous() for t in layer.factors()))
+        for layer in adapters.adapted_layers(model)
+    }
+    metadata = common_metadata(facts, pairs)
+    folder.mkdir(parents=True, exist_ok=True)
+    diffusers, kohya, peft = (
+        folder / f"{facts.name}.safetensors",
+        folder / f"{facts.name}-kohya.safetensors",
+        folder / f"{facts.name}-peft",
+    )
+    replace(diffusers, lambda path: save_diffusers(pairs, path, metadata))
+    replace(kohya, lambda path: save_kohya(pairs, path, metadata))
+    replace(peft, lambda path: save_peft(model, path, metadata))
+    return [diffusers, kohya, peft]
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Put what ``write`` makes in the place of ``path`` in one move, so that no half-written file is ever seen."""
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    try:
+        write(partial)
+        if path.is_dir():
+            _remove(path)
+        os.replace(partial, path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file. Raises OSError (``safetensors.save_file`` hides a full disk in an error of its own)."""
+    path.write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
+
+
+def save_diffusers(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) -> None:
+    """The file for ``load_lora_weights``. No ``.alpha`` keys: diffusers refuses them among these names."""
+    tensors: dict[str, Tensor] = {}
+    for layer, pair in pairs.items():
+        tensors[f"{PREFIX}.{layer}.lora_A.weight"] = pair.a
+        tensors[f"{PREFIX}.{layer}.lora_B.weight"] = pair.b
+    ranks = {layer: pair.a.shape[0] for layer, pair in pairs.items()}
+    rank = max(ranks.values())
+    odd = {layer: own for layer, own in ranks.items() if own != rank}
+    # Only the fields a reader needs: diffusers passes all of them to PEFT, and an older PEFT refuses unknown ones.
+    lora = {
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
+        "target_modules": sorted(ranks),
+    }
+    lora_metadata = json.dumps({f"{PREFIX}.{field}": value for field, value in lora.items()}, sort_keys=True)
+    write_tensors(tensors, path, {**metadata, _LORA_METADATA: lora_metadata})
+
+
+def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) -> None:
+    """The file that ComfyUI, Forge, A1111 and sd-scripts read, with the hashes by which they know a file."""
+    rank = max(pair.a.shape[0] for pair in pairs.values())
+    tensors: dict[str, Tensor] = {}
+    for layer, pair in pairs.items():
+        whole, key = pad(pair, rank), f"lora_unet_{layer.replace('.', '_')}"
+        tensors[f"{key}.lora_down.weight"] = whole.a.contiguous()
+        tensors[f"{key}.lora_up.weight"] = whole.b.contiguous()
+        tensors[f"{key}.alpha"] = whole.a.new_tensor(float(rank))
+    data = save(tensors)  # without metadata: kohya's hashes leave it out, so that editing it keeps them
+    header = int.from_bytes(data[:8], "little") + 8
+    hashes = {
+        "sshs_model_hash": hashlib.sha256(data[header:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
+    }
+    write_tensors(tensors, path, {**metadata, **hashes})
+
+
+def save_peft(model: nn.Module, folder: Path, metadata: dict[str, str]) -> None:
+    """The folder that ``peft.PeftModel.from_pretrained`` reads."""
+    folder.mkdir(parents=True)
+    tensors, config = adapters.native(model)
+    write_tensors(tensors, folder / "adapter_model.safetensors", metadata)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
+    """modelspec 1.0.1, the ss_* fields other programs look for, and every setting of the run. All values are texts."""
+    cfg = facts.config
+    rank = str(max(pair.a.shape[0] for pair in pairs.values()))
+    side = f"{facts.resolution}x{facts.resolution}"
+    v = facts.prediction == "v_prediction"
+    fields = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": facts.name,
+        "modelspec.resolution": side,
+        "modelspec.prediction_type": "v" if v else "epsilon",
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "modelspec.trigger_phrase": cfg.data.trigger,
+        "modelspec.usage_hint": cfg.data.prompt,
+        "ss_v2": "False",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_network_args": json.dumps({}),
+        "ss_output_name": facts.name,
+        "ss_sd_model_name": facts.base,
+        "ss_learning_rate": str(cfg.optimizer.lr),
+        "ss_unet_lr": str(cfg.optimizer.lr),
+        "ss_optimizer": cfg.optimizer.name,
+        "ss_lr_scheduler": cfg.optimizer.schedule,
+        "ss_steps": str(facts.step),
+        "ss_max_train_steps": str(cfg.train.steps),
+        "ss_num_train_images": str(facts.pictures),
+        "ss_seed": str(cfg.seed),
+        "ss_resolution": f"({facts.resolution}, {facts.resolution})",
+        "ss_total_batch_size": str(cfg.train.batch * cfg.train.accumulate),
+        "ss_min_snr_gamma": str(cfg.loss.min_snr or None),
+        "ss_noise_offset": str(cfg.loss.noise_offset or None),
+        "ss_prior_loss_weight": str(cfg.prior.weight or None),
+        "ss_tag_frequency": json.dumps({"img": {cfg.data.trigger: facts.pictures}} if cfg.data.trigger else {}),
+        "ss_training_started_at": str(facts.started),
+        "lowrank_diffusion.settings": json.dumps(cfg.dotted(), ensure_ascii=False),
+        "lowrank_diffusion.step": str(facts.step),
+        "lowrank_diffusion.loss": str(facts.loss),
+    }
+    if v:
+        fields["ss_v_parameterization"] = "True"
+    return {key: value for key, value in fields.items() if value != ""}
+
+
+def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
+    """The adapter of a diffusers file at a smaller rank, the closest there is: a diffusers and a kohya file.
+
+    Args:
+        path: A ``NAME.safetensors`` written by :func:`export`.
+        folder: Where ``NAME-rRANK.safetensors`` and its kohya twin go.
+        rank: At least 1; a larger rank than the adapter's changes nothing.
+    """
+    if rank < 1:
+        raise UserError(f"--rank: must be at least 1, got {rank}.")
+    with safe_open(path, framework="pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key not in ("format", _LORA_METADATA)}
+    tensors = load_file(path)
+    layers = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
+    pairs = {
+        layer.removeprefix(f"{PREFIX}."): compress(
+            Factors(tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]), rank
+        )
+        for layer in layers
+    }
+    own = str(max(pair.a.shape[0] for pair in pairs.values()))
+    metadata |= {"ss_network_dim": own, "ss_network_alpha": own, "lowrank_diffusion.compressed_to": own}
+    name = f"{path.stem}-r{rank}"
+    diffusers, kohya = folder / f"{name}.safetensors", folder / f"{name}-kohya.safetensors"
+    replace(diffusers, lambda target: save_diffusers(pairs, target, metadata))
+    replace(kohya, lambda target: save_kohya(pairs, target, metadata))
+    return [diffusers, kohya]

@@ -1,0 +1,237 @@
+"""Checks of a diffusers folder on disk, from file names, JSON and safetensors headers; reads no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Problem
+from . import headers
+
+PIPELINE = "StableDiffusionXLPipeline"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+MODEL_KEY = "base.path"
+VAE_KEY = "base.vae"
+RESAVE = "Save the model again in diffusers with save_pretrained(folder, safe_serialization=True)."
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component of the pipeline: the classes it may have, and the stem of its weight files (empty: none)."""
+
+    classes: tuple[str, ...]
+    stem: str = ""
+
+
+PARTS = {
+    "scheduler": Part(()),
+    "text_encoder": Part(("CLIPTextModel",), "model"),
+    "text_encoder_2": Part(("CLIPTextModelWithProjection",), "model"),
+    "tokenizer": Part(("CLIPTokenizer", "CLIPTokenizerFast")),
+    "tokenizer_2": Part(("CLIPTokenizer", "CLIPTokenizerFast")),
+    "unet": Part(("UNet2DConditionModel",), "diffusion_pytorch_model"),
+    "vae": Part(("AutoencoderKL",), "diffusion_pytorch_model"),
+}
+
+
+def weight_names(stem: str, variant: str | None) -> tuple[str, str]:
+    """The names of one file with all weights, and of the index of several."""
+    middle = f".{variant}" if variant else ""
+    return f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"
+
+
+def pipeline_problems(folder: Path, variant: str | None, parts: Iterable[str] = PARTS) -> Iterator[Problem]:
+    """What keeps a folder from being a plain SDXL pipeline with safetensors weights."""
+    if not (folder / "model_index.json").is_file():
+        yield _not_a_pipeline(folder)
+        return
+    try:
+        index = read_json(folder / "model_index.json")
+    except ValueError as error:
+        yield Problem(MODEL_KEY, f"{folder / 'model_index.json'} {error}", "Download it again.")
+        return
+    kind = index.get("_class_name")
+    if kind != PIPELINE:
+        yield Problem(MODEL_KEY, f"{folder} is a {kind}, not a {PIPELINE}.", "Give a plain text-to-image SDXL.")
+        return
+    for name in parts:
+        yield from _part_problems(folder / name, name, index.get(name), variant)
+
+
+def vae_problems(folder: Path) -> Iterator[Problem]:
+    """What keeps a folder from being a VAE that an SDXL can use."""
+    if (folder / "model_index.json").is_file():
+        yield Problem(VAE_KEY, f"{folder} is a whole pipeline.", f"Give the VAE alone, such as {folder / 'vae'}.")
+    elif not (folder / "config.json").is_file():
+        yield Problem(
+            VAE_KEY, f"{folder} has no config.json.", "Give a folder that AutoencoderKL.save_pretrained wrote."
+        )
+    else:
+        yield from _config_problems(folder, "vae", VAE_KEY)
+        yield from _weight_problems(folder, PARTS["vae"].stem, None, VAE_KEY)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: With what is wrong, as the end of a sentence that starts with the file's name.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or error}.") from None
+    except ValueError:
+        raise ValueError("is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise ValueError("does not hold a JSON object.")
+    return content
+
+
+def _not_a_pipeline(folder: Path) -> Problem:
+    """A folder without model_index.json: say what it looks like instead."""
+    names = sorted(path.name for path in folder.iterdir())
+    weights = [name for name in names if name.endswith(".safetensors")]
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if {"adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"} & set(names):
+        looks, advice = "holds an adapter, not a base model.", "Give it in the adapter field, and its base here."
+    elif "snapshots" in names:
+        looks, advice = "is an entry of the hub's cache.", "Give the hub id, or the folder inside its snapshots."
+    elif "config.json" in names:
+        looks, advice = (
+            _bare_model(folder),
+            "Give the folder of the whole pipeline, the one with model_index.json.",
+        )
+    elif len(weights) == 1:
+        looks, advice = "is not a diffusers folder.", f"Give the file in it: {folder / weights[0]}"
+    elif weights:
+        looks, advice = (
+            f"holds {len(weights)} .safetensors files ({', '.join(weights[:3])}...).",
+            "Give one of them.",
+        )
+    elif pickles:
+        looks, advice = f"holds only pickle checkpoints ({pickles[0]}), which could run any code.", RESAVE
+    elif not names:
+        looks, advice = "is empty.", "Give a diffusers folder or a .safetensors file."
+    else:
+        looks, advice = (
+            "has no model_index.json.",
+            "Give a folder that StableDiffusionXLPipeline.save_pretrained wrote.",
+        )
+    return Problem(MODEL_KEY, f"{folder} {looks}", advice)
+
+
+def _bare_model(folder: Path) -> str:
+    """What a folder with a lone config.json is."""
+    try:
+        config = read_json(folder / "config.json")
+    except ValueError as error:
+        return f"has no model_index.json, and its config.json {error}"
+    kind = config.get("_class_name") or ", ".join(config.get("architectures") or ()) or config.get("model_type")
+    return f"is one component ({kind or 'of unknown class'}), not a whole pipeline."
+
+
+def _part_problems(folder: Path, name: str, entry: object, variant: str | None) -> Iterator[Problem]:
+    """The problems of one component; ``entry`` is its [library, class] of model_index.json."""
+    part = PARTS[name]
+    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if kind is None:
+        yield Problem(MODEL_KEY, f"{folder.parent} has no {name} in its model_index.json.", "Give a complete SDXL.")
+    elif part.classes and kind not in part.classes:
+        yield Problem(MODEL_KEY, f"{folder} is a {kind}, not a {part.classes[0]}.", "Give a plain SDXL.")
+    elif not folder.is_dir():
+        yield Problem(MODEL_KEY, f"{folder} is missing.", "Download or copy the model again.")
+    elif part.stem:
+        yield from _config_problems(folder, name, MODEL_KEY)
+        yield from _weight_problems(folder, part.stem, variant, MODEL_KEY)
+    elif name == "scheduler":
+        yield from _missing(folder, "scheduler_config.json")
+    elif not (folder / "tokenizer.json").is_file():
+        yield from _missing(folder, "vocab.json", "merges.txt")
+
+
+def _missing(folder: Path, *names: str) -> Iterator[Problem]:
+    for name in names:
+        if not (folder / name).is_file():
+            yield Problem(MODEL_KEY, f"{folder / name} is missing.", "Download or copy the model again.")
+
+
+def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
+    """Is this the architecture that an SDXL has there?"""
+    path = folder / "config.json"
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        yield Problem(key, f"{path} {error}", "Download or copy the model again.")
+        return
+    kinds = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or []
+    if kinds and not set(kinds) & set(PARTS[name].classes):
+        yield Problem(key, f"{folder} is a {kinds[0]}, not a {PARTS[name].classes[0]}.", "Give a plain SDXL's.")
+    elif name == "unet" and (config.get("in_channels", 4) != 4 or config.get("addition_embed_type") != "text_time"):
+        facts = f"in_channels={config.get('in_channels', 4)}, addition_embed_type={config.get('addition_embed_type')}"
+        yield Problem(key, f"{folder} is not the UNet of a text-to-image SDXL ({facts}).", "Give a plain SDXL.")
+    elif name == "vae" and config.get("latent_channels", 4) != 4:
+        yield Problem(
+            key, f"{folder} makes {config['latent_channels']} latent channels, SDXL has 4.", "Give an SDXL VAE."
+        )
+
+
+def _weight_problems(folder: Path, stem: str, variant: str | None, key: str) -> Iterator[Problem]:
+    """Are the weights there, whole, and safetensors?"""
+    single, index = weight_names(stem, variant)
+    if (folder / single).is_file():
+        yield from _header_problems(folder / single, key)
+    elif (folder / index).is_file():
+        yield from _shard_problems(folder / index, key)
+    else:
+        yield _no_weights(folder, stem, variant, key)
+
+
+def _shard_problems(index: Path, key: str) -> Iterator[Problem]:
+    """An index and the files that it names."""
+    try:
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        bad = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    except (ValueError, TypeError, AttributeError):
+        names, bad = [], []
+    if bad or not names:
+        reason = f"names {bad[0]!r}, which is no .safetensors file beside it." if bad else "is not an index of weights."
+        yield Problem(key, f"{index} {reason}", "Download or copy the model again.")
+        return
+    for name in names:
+        if (index.parent / name).is_file():
+            yield from _header_problems(index.parent / name, key)
+        else:
+            yield Problem(key, f"{index.parent / name} is missing; {index.name} names it.", "Download it again.")
+
+
+def _header_problems(path: Path, key: str) -> Iterator[Problem]:
+    try:
+        headers.read(path)
+    except headers.HeaderError as error:
+        yield Problem(key, f"{path} {error}")
+
+
+def _no_weights(folder: Path, stem: str, variant: str | None, key: str) -> Problem:
+    """Say which weights are there instead."""
+    names = sorted(path.name for path in folder.iterdir())
+    variants = {match[1] or "" for name in names if (match := _VARIANT.fullmatch(name.removeprefix(stem)))}
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    wanted = f"{folder} has no {weight_names(stem, variant)[0]}"
+    if variants:
+        have = sorted(variants)[0]
+        rule = f"{wanted}, only {f'the variant {have}' if have else 'weights without a variant'}."
+        if key == VAE_KEY:
+            return Problem(key, rule, f"Rename the file to {weight_names(stem, None)[0]}.")
+        return Problem("base.variant", rule, f"Set base.variant={have}." if have else "Leave base.variant empty.")
+    if pickles:
+        return Problem(key, f"{folder / pickles[0]} is a pickle, which could run any code: refused.", RESAVE)
+    return Problem(key, f"{wanted}.", "Download or copy the model again.")
+
+
+# What follows the stem: ".fp16.safetensors", ".safetensors.index.fp16.json", or the same without a variant.
+_VARIANT = re.compile(r"(?:\.(?!safetensors)([\w-]+))?\.safetensors|\.safetensors\.index(?:\.([\w-]+))?\.json")

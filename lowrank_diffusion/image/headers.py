@@ -1,0 +1,175 @@
+"""What a .safetensors file holds, told from its header alone: no torch, and not one weight is read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LARGEST_HEADER = 100_000_000  # the safetensors library refuses more, too
+_AGAIN = "Download or copy it again."
+
+UNET = "model.diffusion_model."
+VAE = ("first_stage_model.", "vae.")
+TEXT_ENCODER = "conditioner.embedders.0.transformer."
+TEXT_ENCODER_2 = "conditioner.embedders.1.model."
+_CONV_IN = f"{UNET}input_blocks.0.0.weight"
+_DEEPEST = f"{UNET}middle_block.1.transformer_blocks.9.attn2.to_k.weight"
+
+
+class HeaderError(ValueError):
+    """The file is no sound safetensors file; the text says what it is instead, and what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Tensor shapes by name, and the file's own metadata."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read(path: Path) -> Header:
+    """Read the header and compare it with the size of the file.
+
+    Raises:
+        HeaderError: The file is empty, truncated, corrupt or of another format.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(64)
+            length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+            sound = 2 <= length <= LARGEST_HEADER and start[8:9] == b"{"
+            if not sound:
+                raise HeaderError(_signature(start, size))
+            if length > size - 8:
+                raise HeaderError(f"is truncated: {size:,} bytes are there, its header alone is longer. {_AGAIN}")
+            file.seek(8)
+            content = file.read(length)
+    except OSError as error:
+        raise HeaderError(f"cannot be read: {error.strerror or error}. Check the file and its permissions.") from None
+    return _parse(content, size - 8 - length)
+
+
+def _parse(content: bytes, data: int) -> Header:
+    """The header's JSON; ``data`` is the number of bytes that follow it in the file."""
+    try:
+        entries: dict[str, Any] = json.loads(content)
+        metadata = entries.pop("__metadata__", None) or {}
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise HeaderError("is corrupt: its header is not that of a safetensors file. Download it again.") from None
+    if end > data:
+        raise HeaderError(f"is truncated: {data:,} of {end:,} bytes of weights are there. {_AGAIN}")
+    if end < data:
+        raise HeaderError(f"is corrupt: {data - end:,} bytes follow its last weight. Download it again.")
+    return Header(shapes, {str(key): str(value) for key, value in metadata.items()})
+
+
+def _signature(start: bytes, size: int) -> str:
+    """What a file is that is not a safetensors file."""
+    if size == 0:
+        return f"is empty. {_AGAIN}"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights. Run 'git lfs pull' where it was cloned."
+    if start.startswith(b"GGUF"):
+        return "is a GGUF file under another name, which is not supported. Give a .safetensors file."
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+        return "is a pickle checkpoint under another name; loading it could run any code. Give a real .safetensors."
+    if start.lstrip()[:1] == b"<":
+        return "is a web page saved under this name. Download the file itself."
+    return "is not a safetensors file, or is corrupt from its first byte. Download it again."
+
+
+def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
+    """Why these tensors are not a whole text-to-image SDXL checkpoint: (what it is, what to do) each.
+
+    Args:
+        header: Of a file in the original layout.
+        vae: Whether the file must bring a VAE.
+    """
+    names = header.shapes
+    if not (has(names, UNET) and (has(names, TEXT_ENCODER) or has(names, TEXT_ENCODER_2))):
+        return [(f"is {describe(header)}.", _advice(header))]
+    needed = {"text encoder": TEXT_ENCODER, "second text encoder": TEXT_ENCODER_2} | ({"VAE": VAE} if vae else {})
+    problems = [
+        (f"is an SDXL checkpoint without its {part}.", "Give a complete one, or a diffusers folder.")
+        for part, prefix in needed.items()
+        if not has(names, prefix)
+    ]
+    channels = names.get(_CONV_IN, (0, 4))[1]
+    if channels != 4:
+        kind = {8: "instruct-pix2pix", 9: "inpainting"}.get(channels, "changed")
+        problems.append((f"is an SDXL {kind} model ({channels} input channels, not 4).", "Give a text-to-image SDXL."))
+    if "edm_mean" in names:
+        problems.append(("is a Playground v2.5 checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
+    if _DEEPEST not in names:
+        problems.append(
+            (
+                "is a reduced SDXL (such as SSD-1B), whose layers a single file does not tell.",
+                "Give its diffusers folder.",
+            )
+        )
+    return problems
+
+
+def is_adapter(header: Header) -> bool:
+    """Whether the tensors are a LoRA or one of its relatives."""
+    marks = ("lora_", ".lora.", ".lora_", "gralora_", "hada_w", "lokr_", "oft_blocks", "oft_diag", "dora_scale")
+    return any(mark in name for name in header.shapes for mark in marks)
+
+
+def describe(header: Header) -> str:
+    """What the tensors seem to be, as the end of a sentence."""
+    for description, holds in _KINDS:
+        if holds(header):
+            return description
+    sample = ", ".join(sorted(header.shapes)[:3]) or "none at all"
+    return f"no model that is known here (first tensors: {sample})"
+
+
+def _advice(header: Header) -> str:
+    if is_adapter(header):
+        return "It goes in the adapter field; give the base model that it was trained on here."
+    return "Give a complete SDXL checkpoint, a diffusers folder or a hub id."
+
+
+def has(names: Iterable[str], prefix: str | tuple[str, ...]) -> bool:
+    """Whether any name starts with the prefix."""
+    return any(name.startswith(prefix) for name in names)
+
+
+def _starts(*prefixes: str) -> Callable[[Header], bool]:
+    return lambda header: has(header.shapes, prefixes)
+
+
+def _contains(*parts: str) -> Callable[[Header], bool]:
+    return lambda header: any(part in name for name in header.shapes for part in parts)
+
+
+# The order matters: the first that holds names the file.
+_KINDS: list[tuple[str, Callable[[Header], bool]]] = [
+    ("an adapter (LoRA or a relative), not a base model", is_adapter),
+    ("a ControlNet", _contains("control_model.", "controlnet_", "input_hint_block.")),
+    (
+        "a textual inversion embedding",
+        lambda header: bool(header.shapes.keys() & {"clip_l", "clip_g", "emb_params"}),
+    ),
+    ("an SDXL refiner, which cannot start a picture", _starts("conditioner.embedders.0.model.")),
+    ("a Stable Diffusion 1 checkpoint, not SDXL", _starts("cond_stage_model.transformer.")),
+    ("a Stable Diffusion 2 checkpoint, not SDXL", _starts("cond_stage_model.model.")),
+    ("a Stable Diffusion 3 model, not SDXL", _contains("joint_blocks.")),
+    ("a Flux model, not SDXL", _contains("double_blocks.")),
+    ("the UNet of an SDXL alone, without text encoders", _starts(f"{UNET}label_emb.")),
+    ("a UNet alone, without text encoders", _starts(UNET)),
+    ("the UNet of an SDXL alone, in diffusers' layout", _starts("add_embedding.")),
+    ("a UNet alone, in diffusers' layout", _starts("down_blocks.")),
+    ("a VAE alone", _starts("encoder.conv_in.", "decoder.conv_in.", *VAE)),
+    ("a text encoder alone", _starts("text_model.", "conditioner.", "transformer.resblocks.", "embeddings.")),
+    ("a language model", _starts("model.layers.", "transformer.h.", "layers.")),
+]

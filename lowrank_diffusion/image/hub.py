@@ -1,0 +1,103 @@
+"""Models on the hub: fetch exactly the files that a component needs, and say plainly what went wrong."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ..config import Problem
+from . import folders
+from .folders import MODEL_KEY, VAE_KEY
+from .source import ModelError, Source
+
+_CONFIGS = ("*.json", "*.txt")
+
+
+def fetch_pipeline(source: Source, parts: Iterable[str]) -> Path:
+    """The local folder with these components of a hub model: downloaded where the hub's cache lacks them.
+
+    The index comes first and alone, so that a model of another kind is refused before gigabytes of it arrive.
+
+    Raises:
+        ModelError: The hub cannot be reached, or the model is not there, not open to us or not a plain SDXL.
+    """
+    with _explained(source.path, source.revision, MODEL_KEY):
+        index = hf_hub_download(source.path, "model_index.json", revision=source.revision)
+    _refuse(folders.pipeline_problems(Path(index).parent, source.variant, ()))
+    wanted = ["model_index.json"]
+    for name in parts:
+        stem = folders.PARTS[name].stem
+        files = _weights(stem, source.variant) if stem else _CONFIGS
+        wanted += [f"{name}/{file}" for file in ("*config.json", *files)]
+    folder = _fetch(source.path, source.revision, wanted, MODEL_KEY)
+    _refuse(folders.pipeline_problems(folder, source.variant, parts))
+    return folder
+
+
+def fetch_vae(hub_id: str) -> Path:
+    """The local folder of a VAE on the hub. Raises ModelError."""
+    folder = _fetch(hub_id, None, ["config.json", *_weights(folders.PARTS["vae"].stem, None)], VAE_KEY)
+    _refuse(folders.vae_problems(folder))
+    return folder
+
+
+def _weights(stem: str, variant: str | None) -> tuple[str, ...]:
+    """Patterns of the weight files of one variant and of no other."""
+    middle = f".{variant}" if variant else ""
+    return (*folders.weight_names(stem, variant), f"{stem}{middle}-*-of-?????.safetensors")
+
+
+def _fetch(hub_id: str, revision: str | None, wanted: list[str], key: str) -> Path:
+    with _explained(hub_id, revision, key):
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+
+
+def _refuse(problems: Iterator[Problem]) -> None:
+    if found := list(problems):
+        raise ModelError(found)
+
+
+@contextmanager
+def _explained(hub_id: str, revision: str | None, key: str) -> Iterator[None]:
+    """Turn the hub's exceptions into what a person can do."""
+    try:
+        yield
+    except (EntryNotFoundError, OSError, HFValidationError) as error:
+        raise ModelError([_problem(error, hub_id, revision, key)]) from error
+
+
+def _problem(error: Exception, hub_id: str, revision: str | None, key: str) -> Problem:
+    page = f"https://huggingface.co/{hub_id}"
+    if isinstance(error, GatedRepoError):
+        rule, advice = "is gated.", f"Accept its licence on {page}, then log in once with 'hf auth login'."
+    elif isinstance(error, RevisionNotFoundError):
+        return Problem("base.revision", f"{hub_id} has no revision {revision!r}.", f"See {page}/tree/main.")
+    elif isinstance(error, RepositoryNotFoundError):
+        rule, advice = (
+            "is neither a local path nor on the hub.",
+            "Check the spelling; for a private one, 'hf auth login'.",
+        )
+    elif isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        rule, advice = "has no model_index.json.", "Download its .safetensors file and give that, or another id."
+    elif getattr(error, "errno", None) == errno.ENOSPC:
+        rule, advice = "does not fit on the disk.", "Free some space, or move the hub's cache with HF_HOME."
+    else:
+        rule = "is not in the hub's cache, and the hub cannot be reached."
+        advice = f"Check the network, or give a local folder or file. ({_first_line(error)})"
+    return Problem(key, f"{hub_id} {rule}", advice)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,147 @@
+"""The parts of an SDXL pipeline that training needs, one at a time: embeddings, latents, the UNet, and drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from torch import Tensor
+
+from .. import devices
+from ..config import BaseModelConfig
+from . import cache
+from .crops import Crop
+from .data import content_key
+from .load import load_config, load_part, load_pipeline
+from .source import Source, fingerprint, resolve
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on one device, loaded whole or in parts."""
+
+    source: Source
+    vae: str | None
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, cfg: BaseModelConfig, device: torch.device, dtype: torch.dtype) -> Base:
+        """From settings. Raises ModelError."""
+        return cls(resolve(cfg), cfg.vae, device, dtype)
+
+    @property
+    def key(self) -> str:
+        """Changes when the model's content does."""
+        return fingerprint(self.source, self.vae)
+
+    def part(self, name: str, dtype: torch.dtype | None = None) -> Any:
+        """One component; models come onto the device, frozen, in eval mode. Raises ModelError."""
+        part = load_part(self.source, name, dtype or self.dtype, self.vae)
+        return part.to(self.device).eval().requires_grad_(False) if isinstance(part, torch.nn.Module) else part
+
+    def pipeline(self) -> StableDiffusionXLPipeline:
+        """All of it, silent. Raises ModelError."""
+        pipeline = load_pipeline(self.source, self.dtype, self.vae)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.device)
+
+    def native_size(self) -> int:
+        """Side of the pictures this base was made for, in pixels; reads configurations only. Raises ModelError."""
+        return native_size(load_config(self.source, "unet"), load_config(self.source, "vae"))
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A prompt as SDXL's UNet reads it."""
+
+    tokens: Tensor
+    """(L, D): both encoders' last but one hidden states side by side."""
+    pooled: Tensor
+    """(P,): the second encoder's projection."""
+
+
+def embed(base: Base, prompts: list[str], progress: Progress) -> dict[str, Embedding]:
+    """Embeddings of all distinct prompts, on the CPU; the text encoders are loaded only if one is not cached."""
+    distinct = sorted(set(prompts))
+    encoder: list[StableDiffusionXLPipeline] = []
+
+    def make(index: int) -> cache.Tensors:
+        if not encoder:
+            encoder.append(_text_pipeline(base))
+        with torch.no_grad():
+            tokens, _, pooled, _ = encoder[0].encode_prompt(
+                distinct[index], device=base.device, do_classifier_free_guidance=False
+            )
+        return {"tokens": tokens[0].float(), "pooled": pooled[0].float()}
+
+    names = [cache.key(base.key, base.dtype, "prompt", prompt) for prompt in distinct]
+    found = cache.fill("embeddings", names, make, lambda done, total: progress("Reading captions", done, total))
+    encoder.clear()
+    devices.release(base.device)
+    return {prompt: Embedding(item["tokens"], item["pooled"]) for prompt, item in zip(distinct, found, strict=True)}
+
+
+def _text_pipeline(base: Base) -> StableDiffusionXLPipeline:
+    names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "scheduler")
+    parts: dict[str, Any] = {name: base.part(name) for name in names}
+    return StableDiffusionXLPipeline(**parts, unet=None, vae=None)  # type: ignore[arg-type]
+
+
+def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -> list[cache.Tensors]:
+    """Latent distribution of every crop, {"mean", "std"}: (C, h, w) float32 on the CPU, in the UNet's scale.
+
+    The VAE works in float32 whatever the run's precision: the original SDXL VAE overflows in float16.
+    """
+    encoder: list[Any] = []
+
+    def make(index: int) -> cache.Tensors:
+        if not encoder:
+            encoder.append(base.part("vae", torch.float32))
+        vae = encoder[0]
+        pixels = to_tensor(crops[index].pixels(background)).to(base.device)
+        with torch.no_grad():
+            distribution = vae.encode(pixels[None]).latent_dist
+        shift = vae.config.shift_factor or 0.0
+        mean = (distribution.mean[0] - shift) * vae.config.scaling_factor
+        return {"mean": mean.float(), "std": distribution.std[0].float() * vae.config.scaling_factor}
+
+    names = [
+        cache.key(base.key, content_key(c.path), c.scaled, c.top, c.left, c.side, c.flipped, background) for c in crops
+    ]
+    found = cache.fill("latents", names, make, lambda done, total: progress("Encoding pictures", done, total))
+    encoder.clear()
+    devices.release(base.device)
+    return found
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy() / 127.5 - 1).permute(2, 0, 1)
+
+
+def native_size(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """Side of the pictures a base was made for, in pixels."""
+    return int(unet_config["sample_size"]) * 2 ** (len(vae_config["block_out_channels"]) - 1)
+
+
+@torch.no_grad()
+def draw(pipeline: StableDiffusionXLPipeline, prompt: dict[str, Any], seed: int, **options: Any) -> Image.Image:
+    """One picture from prompt embeddings or text; the same seed gives the same starting noise on every device.
+
+    The latent is decoded here and not by the pipeline, which cannot hand a half-precision UNet's latent to a
+    float32 VAE.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    latents: Any = pipeline(**prompt, generator=generator, output_type="latent", **options).images  # type: ignore[union-attr]
+    vae = pipeline.vae
+    latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    pictures: Any = pipeline.image_processor.postprocess(vae.decode(latents).sample, output_type="pil")
+    return pictures[0]

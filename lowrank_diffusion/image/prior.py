@@ -1,0 +1,49 @@
+"""Class pictures for DreamBooth's prior preservation (arXiv 2208.12242): given, or drawn by the base itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import devices
+from ..config import Config
+from ..paths import cache_folder
+from . import cache
+from .data import Picture, scan
+from .model import Base, Progress, draw
+
+
+def pictures(base: Base, cfg: Config, side: int, progress: Progress) -> list[Picture]:
+    """``prior.count`` class pictures with ``prior.prompt`` as their caption; none with prior.weight = 0.
+
+    Raises:
+        DataError: a given folder has bad or too few pictures.
+    """
+    prior = cfg.prior
+    if prior.weight == 0:
+        return []
+    folder = Path(prior.pictures) if prior.pictures else _drawn(base, cfg, side, progress)
+    found = scan(folder, prior.prompt)
+    return [Picture(p.path, prior.prompt, p.width, p.height) for p in found[: prior.count]]
+
+
+def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
+    """The folder of pictures that this base draws for this prompt; only missing ones are drawn."""
+    prior = cfg.prior
+    name = cache.key(base.key, base.source.prediction, prior.prompt, prior.guidance, prior.steps, side)
+    folder = cache_folder() / "class" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [seed for seed in range(prior.count) if not (folder / f"{seed:05d}.png").exists()]
+    if missing:
+        pipeline = base.pipeline()
+        for seed in missing:
+            picture = draw(
+                pipeline, {"prompt": prior.prompt}, seed, num_inference_steps=prior.steps,
+                guidance_scale=prior.guidance, width=side, height=side,
+            )  # fmt: skip
+            partial = folder / f".{seed:05d}.partial"
+            picture.save(partial, format="PNG")
+            partial.rename(folder / f"{seed:05d}.png")
+            progress("Drawing class pictures", prior.count - len(missing) + missing.index(seed) + 1, prior.count)
+        del pipeline
+        devices.release(base.device)
+    return folder

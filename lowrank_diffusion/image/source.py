@@ -1,0 +1,188 @@
+"""Where a base model comes from, told without torch, without the network and without reading weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .. import paths
+from ..config import BaseModelConfig, Problem
+from ..errors import UserError
+from . import folders, headers
+from .folders import MODEL_KEY, VAE_KEY
+
+EMBEDDED = "embedded"
+HUB_ID = re.compile(r"(?=[^/]{1,96}/[^/]{1,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+).*")
+_MODEL_SUFFIXES = (".safetensors", ".gguf", *folders.PICKLES)
+_ACCEPTED = "Give 'embedded', a diffusers folder, one .safetensors file, or a hub id (owner/name)."
+
+
+class ModelError(UserError):
+    """All that is wrong with the choice of a base model (``problems``)."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model that was found, or a hub id that looks right."""
+
+    kind: Literal["folder", "file", "hub"]
+    path: str
+    """Absolute local path, or the hub id."""
+    label: str
+    """What a person calls it: 'embedded', the folder's name, the file's stem, or the hub id."""
+    revision: str | None = None
+    variant: str | None = None
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    """Overrides what the model says of itself; None: the model is right."""
+
+
+def resolve(base: BaseModelConfig) -> Source:
+    """Tell what the base is and check all of it that can be checked without the network.
+
+    Raises:
+        ModelError: With everything that is wrong at once.
+    """
+    problems: list[Problem] = []
+    located = locate(base.path, MODEL_KEY)
+    if isinstance(located, Problem):
+        problems.append(located)
+    else:
+        problems += _content_problems(located, base)
+    if base.vae is not None:
+        problems += _vae_problems(base.vae)
+    if problems or isinstance(located, Problem):
+        raise ModelError(problems)
+    return Source(
+        located.kind,
+        located.path,
+        located.label,
+        base.revision,
+        base.variant,
+        None if base.prediction == "auto" else base.prediction,
+    )
+
+
+def locate(value: str, key: str) -> Source | Problem:
+    """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling."""
+    if key == MODEL_KEY and value == EMBEDDED:
+        return Source("folder", str(paths.EMBEDDED_BASE), EMBEDDED)
+    path = Path(value).expanduser()
+    if path.exists():
+        found = path.resolve()
+        return Source("folder", str(found), found.name) if path.is_dir() else Source("file", str(found), path.stem)
+    if address := _HUB_ADDRESS.fullmatch(value):
+        return Problem(key, f"{value!r} is a web address.", f"Give the hub id: {address[1]}")
+    is_file_name = value.lower().endswith(_MODEL_SUFFIXES)
+    if HUB_ID.fullmatch(value) and not is_file_name:
+        return Source("hub", value, value)
+    if is_file_name or value.startswith(("/", ".", "~")) or value.count("/") > 1:
+        rule = f"{value!r} does not exist" + ("." if path.is_absolute() else f" in {Path.cwd()}.")
+        return Problem(key, rule, "Check the spelling.")
+    return Problem(key, f"{value!r} is neither a path that exists nor a hub id.", _ACCEPTED)
+
+
+def fingerprint(source: Source, vae: str | None = None) -> str:
+    """A short key of a model's content for caches: 16 hex digits; local weights count by size and time.
+
+    Args:
+        source: From ``resolve``. Its prediction does not count: no weight depends on it.
+        vae: The config's ``base.vae``, for what depends on the VAE as well (latents).
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for line in _facts(source):
+        digest.update(f"{line}\n".encode())
+    located = locate(vae, VAE_KEY) if vae else None
+    if isinstance(located, Source):
+        for line in _facts(located):
+            digest.update(f"vae {line}\n".encode())
+    return digest.hexdigest()
+
+
+def _facts(source: Source) -> Iterator[str]:
+    """What identifies the content; no absolute path, so that a moved model keeps its caches."""
+    yield f"{source.kind} {source.revision} {source.variant}"
+    path = Path(source.path)
+    if source.kind == "hub":
+        yield source.path
+    elif source.kind == "file":
+        yield _file_fact(path, path.parent)
+    else:
+        for name in sorted(path.rglob("*")):
+            if name.suffix in (".json", ".txt"):
+                yield f"{name.relative_to(path)} {hashlib.blake2b(name.read_bytes()).hexdigest()}"
+            elif name.suffix == ".safetensors":
+                yield _file_fact(name, path)
+
+
+def _file_fact(path: Path, root: Path) -> str:
+    facts = path.stat()
+    return f"{path.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def _content_problems(located: Source, base: BaseModelConfig) -> Iterator[Problem]:
+    """What is wrong with the model that was found, and with the options beside it."""
+    if base.revision is not None and located.kind != "hub":
+        yield Problem(
+            "base.revision", f"belongs to a hub id; {located.label} is a local {located.kind}.", "Leave it empty."
+        )
+    if base.variant is not None and located.kind == "file":
+        yield Problem("base.variant", "belongs to a folder or a hub id, not to one file.", "Leave it empty.")
+    elif base.variant is not None and not re.fullmatch(r"[\w-]+", base.variant):
+        yield Problem("base.variant", f"must be a word such as fp16, got {base.variant!r}.")
+    elif located.kind == "folder":
+        parts = [name for name in folders.PARTS if name != "vae" or base.vae is None]
+        yield from folders.pipeline_problems(Path(located.path), base.variant, parts)
+    if located.kind == "file":
+        yield from _file_problems(Path(located.path), vae=base.vae is None)
+
+
+def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
+    """What keeps a file from being a whole SDXL checkpoint; ``vae``: whether it must bring one."""
+    suffix = path.suffix.lower()
+    if suffix in folders.PICKLES:
+        yield Problem(
+            MODEL_KEY,
+            f"{path} is a pickle checkpoint; loading it could run any code in it, so it is refused.",
+            "Take the .safetensors of the same model, or convert it where you trust it.",
+        )
+    elif suffix == ".gguf":
+        yield Problem(
+            MODEL_KEY, f"{path} is a GGUF file, which is not supported.", "Give the .safetensors of the model."
+        )
+    elif path.name == "model_index.json":
+        yield Problem(MODEL_KEY, f"{path} is the index of a diffusers folder.", f"Give the folder: {path.parent}")
+    elif suffix != ".safetensors":
+        yield Problem(MODEL_KEY, f"{path} is not a model file.", _ACCEPTED)
+    else:
+        yield from _checkpoint_problems(path, vae=vae)
+
+
+def _checkpoint_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
+    try:
+        found = headers.sdxl_problems(headers.read(path), vae=vae)
+    except headers.HeaderError as error:
+        yield Problem(MODEL_KEY, f"{path} {error}")
+        return
+    pipeline = path.parent.parent
+    for looks, advice in found:
+        inside = (pipeline / "model_index.json").is_file()
+        yield Problem(MODEL_KEY, f"{path} {looks}", f"Give the folder around it: {pipeline}" if inside else advice)
+
+
+def _vae_problems(value: str) -> Iterator[Problem]:
+    located = locate(value, VAE_KEY)
+    if isinstance(located, Problem):
+        yield located
+    elif located.kind == "file":
+        yield Problem(VAE_KEY, f"{value} is a file.", "Give a folder with config.json and safetensors, or a hub id.")
+    elif located.kind == "folder":
+        yield from folders.vae_problems(Path(located.path))

@@ -1,0 +1,110 @@
+"""Follow a run in a terminal: a progress bar where there is one, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from . import supervisor
+from .runs import Run, RunError, Status, Watch
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def follow(run: Run, stop_on_interrupt: bool) -> int:
+    """Print progress until the run ends; returns the exit code.
+
+    Ctrl-C asks the run to save and stop, and a second one leaves it to that; with ``stop_on_interrupt`` False the
+    first one only stops watching.
+    """
+    screen, watch, interrupted = Screen(run), Watch(run), False
+    while True:
+        try:
+            status = watch.refresh()
+            screen.show(status)
+            if not status.active:
+                screen.close(status)
+                return INTERRUPTED if interrupted else _code(status)
+            time.sleep(0.3)
+        except KeyboardInterrupt:
+            if interrupted or not stop_on_interrupt or not _ask_to_stop(run):
+                screen.say(f"Not watching any more. Go on with: watch {run.name}")
+                return INTERRUPTED
+            interrupted = True
+            screen.say("Saving and stopping (Ctrl-C again to leave it alone)...")
+
+
+def _ask_to_stop(run: Run) -> bool:
+    try:
+        supervisor.stop(run)
+    except RunError:
+        return False
+    return True
+
+
+def _code(status: Status) -> int:
+    return DONE if status.state in ("finished", "stopped") else FAILED
+
+
+class Screen:
+    """What has been said about a run so far, so that everything is said once."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.terminal = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._last = ""
+        self._step = -1
+        self._told = 0.0
+        self._notes = 0
+        self._samples = 0
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        tqdm.write(text, file=sys.stderr if self.terminal else sys.stdout)
+        sys.stdout.flush()
+
+    def show(self, status: Status) -> None:
+        """Say what is new."""
+        for note in status.notes[self._notes :]:
+            self.say(f"note: {note}")
+        for step, prompt, path in status.samples[self._samples :]:
+            self.say(f"sample after step {step}: {self.run.path / path} ({prompt})")
+        self._notes, self._samples = len(status.notes), len(status.samples)
+        if status.state == "training":
+            self._show_step(status)
+        elif status.active:
+            self._show_stage(status)
+
+    def _show_stage(self, status: Status) -> None:
+        line = status.message or status.stage or status.state
+        counted = f"{line} {status.stage_done}/{status.stage_total}" if status.stage_total > 1 else line
+        if line != self._last or (not self.terminal and time.monotonic() - self._told > 10):
+            self.say(counted)
+            self._last, self._told = line, time.monotonic()
+
+    def _show_step(self, status: Status) -> None:
+        loss = status.losses[-1][1] if status.losses else float("nan")
+        if self.terminal:
+            if self._bar is None:
+                self._bar = tqdm(total=status.steps, initial=status.step, desc=self.run.title, unit="step")
+            self._bar.update(status.step - self._bar.n)
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        elif status.step != self._step and (time.monotonic() - self._told > 5 or status.step == status.steps):
+            self.say(f"step {status.step}/{status.steps} loss {loss:.4f} eta {status.eta:.0f} s")
+            self._told = time.monotonic()
+        self._step = status.step
+
+    def close(self, status: Status) -> None:
+        """The last words."""
+        if self._bar is not None:
+            self._bar.update(status.step - self._bar.n)
+            self._bar.close()
+        self.say(f"{self.run.name}: {status.state} after step {status.step}. {status.message}".rstrip())
+        if status.state == "finished":
+            for path in self.run.files():
+                self.say(f"  {path}")
+        elif status.state in ("stopped", "failed", "interrupted"):
+            self.say(f"Resume with: python -m lowrank_diffusion resume {self.run.name}")

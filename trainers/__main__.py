@@ -1,0 +1,143 @@
+"""One training process: ``python -m trainers RUN``. It ends with 0 (finished or stopped) or 1 (failed)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lowrank_diffusion import devices, events
+from lowrank_diffusion.config import Config, ConfigError
+from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.events import EventLog
+from lowrank_diffusion.runs import Run, all_runs
+
+
+class StopRequested(Exception):
+    """Asked to stop before training began; there is nothing to save."""
+
+
+class Stopping:
+    """Whether to stop: a ``stop`` file in the run's folder, or SIGTERM or SIGINT."""
+
+    def __init__(self, run: Run):
+        self.run, self.signalled = run, False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.signalled = True
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.signalled or self.run.requested("stop")
+
+    def check(self) -> None:
+        """Raise StopRequested if so."""
+        if self():
+            raise StopRequested
+
+
+def main(path: str) -> int:
+    """Train one run, writing its events."""
+    run = Run(Path(path))
+    own = FileLock(run.path / ".lock")
+    try:
+        own.acquire(timeout=0)
+    except Timeout:
+        print(f"{run.name} is being trained by another process.", flush=True)
+        return 1
+    with own:
+        log = EventLog(run.events_path)
+        try:
+            _run(run, log, Stopping(run))
+        except StopRequested:
+            log.append(events.Stopped(run.status().step))
+        except Exception as error:
+            traceback.print_exc()
+            log.append(events.Failed(explain(error, run)))
+            return 1
+        finally:
+            run.clear("stop")
+            run.clear("sample")
+    return 0
+
+
+def _run(run: Run, log: EventLog, stopping: Stopping) -> None:
+    cfg = run.config()
+    problems = devices.problems(cfg)
+    if problems:
+        raise ConfigError(problems)
+    with _turn(run, log, stopping):
+        _train(run, cfg, log, stopping)
+
+
+def _turn(run: Run, log: EventLog, stopping: Stopping) -> FileLock:
+    """Wait for the device, in the order in which runs asked for it; the kernel frees the lock of a dead process."""
+    lock = FileLock(run.path.parent / ".training.lock")
+    waiting = False
+    while True:
+        ahead = [other.name for other in all_runs(run.path.parent) if _waits_longer(other, run)] if waiting else []
+        if not ahead:
+            try:
+                return lock.acquire(timeout=0) and lock
+            except Timeout:
+                pass
+        if not waiting:
+            log.append(events.Waiting("Another run is training; this one starts when it ends."))
+            waiting = True
+        stopping.check()
+        time.sleep(0.5)
+
+
+def _waits_longer(other: Run, run: Run) -> bool:
+    if other.path == run.path or other.process() is None:
+        return False
+    theirs, mine = other.status(), run.status()
+    return theirs.state == "waiting" and theirs.updated < mine.updated
+
+
+def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
+    log.append(events.Stage("Starting", 0, 1))
+    from . import dreambooth, loop, step  # torch and diffusers take seconds to import: only now
+
+    device = devices.pick(cfg.train.device)
+    dtype = devices.dtype(cfg.train.precision, device)
+    task = dreambooth.DreamBooth(run, cfg, device, dtype, _progress(log, stopping))
+    loop.fit(run, cfg, task, step.Step(task, cfg, device, dtype), log, stopping)
+
+
+def _progress(log: EventLog, stopping: Stopping) -> Callable[[str, int, int], None]:
+    """Stage events, at most a few a second; the place where a stop is seen before training begins."""
+    last = 0.0
+
+    def progress(name: str, done: int, total: int) -> None:
+        nonlocal last
+        stopping.check()
+        if done == total or time.monotonic() - last > 0.3:
+            log.append(events.Stage(name, done, total))
+            last = time.monotonic()
+
+    return progress
+
+
+def explain(error: Exception, run: Run) -> str:
+    """An error in words for a person; the traceback is in the run's log."""
+    if isinstance(error, UserError):
+        return str(error)
+    name = type(error).__name__
+    if name in ("OutOfMemoryError", "MemoryError") or "not enough memory" in str(error):
+        return (
+            "Out of memory. Lower train.batch (train.accumulate makes up for it) or data.resolution, set "
+            "train.checkpointing=true, or take a smaller adapter.rank. What was trained is saved: resume to go on."
+        )
+    return f"{name}: {error}. Details: {run.log_path}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

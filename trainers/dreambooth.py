@@ -1,0 +1,230 @@
+"""DreamBooth on SDXL: pictures and captions in, an adapter of the UNet's linear layers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from lowrank_diffusion import adapters, seeds
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.export import Facts, export
+from lowrank_diffusion.image import crops, loss, model, prior
+from lowrank_diffusion.image.data import DataError, Picture, scan
+from lowrank_diffusion.image.model import Base, Embedding
+from lowrank_diffusion.runs import Run
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One crop as the loss needs it, on the device."""
+
+    mean: Tensor
+    """(C, h, w) float32: mean of the latent distribution."""
+    std: Tensor
+    """(C, h, w) float32"""
+    embedding: Embedding
+    time_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch; class examples, if any, follow the instance examples."""
+
+    latents: Tensor
+    """(B, C, h, w) float32"""
+    noise: Tensor
+    """(B, C, h, w) float32"""
+    timesteps: Tensor
+    """(B,) int64"""
+    tokens: Tensor
+    """(B, L, D)"""
+    pooled: Tensor
+    """(B, P)"""
+    time_ids: Tensor
+    """(B, 6)"""
+    weights: Tensor
+    """(B,): 1 for instances, prior.weight for class examples."""
+    count: float
+    """Instances in it."""
+
+
+class DreamBooth:
+    """The task. Each picture is a list of examples, its crops, of which a step takes one."""
+
+    def __init__(self, run: Run, cfg: Config, device: torch.device, dtype: torch.dtype, progress: Progress):
+        self.run, self.cfg, self.device, self.dtype = run, cfg, device, dtype
+        self.base = Base.of(cfg.base, device, dtype)
+        pictures, held_out = split(scan(Path(cfg.data.instance), cfg.data.prompt), cfg)
+        self.side = cfg.data.resolution or self.base.native_size()
+        self.scheduler = self.base.part("scheduler")
+        self.objective = loss.objective(self.scheduler, cfg.loss.min_snr, cfg.loss.noise_offset, device)
+        class_pictures = prior.pictures(self.base, cfg, self.side, progress)
+        groups = [crops.plan(p, cfg.data, self.side, cfg.seed) for p in (pictures, class_pictures, held_out)]
+        captions = [crop.caption for group in groups for picture in group for crop in picture]
+        prompts = self._prompts(captions, progress)
+        self.instances, self.classes, self.held_out = self._examples(groups, prompts, progress)
+        self.prompts = prompts
+        progress("Loading the UNet", 0, 1)
+        self.model = self.base.part("unet")
+        self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
+        if cfg.train.checkpointing:
+            self.model.enable_gradient_checkpointing()
+
+    def _prompts(self, captions: list[str], progress: Progress) -> dict[str, Embedding]:
+        """Everything that will ever be said to the UNet in this run, so that the text encoders can go."""
+        sample = self.cfg.sample
+        wanted = [*captions, *sample.prompts, sample.negative] if sample.prompts else captions
+        found = model.embed(self.base, wanted, progress)
+        to = {"device": self.device, "dtype": self.dtype}
+        return {prompt: Embedding(e.tokens.to(**to), e.pooled.to(**to)) for prompt, e in found.items()}
+
+    def _examples(
+        self, groups: list[list[list[crops.Crop]]], prompts: dict[str, Embedding], progress: Progress
+    ) -> list[list[list[Example]]]:
+        flat = [crop for group in groups for picture in group for crop in picture]
+        encoded = iter(model.encode(self.base, flat, self.cfg.data.background, progress))
+
+        def example(crop: crops.Crop) -> Example:
+            latent = next(encoded)
+            mean, std = latent["mean"].to(self.device), latent["std"].to(self.device)
+            return Example(mean, std, prompts[crop.caption], crop.time_ids)
+
+        return [[[example(crop) for crop in picture] for picture in group] for group in groups]
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """Micro-batch ``micro`` of ``step``: pictures by epoch in a drawn order; crop, noise and timestep drawn."""
+        cfg, seed = self.cfg, self.cfg.seed
+        position = (step * cfg.train.accumulate + micro) * cfg.train.batch
+        chosen = self._choose(self.instances, position, cfg.train.batch, "instance")
+        if self.classes:
+            chosen += self._choose(self.classes, position, cfg.train.batch, "class")
+        generator = seeds.generator(seed, step, f"noise {micro}")
+        shape = (len(chosen), *chosen[0].mean.shape)
+        vae_noise, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+        offset = torch.randn((*shape[:2], 1, 1), generator=generator)
+        timesteps = torch.randint(self.objective.timesteps, (len(chosen),), generator=generator)
+        noise = noise + self.objective.noise_offset * offset
+        instances = len(chosen) - (cfg.train.batch if self.classes else 0)
+        weights = torch.ones(len(chosen))
+        weights[instances:] = cfg.prior.weight
+        return self._collate(chosen, vae_noise, noise, timesteps, weights)
+
+    def _choose(self, pictures: list[list[Example]], position: int, count: int, name: str) -> list[Example]:
+        """``count`` pictures from ``position`` on in an endless sequence of shuffled epochs, one crop of each."""
+        chosen = []
+        for place in range(position, position + count):
+            epoch, index = divmod(place, len(pictures))
+            order = torch.randperm(len(pictures), generator=seeds.generator(self.cfg.seed, epoch, f"order {name}"))
+            variants = pictures[int(order[index])]
+            pick = seeds.number(self.cfg.seed, place, f"crop of {name}") % len(variants)
+            chosen.append(variants[pick])
+        return chosen
+
+    def _collate(
+        self, examples: list[Example], vae_noise: Tensor, noise: Tensor, timesteps: Tensor, weights: Tensor
+    ) -> Batch:
+        mean, std = torch.stack([e.mean for e in examples]), torch.stack([e.std for e in examples])
+        return Batch(
+            latents=mean + std * vae_noise.to(self.device),
+            noise=noise.to(self.device),
+            timesteps=timesteps.to(self.device),
+            tokens=torch.stack([e.embedding.tokens for e in examples]),
+            pooled=torch.stack([e.embedding.pooled for e in examples]),
+            time_ids=torch.tensor([e.time_ids for e in examples], device=self.device, dtype=self.dtype),
+            weights=weights.to(self.device),
+            count=float(self.cfg.train.batch if self.classes else len(examples)),
+        )
+
+    def loss(self, batch: Batch) -> tuple[Tensor, float]:
+        """Weighted denoising losses (B,) and the number of instances: class examples add to the instances' mean."""
+        noised = self.objective.noised(batch.latents, batch.noise, batch.timesteps).to(self.dtype)
+        conditions = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}
+        predicted = self.model(noised, batch.timesteps, batch.tokens, added_cond_kwargs=conditions).sample
+        losses = self.objective.loss(predicted, batch.latents, batch.noise, batch.timesteps)
+        return losses * batch.weights, batch.count
+
+    def validate(self) -> float | None:
+        """Unweighted loss on the held-out pictures, each at the same evenly spaced timesteps and noise every time."""
+        if not self.held_out:
+            return None
+        examples = [picture[0] for picture in self.held_out]
+        return denoising_loss(self, examples, self.cfg.seed)
+
+    def sample(self, step: int) -> list[tuple[str, Path]]:
+        """One picture per sample prompt, from the model as it is."""
+        cfg = self.cfg.sample
+        if not cfg.prompts:
+            return []
+        vae = self.base.part("vae", torch.float32)
+        pipeline = StableDiffusionXLPipeline(
+            vae, None, None, None, None, self.model, self.scheduler, force_zeros_for_empty_prompt=True  # type: ignore[arg-type]
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        folder = self.run.path / "samples"
+        folder.mkdir(exist_ok=True)
+        drawn = []
+        for number, prompt in enumerate(cfg.prompts):
+            picture = model.draw(
+                pipeline, self._spoken(prompt), cfg.seed, num_inference_steps=cfg.steps,
+                guidance_scale=cfg.guidance, width=self.side, height=self.side,
+            )  # fmt: skip
+            path = folder / f"step-{step:06d}-{number}.png"
+            picture.save(path)
+            drawn.append((prompt, path))
+        return drawn
+
+    def _spoken(self, prompt: str) -> dict[str, Tensor]:
+        positive, negative = self.prompts[prompt], self.prompts[self.cfg.sample.negative]
+        keep = 1.0 if self.cfg.sample.negative else 0.0  # SDXL reads "no negative prompt" as zeros
+        return {
+            "prompt_embeds": positive.tokens[None],
+            "pooled_prompt_embeds": positive.pooled[None],
+            "negative_prompt_embeds": negative.tokens[None] * keep,
+            "negative_pooled_prompt_embeds": negative.pooled[None] * keep,
+        }
+
+    def export(self, folder: Path, step: int, loss: float | None) -> list[Path]:
+        """Adapter files in every form; see :mod:`lowrank_diffusion.export`."""
+        facts = Facts(
+            name=self.run.title, config=self.cfg, base=self.base.source.label, prediction=self.objective.prediction,
+            pictures=len(self.instances), resolution=self.side, step=step, loss=loss,
+            started=self.run.status().started,
+        )  # fmt: skip
+        return export(self.model, folder, facts)
+
+
+def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:
+    """Mean unweighted loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index)."""
+    total = task.objective.timesteps
+    places = torch.arange(timesteps) * total // timesteps + total // (2 * timesteps)
+    plain = loss.Objective(task.objective.alphas_cumprod, task.objective.prediction)
+    losses = []
+    for index, example in enumerate(examples):
+        shape = (timesteps, *example.mean.shape)
+        noise = torch.randn(shape, generator=seeds.generator(seed, index, "validation"))
+        batch = task._collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
+        noised = plain.noised(batch.latents, batch.noise, batch.timesteps).to(task.dtype)
+        conditions = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}
+        predicted = task.model(noised, batch.timesteps, batch.tokens, added_cond_kwargs=conditions).sample
+        losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())
+    return float(torch.stack(losses).mean())
+
+
+def split(pictures: list[Picture], cfg: Config) -> tuple[list[Picture], list[Picture]]:
+    """(training, held out): ``validation.holdout`` pictures drawn by the seed. Raises DataError if none is left."""
+    holdout = cfg.validation.holdout
+    if holdout >= len(pictures):
+        raise DataError([f"validation.holdout={holdout} leaves none of the {len(pictures)} pictures to train on."])
+    order = torch.randperm(len(pictures), generator=seeds.generator(cfg.seed, 0, "holdout")).tolist()
+    held_out = set(order[:holdout])
+    return (
+        [picture for index, picture in enumerate(pictures) if index not in held_out],
+        [picture for index, picture in enumerate(pictures) if index in held_out],
+    )

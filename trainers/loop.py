@@ -1,0 +1,99 @@
+"""The training loop, the only one. Read it top to bottom: validate, sample, save, stop or take one more step."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+
+from lowrank_diffusion import events
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.events import EventLog
+from lowrank_diffusion.runs import Run
+
+from . import checkpoint
+from .step import Step
+from .task import Task
+
+
+def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping: Callable[[], bool]) -> None:
+    """Train from the newest checkpoint, or from the beginning, to the last step or to a request to stop.
+
+    The loop passes ``train.steps`` + 1 times: the last pass only looks at the result and saves it.
+    """
+    start = checkpoint.load(run.checkpoints[-1], state) if run.checkpoints else 0
+    steps = cfg.train.steps
+    size = sum(p.numel() for p in state.parameters.values())
+    log.append(events.Started(start, steps, state.device.type, str(state.dtype).removeprefix("torch."), size))
+    loss = None
+    try:
+        for step in range(start, steps + 1):
+            last, fresh = step == steps, step > start or start == 0
+            if fresh and (last or step % cfg.validation.every == 0):
+                _validate(task, state, log)
+            if run.requested("sample") or (fresh and (last or step % cfg.sample.every == 0)):
+                run.clear("sample")
+                _sample(run, task, state, log)
+            stop = stopping()
+            if last or stop or (step > start and step % cfg.save.every == 0):
+                _save(run, task, state, log, loss)
+            if last or stop:
+                break
+            result = state(step)
+            loss = result.loss if loss is None else 0.95 * loss + 0.05 * result.loss
+            log.append(events.Stepped(step + 1, result.loss, result.lr, result.grad_norm, result.seconds))
+    except Exception:
+        if state.whole and state.done > start:
+            checkpoint.save(run, state)
+        raise
+    log.append(events.Finished(steps) if state.done == steps else events.Stopped(state.done))
+
+
+def _validate(task: Task, state: Step, log: EventLog) -> None:
+    with state.evaluating(), state.autocast():
+        loss = task.validate()
+    if loss is not None:
+        log.append(events.Validated(state.done, loss))
+
+
+def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
+    try:
+        with state.evaluating():
+            for prompt, path in task.sample(state.done):
+                log.append(events.Sampled(state.done, prompt, str(path.relative_to(run.path))))
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        log.append(events.Note(f"The disk is full: the samples of step {state.done} are missing. Free some space."))
+
+
+def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) -> None:
+    """Write checkpoint and adapter files; the run's own folder gets them too when all steps are done.
+
+    On a full disk this waits for space, again and again: to go on would put more work at risk, and to leave would lose
+    what was trained.
+    """
+    said = False
+    while True:
+        try:
+            folder = checkpoint.save(run, state)
+            with state.evaluating():
+                files = task.export(folder, state.done, loss)
+                files += task.export(run.path, state.done, loss) if state.done == state.cfg.train.steps else []
+            break
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if not said:
+                log.append(events.Note(f"The disk is full: step {state.done} waits to be saved. Free some space."))
+                print(f"step {state.done} cannot be saved yet: {error}", flush=True)
+                said = True
+            time.sleep(2)
+    checkpoint.prune(run, state.cfg.save.keep)
+    log.append(events.Saved(state.done, str(folder.relative_to(run.path))))
+    log.append(events.Exported(state.done, tuple(str(path.relative_to(run.path)) for path in files)))
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether this error goes away when somebody makes room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,123 @@
+"""One optimiser step: an accumulation window of forward and backward passes at one perturbation, then the update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lowrank_diffusion import adapters, seeds
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.flat import Flat
+
+from . import optim
+from .task import Task
+
+
+class Diverged(UserError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one step reports."""
+
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+
+
+class Step:
+    """Everything that changes while training: adapter, optimiser, loss scale, averaged weights.
+
+    ``done`` counts the steps taken. ``whole`` is False only while the update itself is being written: an interruption
+    elsewhere leaves a state worth saving.
+    """
+
+    def __init__(self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype):
+        self.task, self.cfg, self.device, self.dtype = task, cfg, device, dtype
+        self.parameters = adapters.trainable(task.model)
+        self.optimizer = optim.build(cfg.optimizer, list(self.parameters.values()))
+        self.flat = Flat(task.layers, cfg.flat.sigma, cfg.train.steps, cfg.seed)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
+        self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()} if cfg.train.ema else {}
+        self.done, self.whole = 0, True
+
+    def __call__(self, step: int) -> Result:
+        """Do optimiser step ``step`` (from 0). Raises Diverged, before anything has changed."""
+        begin = time.perf_counter()
+        torch.manual_seed(seeds.number(self.cfg.seed, step, "dropout"))  # dropout draws from the global generator
+        self.task.model.train()
+        loss = self._backward(step)
+        if not torch.isfinite(torch.tensor(loss)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise Diverged(
+                f"The loss is {loss} at step {step + 1}. Lower optimizer.lr (now {self.cfg.optimizer.lr}), or take "
+                f"train.precision=bf16 or fp32. Training can be resumed from the last checkpoint."
+            )
+        lr = optim.lr_at(self.cfg.optimizer, step, self.cfg.train.steps)
+        norm = self._update(lr)
+        return Result(loss, lr, norm, time.perf_counter() - begin)
+
+    def _backward(self, step: int) -> float:
+        """Gradients of the window's mean loss."""
+        window = range(self.cfg.train.accumulate)
+        total = count = 0.0
+        with self.flat.perturbed(step):
+            for micro in window:
+                with self.autocast():
+                    contributions, weight = self.task.loss(self.task.batch(step, micro))
+                self.scaler.scale(contributions.sum()).backward()
+                total, count = total + float(contributions.detach().sum()), count + weight
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad /= count
+        return total / count
+
+    def _update(self, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.scaler.unscale_(self.optimizer)
+        limit = self.cfg.train.clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        self.whole = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._average()
+        self.done, self.whole = self.done + 1, True
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for name, average in self.averaged.items():
+            average.lerp_(self.parameters[name], 1 - self.cfg.train.ema)
+
+    def autocast(self) -> AbstractContextManager:
+        """Matrix products in the base's precision; nothing in float32."""
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Unperturbed, without gradients or dropout, with the averaged weights where there are any."""
+        trained = {name: parameter.detach().clone() for name, parameter in self.parameters.items() if self.averaged}
+        was_training = self.task.model.training
+        try:
+            self._put(self.averaged)
+            self.task.model.eval()
+            with torch.no_grad():
+                yield
+        finally:
+            self._put(trained)
+            self.task.model.train(was_training)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
