@@ -8,15 +8,20 @@ import sys
 import threading
 import time
 
+import psutil
+
 from .paths import PROJECT
 from .runs import Run, RunError
 
 
 def start(run: Run) -> None:
     """Start or resume a run in a process of its own session, its output going to the run's log. Raises RunError."""
+    process, status = run.process(), run.status()
+    if process is not None and not status.active:
+        psutil.wait_procs([process], timeout=30)  # it has said its last word and is on its way out
     if run.process() is not None:
         raise RunError(f"{run.name} is running already.")
-    if run.status().state == "finished":
+    if status.state == "finished":
         raise RunError(f"{run.name} is finished. Start a new run to train on.")
     run.clear("stop")
     with run.log_path.open("ab") as log:

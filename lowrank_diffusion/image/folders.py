@@ -56,7 +56,7 @@ def pipeline_problems(folder: Path, variant: str | None, parts: Iterable[str] = 
         return
     kind = index.get("_class_name")
     if kind != PIPELINE:
-        yield Problem(MODEL_KEY, f"{folder} is a {kind}, not a {PIPELINE}.", "Give a plain text-to-image SDXL.")
+        yield Problem(MODEL_KEY, f"{folder} is of class {kind}, not {PIPELINE}.", "Give a plain text-to-image SDXL.")
         return
     for name in parts:
         yield from _part_problems(folder / name, name, index.get(name), variant)
@@ -110,7 +110,7 @@ def _not_a_pipeline(folder: Path) -> Problem:
         looks, advice = "is not a diffusers folder.", f"Give the file in it: {folder / weights[0]}"
     elif weights:
         looks, advice = (
-            f"holds {len(weights)} .safetensors files ({', '.join(weights[:3])}...).",
+            f"holds {len(weights)} .safetensors files ({', '.join(weights[:3])}{', ...' * (len(weights) > 3)}).",
             "Give one of them.",
         )
     elif pickles:
@@ -142,7 +142,7 @@ def _part_problems(folder: Path, name: str, entry: object, variant: str | None) 
     if kind is None:
         yield Problem(MODEL_KEY, f"{folder.parent} has no {name} in its model_index.json.", "Give a complete SDXL.")
     elif part.classes and kind not in part.classes:
-        yield Problem(MODEL_KEY, f"{folder} is a {kind}, not a {part.classes[0]}.", "Give a plain SDXL.")
+        yield Problem(MODEL_KEY, f"{folder} is of class {kind}, not {part.classes[0]}.", "Give a plain SDXL.")
     elif not folder.is_dir():
         yield Problem(MODEL_KEY, f"{folder} is missing.", "Download or copy the model again.")
     elif part.stem:
@@ -170,7 +170,7 @@ def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
         return
     kinds = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or []
     if kinds and not set(kinds) & set(PARTS[name].classes):
-        yield Problem(key, f"{folder} is a {kinds[0]}, not a {PARTS[name].classes[0]}.", "Give a plain SDXL's.")
+        yield Problem(key, f"{folder} is of class {kinds[0]}, not {PARTS[name].classes[0]}.", "Give a plain SDXL's.")
     elif name == "unet" and (config.get("in_channels", 4) != 4 or config.get("addition_embed_type") != "text_time"):
         facts = f"in_channels={config.get('in_channels', 4)}, addition_embed_type={config.get('addition_embed_type')}"
         yield Problem(key, f"{folder} is not the UNet of a text-to-image SDXL ({facts}).", "Give a plain SDXL.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -35,21 +36,21 @@ def fetch_pipeline(source: Source, parts: Iterable[str]) -> Path:
     """
     with _explained(source.path, source.revision, MODEL_KEY):
         index = hf_hub_download(source.path, "model_index.json", revision=source.revision)
-    _refuse(folders.pipeline_problems(Path(index).parent, source.variant, ()))
+    _refuse(folders.pipeline_problems(Path(index).parent, source.variant, ()), Path(index).parent, source.path)
     wanted = ["model_index.json"]
     for name in parts:
         stem = folders.PARTS[name].stem
         files = _weights(stem, source.variant) if stem else _CONFIGS
         wanted += [f"{name}/{file}" for file in ("*config.json", *files)]
     folder = _fetch(source.path, source.revision, wanted, MODEL_KEY)
-    _refuse(folders.pipeline_problems(folder, source.variant, parts))
+    _refuse(folders.pipeline_problems(folder, source.variant, parts), folder, source.path)
     return folder
 
 
 def fetch_vae(hub_id: str) -> Path:
     """The local folder of a VAE on the hub. Raises ModelError."""
     folder = _fetch(hub_id, None, ["config.json", *_weights(folders.PARTS["vae"].stem, None)], VAE_KEY)
-    _refuse(folders.vae_problems(folder))
+    _refuse(folders.vae_problems(folder), folder, hub_id)
     return folder
 
 
@@ -64,9 +65,10 @@ def _fetch(hub_id: str, revision: str | None, wanted: list[str], key: str) -> Pa
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
 
 
-def _refuse(problems: Iterator[Problem]) -> None:
+def _refuse(problems: Iterator[Problem], folder: Path, hub_id: str) -> None:
+    """Raise what is wrong, under the name that the person gave and not that of a folder in the hub's cache."""
     if found := list(problems):
-        raise ModelError(found)
+        raise ModelError([replace(problem, rule=problem.rule.replace(str(folder), hub_id)) for problem in found])
 
 
 @contextmanager
@@ -95,7 +97,9 @@ def _problem(error: Exception, hub_id: str, revision: str | None, key: str) -> P
         rule, advice = "does not fit on the disk.", "Free some space, or move the hub's cache with HF_HOME."
     else:
         rule = "is not in the hub's cache, and the hub cannot be reached."
-        advice = f"Check the network, or give a local folder or file. ({_first_line(error)})"
+        advice = "Check the network, or give a local folder or file."
+        if not isinstance(error, LocalEntryNotFoundError):
+            advice += f" ({_first_line(error)})"
     return Problem(key, f"{hub_id} {rule}", advice)
 
 

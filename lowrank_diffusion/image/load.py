@@ -88,14 +88,15 @@ def load_part(
         if name not in _MODELS:
             return CLIPTokenizer.from_pretrained(str(root), subfolder=name, local_files_only=True)
         if source.kind == "file":
-            return _from_file(Path(source.path), name, dtype, config)
-        return _from_folder(root, name, dtype, source.variant)
+            return _aligned(_from_file(Path(source.path), name, dtype, config))
+        return _aligned(_from_folder(root, name, dtype, source.variant))
 
 
 def load_config(source: Source, name: str, config: Path = paths.SDXL_CONFIG) -> dict[str, Any]:
     """The configuration of one component, without its weights. Raises ModelError."""
     source = _local(source, [name])
-    return folders.read_json((Path(source.path) if source.kind == "folder" else config) / name / "config.json")
+    with _explained(f"{source.label}: {name}/config.json", MODEL_KEY):
+        return folders.read_json((Path(source.path) if source.kind == "folder" else config) / name / "config.json")
 
 
 def _local(source: Source, parts: list[str]) -> Source:
@@ -139,9 +140,23 @@ def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path) -> Any:
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
     tensors = _converted(name, model, tensors)
-    _compare(model.state_dict(), tensors)
-    model.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()}, assign=True)
+    wanted = model.state_dict()
+    _compare(wanted, tensors)
+    # Checkpoints that other tools saved carry extras, such as a projection that the first text encoder never uses.
+    model.load_state_dict({key: tensors[key].to(dtype) for key in wanted}, assign=True)
     return model.eval()
+
+
+def _aligned(model: Any) -> Any:
+    """Copy weights that lie in the mapped file to where torch would have put them, one at a time.
+
+    A file puts them at any multiple of eight bytes. Some kernels then round otherwise, so that the same weights in two
+    files would not draw quite the same picture.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % 64:
+            tensor.data = tensor.data.clone()
+    return model
 
 
 def _converted(name: str, model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,14 +171,12 @@ def _converted(name: str, model: Any, tensors: dict[str, Tensor]) -> dict[str, T
         found = convert_ldm_clip_checkpoint(tensors)
     # Whether transformers keeps the text model in an attribute differs between its releases and its classes.
     wrapped = hasattr(model, "text_model")
-    found = {key if wrapped else key.removeprefix("text_model."): tensor for key, tensor in found.items()}
-    return {key: tensor for key, tensor in found.items() if not key.endswith("position_ids")}
+    return {key if wrapped else key.removeprefix("text_model."): tensor for key, tensor in found.items()}
 
 
 def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Refuse weights that are not exactly the model's."""
+    """Refuse weights of which some are missing or of another shape."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    problems += [f"{name} has no place in it" for name in sorted(found.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & found.keys()):
         if wanted[name].shape != found[name].shape:
             problems.append(f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}")
@@ -179,20 +192,21 @@ def _other_vae(vae: str) -> AutoencoderKL:
         raise ModelError([located])
     folder = hub.fetch_vae(vae) if located.kind == "hub" else Path(located.path)
     with _explained(vae, VAE_KEY):
-        return _from_folder(folder, "vae", torch.float32, None, subfolder=False)
+        return _aligned(_from_folder(folder, "vae", torch.float32, None, subfolder=False))
 
 
 def _scheduler(source: Source, root: Path) -> SchedulerMixin:
     """The scheduler that the model names, predicting what the person or the checkpoint says."""
     facts = folders.read_json(root / "scheduler" / "scheduler_config.json")
-    kind: Any = getattr(diffusers, str(facts.get("_class_name")), None)
-    if not hasattr(kind, "from_config") or not issubclass(kind, SchedulerMixin):
-        raise ValueError(f"diffusers has no scheduler {facts.get('_class_name')!r}")
+    kind = str(facts.get("_class_name"))
+    found: Any = getattr(diffusers, kind, None)
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise ValueError(f"diffusers has no scheduler {kind!r}")
     if source.kind == "file":
         facts |= _noise_facts(headers.read(Path(source.path)))
     if source.prediction is not None:
         facts["prediction_type"] = source.prediction
-    return kind.from_config(facts)
+    return getattr(diffusers, kind).from_config(facts)
 
 
 def _noise_facts(header: headers.Header) -> dict[str, Any]:

@@ -146,9 +146,9 @@ def _identified(path: Path) -> Image.Image:
         raise DataError([f"{path}: {size}; {limit}"]) from None
     except UnidentifiedImageError:
         raise DataError([f"{path}: {_unreadable(path)}"]) from None
-    except OSError:
-        raise
     except Exception as error:  # a broken header makes Pillow's plugins raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DataError([f"{path}: is damaged ({error}). Export it again."]) from None
 
 
@@ -188,7 +188,7 @@ def _decode(path: Path, image: Image.Image, smallest: int | None) -> tuple[int, 
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it for the whole process
     try:
         if image.format == "PNG":
-            with Image.open(path, formats=["PNG"]) as again:
+            with _identified(path) as again:
                 again.verify()  # loading alone does not compare the pixel data's checksums
         full = image.size
         reduced = smallest is not None and image.draft(None, (smallest, smallest)) is not None

@@ -75,19 +75,30 @@ def locate(value: str, key: str) -> Source | Problem:
     """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling."""
     if key == MODEL_KEY and value == EMBEDDED:
         return Source("folder", str(paths.EMBEDDED_BASE), EMBEDDED)
-    path = Path(value).expanduser()
-    if path.exists():
-        found = path.resolve()
-        return Source("folder", str(found), found.name) if path.is_dir() else Source("file", str(found), path.stem)
+    if found := _on_disk(value, key):
+        return found
     if address := _HUB_ADDRESS.fullmatch(value):
         return Problem(key, f"{value!r} is a web address.", f"Give the hub id: {address[1]}")
     is_file_name = value.lower().endswith(_MODEL_SUFFIXES)
     if HUB_ID.fullmatch(value) and not is_file_name:
         return Source("hub", value, value)
     if is_file_name or value.startswith(("/", ".", "~")) or value.count("/") > 1:
-        rule = f"{value!r} does not exist" + ("." if path.is_absolute() else f" in {Path.cwd()}.")
+        rule = f"{value!r} does not exist" + ("." if value.startswith(("/", "~")) else f" in {Path.cwd()}.")
         return Problem(key, rule, "Check the spelling.")
     return Problem(key, f"{value!r} is neither a path that exists nor a hub id.", _ACCEPTED)
+
+
+def _on_disk(value: str, key: str) -> Source | Problem | None:
+    """The folder or file of this name, None where there is none."""
+    try:
+        path = Path(value).expanduser()
+        if not path.exists():
+            return None
+    except (OSError, RuntimeError) as error:  # too long, no such user, not ours to see
+        reason = getattr(error, "strerror", None) or error
+        return Problem(key, f"{value[:80]!r} is not a path that can be read: {reason}.", _ACCEPTED)
+    found = path.resolve()
+    return Source("folder", str(found), found.name) if path.is_dir() else Source("file", str(found), path.stem)
 
 
 def fingerprint(source: Source, vae: str | None = None) -> str:
