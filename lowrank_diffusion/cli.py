@@ -10,14 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import config, devices, presets, runs, supervisor, terminal
-from .config import ConfigError
+from .config import ConfigError, Problem
 from .errors import UserError
+from .image.data import DataError, scan
 from .image.request import AdapterChoice, DrawRequest
+from .image.source import ModelError, resolve
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return options.command(options)
     except UserError as error:
@@ -28,6 +30,21 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of `list | head` has seen enough
         sys.stderr.close()
         return terminal.DONE
+    except OSError as error:
+        print(f"{error.filename or 'writing'}: {error.strerror or error}.", file=sys.stderr)
+        return terminal.FAILED
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options; ``key=value`` may stand before or after them (argparse alone wants it before)."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    wrong = [text for text in rest if text.startswith("-") or not hasattr(options, "settings")]
+    if wrong:
+        top.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        options.settings += rest
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,12 +102,28 @@ def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
     preset = presets.find_preset(options.preset)
     cfg = presets.build(preset.values, presets.parse_overrides(options.settings))
-    problems = devices.problems(cfg)
+    problems = _problems(runs.with_absolute_paths(cfg))
     if problems:
         raise ConfigError(problems)
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     return _start(run, options.detach)
+
+
+def _problems(cfg: config.Config) -> list[Problem]:
+    """What can be told before there is a run, without torch."""
+    found = devices.problems(cfg)
+    try:
+        resolve(cfg.base)
+    except ModelError as error:
+        found += error.problems
+    if not cfg.data.instance:
+        return [*found, Problem("data.instance", "is empty.", "Give the folder with your pictures.")]
+    try:
+        scan(Path(cfg.data.instance), cfg.data.prompt)
+    except DataError as error:
+        found += [Problem("data.instance", problem) for problem in error.problems]
+    return found
 
 
 def _start(run: runs.Run, detach: bool) -> int:
@@ -151,6 +184,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     """Draw pictures with a base and adapters."""
+    _check_drawing(options)
     request = DrawRequest(
         prompt=options.prompt,
         base=config.BaseModelConfig(path=options.base),
@@ -180,8 +214,28 @@ _REQUEST_OPTIONS = (
 )  # fmt: skip
 
 
+_LIMITS = {"count": (1, 64), "steps": (1, 200), "seed": (0, 2**32 - 1), "guidance": (0, 30)}
+_SIDES = (64, 4096)
+
+
+def _check_drawing(options: argparse.Namespace) -> None:
+    """Raise ConfigError with everything that is out of bounds."""
+    limits = _LIMITS | {name: _SIDES for name in ("width", "height") if getattr(options, name) is not None}
+    found = []
+    for name, (low, high) in limits.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            found.append(Problem(f"--{name}", f"must be from {low} to {high}, got {value}."))
+        elif name in ("width", "height") and value % 8:
+            found.append(Problem(f"--{name}", f"must be a multiple of 8, got {value}.", f"Take {value // 8 * 8}."))
+    if found:
+        raise ConfigError(found)
+
+
 def _adapter(text: str) -> AdapterChoice:
     """A file or a run, with @strength behind it if it is not 1."""
+    if Path(text).is_file():
+        return AdapterChoice(text)
     name, _, strength = text.rpartition("@") if "@" in text else (text, "", "1")
     try:
         factor = float(strength)

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from .errors import UserError
+
+EMBEDDED = "embedded"
+"""The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,15 @@ def option(default: Any, help: str, *, unit: str = "", **bounds: Any) -> Any:
 class Section(BaseModel):
     """A frozen group of parameters that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_and_no_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1; a person who writes ``train.steps: true`` did not mean one step."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("bool_type", "must not be true or false")
+        return value
 
     def check(self) -> Iterator[Problem]:
         """Rules between the fields of one section; keys are relative to it."""
@@ -56,7 +68,7 @@ class BaseModelConfig(Section):
     """The frozen model that is personalised."""
 
     path: str = option(
-        "embedded",
+        EMBEDDED,
         "Base model: 'embedded', a diffusers folder, one .safetensors file, or a hub id (owner/name).",
         min_length=1,
     )

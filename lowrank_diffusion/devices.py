@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ def problems(config: Config) -> list[Problem]:
     found = []
     if config.train.device == "cuda" and not _gpu_driver():
         found.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
+    if config.train.device == "mps" and sys.platform != "darwin":
+        found.append(Problem("train.device", "asks for mps, which only Apple's machines have.", _CPU_HINT))
     if config.optimizer.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         found.append(
             Problem("optimizer.name", "adamw8bit needs the package bitsandbytes.", "Install it, or take adamw.")

@@ -139,13 +139,13 @@ class EventLog:
 
     def __init__(self, path: Path):
         self.path = path
-        self._pending: list[bytes] = []
-        self._end_torn_line()
+        self._pending: list[bytes] = [b"\n"] if _is_torn(path) else []
+        self.flush()
 
     def append(self, event: Event) -> None:
         """Write one event as one line."""
         body = {"kind": type(event).__name__.lower(), "time": round(time.time(), 3), **dataclasses.asdict(event)}
-        self._pending.append(json.dumps(body, ensure_ascii=False).encode() + b"\n")
+        self._pending.append(_line(body))
         self.flush()
 
     def flush(self) -> bool:
@@ -170,13 +170,19 @@ class EventLog:
         finally:
             os.close(descriptor)
 
-    def _end_torn_line(self) -> None:
-        """A writer that was killed inside a write leaves half a line: end it, so that the next one is whole."""
-        if self.path.exists() and self.path.stat().st_size:
-            with self.path.open("rb+") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
+
+def _line(body: dict[str, Any]) -> bytes:
+    """One JSON line. Bytes of a file name that are not UTF-8 stay as escapes, which JSON reads back."""
+    return json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a writer was killed inside a write: its half line must be ended, so that the next one is whole."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def tail(path: Path, offset: int = 0) -> tuple[list[Record], int]:

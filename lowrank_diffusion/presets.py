@@ -1,7 +1,7 @@
 """From YAML and ``key=value`` to a :class:`Config`, reporting every problem at once.
 
 A preset holds differences from the defaults only, and one ``about:`` line. Values are YAML: ``train.steps=200``,
-``sample.prompts=[a, b]``, ``optimizer.lr=1e-4``.
+``sample.prompts=[a, b]``, ``optimizer.lr=1e-4``; after ``key=``, texts are taken as they stand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -21,12 +21,18 @@ from .paths import PRESETS
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a number (YAML 1.2) and refuses a key given twice."""
+    """SafeLoader with the plain values of YAML 1.2, which refuses a key given twice.
+
+    In PyYAML's YAML 1.1 ``1e-4`` is a text, ``no`` is False, ``010`` is 8 and ``1:30`` is 90.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping whose keys are texts, each once."""
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "..."
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping", node.start_mark, f"key {key!r} stands twice", key_node.start_mark
@@ -35,9 +41,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes a text which YAML 1.1 or 1.2 would read as anything else."""
+
+
+_PLAIN_VALUES = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+for _name, (_pattern, _first) in _PLAIN_VALUES.items():
+    for _reader in (_Loader, _Dumper):
+        _reader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """YAML text to values; a syntax error names ``source`` and the line. Raises ConfigError."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError([Problem(source, f"is not valid YAML: {' '.join(str(error).split())}.")]) from None
 
 
@@ -64,12 +83,18 @@ def read_preset(path: Path) -> Preset:
         values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(str(path), f"cannot be read: {error}.")]) from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError([Problem(str(path), "must be a mapping of sections.", "See presets/smoke.yaml.")])
+    values = _mapping(values, str(path))
     about = str(values.pop("about", ""))
     return Preset(name=path.stem, about=about, path=path, values=values)
+
+
+def _mapping(values: Any, source: str) -> dict[str, Any]:
+    """What a whole file must hold; an empty one holds nothing. Raises ConfigError."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([Problem(source, "must be a mapping of sections.", "See presets/smoke.yaml.")])
+    return values
 
 
 def all_presets(folder: Path = PRESETS) -> list[Preset]:
@@ -95,7 +120,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             problems.append(Problem(pair, "is not key=value.", "Write for example adapter.rank=8."))
             continue
         try:
-            values[key.strip()] = parse_yaml(text, key) if text.strip() else _empty(key.strip())
+            values[key.strip()] = _value(key.strip(), text.strip())
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -103,10 +128,16 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def _empty(key: str) -> Any:
-    """``key=`` means the empty string for texts and None elsewhere."""
-    field = fields().get(key)
-    return "" if field is not None and field.annotation is str else None
+def _value(key: str, text: str) -> Any:
+    """A text as it stands, quotes around the whole taken off (``#`` and ``:`` mean nothing in it); else YAML.
+
+    ``key=`` means the empty text, the empty list, or None.
+    """
+    kind = fields()[key].annotation if key in fields() else None
+    if not text:
+        return {str: "", tuple[str, ...]: ()}.get(kind)  # type: ignore[arg-type, call-overload]
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text if kind in (str, str | None) and not quoted else parse_yaml(text, key)
 
 
 def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -137,13 +168,16 @@ def _flatten(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     flat: dict[str, Any] = {}
     problems = []
     for name, value in values.items():
-        if name in sections():
-            if isinstance(value, Mapping):
-                flat.update({f"{name}.{key}": inner for key, inner in value.items()})
-            elif value is not None:
+        if name in sections() and isinstance(value, Mapping):
+            inside = {f"{name}.{key}": inner for key, inner in value.items()}
+        elif name in sections():
+            inside = {}
+            if value is not None:
                 problems.append(Problem(str(name), f"must be a mapping of settings, got {value!r}."))
         else:
-            flat[str(name)] = value
+            inside = {str(name): value}
+        problems += [Problem(key, "is given twice.", "Keep one of them.") for key in inside if key in flat]
+        flat.update(inside)
     return flat, problems
 
 
@@ -151,30 +185,43 @@ def _validate(kind: type[Section], values: dict[str, Any], prefix: str) -> tuple
     try:
         section = kind.model_validate(values)
     except ValidationError as error:
-        return None, [_from_pydantic(item, prefix) for item in error.errors()]
+        deepest: dict[str, Any] = {}  # of a list's wrong items and a union's alternatives one is enough
+        for item in error.errors():
+            if len(item["loc"]) > len(deepest.get(str(item["loc"][0]), {"loc": ()})["loc"]):
+                deepest[str(item["loc"][0])] = item
+        return None, [_from_pydantic(item, prefix + key) for key, item in deepest.items()]
     return section, [Problem(prefix + p.key, p.rule, p.hint) for p in section.check()]
 
 
-def _from_pydantic(item: Any, prefix: str) -> Problem:
+def _from_pydantic(item: Any, key: str) -> Problem:
     message = item["msg"].replace("Input should", "must").replace("String should", "must")
-    key = prefix + ".".join(str(part) for part in item["loc"][:1])
+    message = message.replace("a valid string", "a text").replace("a valid tuple", "a list such as [a, b]")
     got = item["input"] if not isinstance(item["input"], BaseModel) else "..."
-    return Problem(key, f"{message[0].lower()}{message[1:]}, got {got!r}.")
+    hint = "Put it in quotes." if item["type"] == "string_type" and isinstance(got, int | float) else ""
+    return Problem(key, f"{message[0].lower()}{message[1:]}, got {got!r}.", hint)
 
 
 def _unknown(key: str) -> Problem:
-    by_last_name = {dotted.rpartition(".")[2]: dotted for dotted in fields()}
-    close = difflib.get_close_matches(key, [*fields(), *sections()], n=1, cutoff=0.7)
-    close = close or [by_last_name[n] for n in difflib.get_close_matches(key.rpartition(".")[2], by_last_name, n=1)]
-    hint = f"Did you mean {close[0]}?" if close else "The command `settings` lists all of them."
+    if key in sections():
+        names = ", ".join(f"{key}.{name}" for name in sections()[key].model_fields)
+        return Problem(key, "is a group of settings.", f"Set one of them: {names}.")
+    last = key.rpartition(".")[2]
+    by_last_name: dict[str, list[str]] = {}
+    for dotted in fields():
+        by_last_name.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+    same = by_last_name.get(last, [])
+    close = difflib.get_close_matches(key, same or [*fields(), *sections()], n=1, cutoff=0.8 if same else 0.7) or same
+    if not close:
+        close = [dotted for name in difflib.get_close_matches(last, by_last_name, n=1) for dotted in by_last_name[name]]
+    hint = f"Did you mean {' or '.join(close)}?" if close else "The command `settings` lists all of them."
     return Problem(key, "there is no such setting.", hint)
 
 
 def to_yaml(config: Config) -> str:
     """Every value, defaults too, so that a run means the same after the defaults have moved on."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(text: str, source: str) -> Config:
     """Inverse of :func:`to_yaml`. Raises ConfigError."""
-    return build(parse_yaml(text, source) or {})
+    return build(_mapping(parse_yaml(text, source), source))

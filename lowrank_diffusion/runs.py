@@ -17,14 +17,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from . import events, presets
-from .config import Config, ConfigError, Problem
+from .config import EMBEDDED, Config, ConfigError, Problem
 from .errors import UserError
 from .paths import PROJECT, runs_folder
 
@@ -49,7 +51,7 @@ class Run:
     @property
     def title(self) -> str:
         """The name a person gave: the directory's without its time."""
-        return re.sub(r"^\d{8}-\d{6}(-\d+)?-", "", self.name)
+        return re.sub(r"^\d{8}-\d{6}(_\d+)?-", "", self.name)
 
     @property
     def events_path(self) -> Path:
@@ -79,16 +81,15 @@ class Run:
             if all((place / name).exists() for name in names):
                 return [place / name for name in names]
         steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in self.checkpoints) or "none"
-        raise RunError(
-            f"{self.name} has no adapter files yet{f' of step {step}' if step else ''}. Checkpoints: {steps}."
-        )
+        which = "" if step is None else f" of step {step}"
+        raise RunError(f"{self.name} has no adapter files yet{which}. Checkpoints: {steps}.")
 
     def config(self) -> Config:
         """The run's settings. Raises ConfigError."""
         path = self.path / "config.yaml"
         try:
             return presets.from_yaml(path.read_text(encoding="utf-8"), str(path))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError([Problem(str(path), f"cannot be read: {error}.")]) from None
 
     def request(self, what: str) -> None:
@@ -103,20 +104,36 @@ class Run:
         """Take a request away."""
         (self.path / what).unlink(missing_ok=True)
 
-    def write_process(self, pid: int) -> None:
-        """Remember the process by pid and start time: pids are used again, pairs are not."""
-        facts = {"pid": pid, "created": psutil.Process(pid).create_time()}
+    def write_process(self, pid: int, since: float | None = None) -> None:
+        """Remember the process by pid and start time: pids are used again, pairs are not.
+
+        ``since``: just before it was started, by the clock of the events; the system's may be a second off.
+        """
+        created = psutil.Process(pid).create_time()
+        facts = {"pid": pid, "created": created, "since": since or created}
         write_text(self.path / "process.json", json.dumps(facts))
 
     def process(self) -> psutil.Process | None:
         """The run's own process if it is alive."""
         try:
-            facts = json.loads((self.path / "process.json").read_text())
+            facts = self._process_facts()
             process = psutil.Process(facts["pid"])
             same = abs(process.create_time() - facts["created"]) < 1
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (OSError, ValueError, KeyError, psutil.Error):
+        except (KeyError, TypeError, ValueError, psutil.Error):
             return None
+
+    @property
+    def process_since(self) -> float:
+        """When the newest process was started, alive or not; 0 if there never was one."""
+        return float(self._process_facts().get("since", 0))
+
+    def _process_facts(self) -> dict[str, Any]:
+        try:
+            facts = json.loads((self.path / "process.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
     def status(self) -> Status:
         """The state of the run now, reading its whole log; use :class:`Watch` to follow one."""
@@ -183,13 +200,13 @@ class Status:
                 self.state, self.message = "failed", message
 
     def _start(self, event: events.Started, moment: float) -> None:
-        """A resumed run repeats the steps after its checkpoint: what they said before is void."""
+        """A resumed run repeats what came after its checkpoint, from step 0 everything: what that said is void."""
+        last = event.step or -1
         self.state, self.message, self.stage = "training", "", ""
         self.step, self.steps = event.step, event.steps
         self.device, self.precision, self.parameters = event.device, event.precision, event.parameters
-        self.losses = [item for item in self.losses if item[0] <= event.step]
-        self.rates = [item for item in self.rates if item[0] <= event.step]
-        self.validation = [item for item in self.validation if item[0] <= event.step]
+        for name in ("losses", "rates", "validation", "samples"):
+            setattr(self, name, [item for item in getattr(self, name) if item[0] <= last])
         self.started = self.started or moment
 
     def _step(self, event: events.Stepped) -> None:
@@ -204,9 +221,7 @@ class Watch:
     """Follow a run, reading only what is new."""
 
     def __init__(self, run: Run):
-        self.run = run
-        self._offset = 0
-        self._folded = Status()
+        self.run, self._offset, self._folded = run, 0, Status()
 
     def refresh(self) -> Status:
         """Fold new events and look at the process."""
@@ -214,19 +229,15 @@ class Watch:
         records, self._offset = events.tail(self.run.events_path, self._offset)
         for record in records:
             self._folded.fold(record)
-        status = self._folded
-        ended = status.state in ("stopped", "finished", "failed")
-        if alive and (status.state in ("new", "interrupted") or (ended and self._restarted(status))):
-            status.state, status.message = "starting", ""
-        elif not alive and not ended and (status.state != "new" or (self.run.path / "process.json").exists()):
-            status.state = "interrupted"
-            status.message = f"The process ended without a word. Its output: {self.run.log_path}"
-        return status
-
-    def _restarted(self, status: Status) -> bool:
-        """Whether the live process is younger than the last event, so that the end it tells of is an older one's."""
-        process = self.run.process()
-        return process is not None and process.create_time() > status.updated
+        told, since = self._folded, self.run.process_since
+        unheard = since > told.updated  # what the events tell of is an older process
+        ended = told.state in ("stopped", "finished", "failed") and not unheard
+        if alive and unheard:
+            return replace(told, state="starting", message="")
+        if alive or ended or (told.state == "new" and not since):
+            return replace(told)
+        message = f"The process ended without a word. Its output: {self.run.log_path}"
+        return replace(told, state="interrupted", message=message)
 
 
 def create(config: Config, name: str, root: Path | None = None) -> Run:
@@ -237,16 +248,16 @@ def create(config: Config, name: str, root: Path | None = None) -> Run:
     root = root or runs_folder()
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for again in range(1000):
-        path = root / (f"{stamp}-{again}-{slug}" if again else f"{stamp}-{slug}")
+        path = root / (f"{stamp}_{again}-{slug}" if again else f"{stamp}-{slug}")
         try:
             path.mkdir(parents=True)
+            write_text(path / "config.yaml", presets.to_yaml(with_absolute_paths(config)))
         except FileExistsError:
             continue
         except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
             raise RunError(f"{path}: cannot be made: {error.strerror}. Free some space or set LOWRANK_HOME.") from None
-        run = Run(path)
-        write_text(path / "config.yaml", presets.to_yaml(with_absolute_paths(config)))
-        return run
+        return Run(path)
     raise RunError(f"{root}: a thousand runs named {slug} in one second.")
 
 
@@ -254,12 +265,14 @@ def with_absolute_paths(config: Config) -> Config:
     """Folders by absolute path: relative ones are looked for from here, then in the project (its presets' examples)."""
 
     def located(text: str | None) -> str | None:
+        text = os.path.expanduser(text) if text else text
         found = [place / text for place in (Path.cwd(), PROJECT) if text and (place / text).exists()]
         return str(found[0].resolve()) if found else text
 
     data = config.data.model_copy(update={"instance": located(config.data.instance)})
     prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
-    base = config.base.model_copy(update={"path": located(config.base.path), "vae": located(config.base.vae)})
+    path = config.base.path if config.base.path == EMBEDDED else located(config.base.path)
+    base = config.base.model_copy(update={"path": path, "vae": located(config.base.vae)})
     return config.model_copy(update={"data": data, "prior": prior, "base": base})
 
 

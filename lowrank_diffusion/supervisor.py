@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -24,6 +25,7 @@ def start(run: Run) -> None:
     if status.state == "finished":
         raise RunError(f"{run.name} is finished. Start a new run to train on.")
     run.clear("stop")
+    since = time.time()
     with run.log_path.open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "trainers", str(run.path)],
@@ -34,7 +36,12 @@ def start(run: Run) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    run.write_process(child.pid)
+    try:
+        run.write_process(child.pid, since)
+    except OSError:
+        child.kill()  # nobody could find it again to watch or stop it
+        child.wait()
+        raise
     threading.Thread(target=child.wait, daemon=True).start()  # reap it, so that it does not stay a zombie
 
 
@@ -53,7 +60,7 @@ def stop(run: Run, kill_after: float | None = None) -> None:
         deadline = time.monotonic() + kill_after
         while run.process() is not None and time.monotonic() < deadline:
             time.sleep(0.1)
-        if run.process() is not None:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
 
 

@@ -1,0 +1,58 @@
+"""The app as a person starts it, for tests: ``python app.py`` in a home and on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lowrank_diffusion.paths import PROJECT
+
+APP = [sys.executable, "app.py", "--no-browser"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+@contextmanager
+def running_app(home: Path) -> Iterator[str]:
+    """Start the app and wait for its page; its address. Its output is kept in ``home/app.txt``."""
+    url_port = free_port()
+    url = f"http://127.0.0.1:{url_port}"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "app.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [*APP, "--port", str(url_port)],
+            cwd=PROJECT,
+            env=os.environ | {"LOWRANK_HOME": str(home)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(f"{url}/config"):
+            assert process.poll() is None, (home / "app.txt").read_text()
+            assert time.monotonic() < deadline, "the app did not answer"
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)

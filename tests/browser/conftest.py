@@ -1,0 +1,68 @@
+"""A real browser against the real app."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from lowrank_diffusion.paths import PROJECT
+from tests.app_process import running_app
+
+SCREENSHOTS = PROJECT / "build" / "screenshots"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@dataclass
+class Studio:
+    """A running app, a browser window on it, and what went over the wire."""
+
+    url: str
+    home: Path
+    window: BrowserContext
+    hosts: set[str] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+
+    def open(self) -> Page:
+        """A new page on the app, watched."""
+        page = self.window.new_page()
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(self.url)
+        page.locator("#start").wait_for()
+        return page
+
+
+def shot(page: Page, name: str) -> None:
+    """Keep a picture of the page for people to look at."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(700)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, else the one Playwright installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def studio(browser: Browser, home: Path) -> Iterator[Studio]:
+    """An app in its own home; at the end it must have called no other host and raised no script error."""
+    with running_app(home) as url:
+        window = browser.new_context(viewport={"width": 1360, "height": 900}, accept_downloads=True)
+        studio = Studio(url, home, window)
+        yield studio
+        window.close()
+    assert studio.hosts - {""} == {"127.0.0.1"}, "the page called another host"
+    assert studio.errors == []

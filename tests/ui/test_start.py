@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lowrank_diffusion import presets, runs, supervisor
+from lowrank_diffusion.errors import UserError
+from ui.train import OWN_PICTURES, InputsError, launch_run
+
+Upload = Callable[..., Path]
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return presets.build(presets.find_preset("smoke").values, OWN_PICTURES).dotted()
+
+
+def problems_of(name: str, values: dict[str, Any], pairs: list[tuple[Path, str]]) -> dict[str, str]:
+    with pytest.raises(InputsError) as error:
+        launch_run(name, values, pairs)
+    assert runs.all_runs() == []
+    return {problem.key: str(problem) for problem in error.value.problems}
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing past ``size`` bytes fails as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_run_starts_with_its_own_copy_of_the_pictures(values: dict[str, Any], upload: Upload) -> None:
+    pairs = [(upload("cat.png"), "a cat"), (upload("cat.png", colour="blue"), "another cat")]
+    run = launch_run("my run", values, pairs)
+    try:
+        folder = run.path / "data" / "instance"
+        assert run.config().data.instance == str(folder)
+        assert run.config() == presets.build(overrides=values | {"data.instance": str(folder)})
+        assert len(list(folder.glob("*.png"))) == 2
+        assert sorted(text.read_text().strip() for text in folder.glob("*.txt")) == ["a cat", "another cat"]
+        assert run.process() is not None
+    finally:
+        supervisor.stop(run, kill_after=0)
+
+
+def test_everything_wrong_is_said_at_once(values: dict[str, Any]) -> None:
+    found = problems_of("", values | {"base.path": "/no/such/model", "train.device": "cpu"}, [])
+    assert set(found) == {"Pictures", "base.path", "Run name"}
+    assert "/no/such/model" in found["base.path"]
+
+
+def test_settings_and_pictures_are_complained_about_together(values: dict[str, Any]) -> None:
+    found = problems_of("x", values | {"adapter.rank": 16, "adapter.k": 3}, [])
+    assert set(found) == {"Pictures", "adapter.k"}
+    assert "Allowed: [1, 2, 4, 8, 16]" in found["adapter.k"]
+
+
+def test_pictures_without_captions_need_one_for_all(values: dict[str, Any], upload: Upload) -> None:
+    pairs = [(upload("cat.png"), "a cat"), (upload("dog.png"), "")]
+    assert "1 of 2 pictures" in problems_of("x", values, pairs)["data.prompt"]
+
+
+def test_a_folder_and_pictures_together_are_refused(values: dict[str, Any], upload: Upload) -> None:
+    found = problems_of("x", values | {"data.instance": "/pictures"}, [(upload("cat.png"), "a cat")])
+    assert set(found) == {"data.instance"}
+
+
+def test_a_folder_without_pictures_is_refused(values: dict[str, Any], home: Path) -> None:
+    empty = home / "empty"
+    empty.mkdir()
+    assert str(empty) in problems_of("x", values | {"data.instance": str(empty)}, [])["data.instance"]
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_run(values: dict[str, Any], upload: Upload) -> None:
+    path = upload("noise.png")
+    Image.effect_noise((400, 400), 90).save(path)
+    assert path.stat().st_size > 60_000
+    with largest_file(30_000), pytest.raises(UserError) as error:
+        launch_run("x", values, [(path, "noise")])
+    assert "cannot be written" in str(error.value)
+    assert runs.all_runs() == []
+    assert list(runs.runs_folder().iterdir()) == []

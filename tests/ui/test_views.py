@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lowrank_diffusion import events, presets, runs
+from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.runs import Run
+from ui import live, safe, watching
+from ui import runs as runs_view
+
+PROMPT = "a <b>bold</b> cat"
+
+
+@pytest.fixture
+def run(home: Path) -> Run:
+    """A run that stopped, as its event log tells it."""
+    run = runs.create(presets.build(overrides={"adapter.rank": 8}), "my cats")
+    log = events.EventLog(run.events_path)
+    log.append(events.Started(0, 10, "cpu", "float32", 1000))
+    for step in range(1, 7):
+        log.append(events.Stepped(step, 0.3 / step, 1e-3, 1.0, 0.5))
+    log.append(events.Sampled(5, PROMPT, "samples/step-000005-0.png"))
+    log.append(events.Note("A note <i>here</i>."))
+    log.append(events.Stopped(6))
+    return run
+
+
+def test_the_panel_shows_state_progress_and_notes_as_text(run: Run) -> None:
+    text = live.status_html(run, watching.status(run))
+    for part in ("my-cats", "stopped", "step 6 of 10", "0.50 s/step", "cpu, float32", "A note &lt;i&gt;here"):
+        assert part in text
+
+
+def test_samples_name_their_step_and_escape_the_prompt(run: Run) -> None:
+    text = live.samples_html(run, watching.status(run))
+    assert "step 5" in text
+    assert "<b>" not in text
+    assert "gradio_api/file=" in text
+
+
+def test_a_follower_reads_on_where_it_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "FRESH_SECONDS", -1.0)
+    assert watching.status(run).step == 6
+    log = events.EventLog(run.events_path)
+    log.append(events.Started(6, 10, "cpu", "float32", 1000))
+    log.append(events.Stepped(7, 0.01, 1e-3, 1.0, 0.5))
+    status = watching.status(run)
+    assert (status.step, len(status.losses)) == (7, 7)
+
+
+def test_the_table_lists_runs_and_an_unreadable_config_does_not_break_it(run: Run) -> None:
+    broken = runs.create(presets.build(), "broken")
+    (broken.path / "config.yaml").write_text("adapter: [")
+    text = runs_view.table_html(run.name)
+    assert "GraLoRA r8 k2" in text
+    assert "unreadable config.yaml" in text
+    assert text.count("<tr tabindex") == 2
+    assert text.count("aria-selected") == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "", None, "no-such-run", "a/b", ".."])
+def test_a_run_is_found_by_its_name_only(run: Run, name: str | None) -> None:
+    with pytest.raises(UserError):
+        safe.run(name)
+    assert safe.run(run.name).path == run.path
+
+
+def test_delete_removes_the_run_and_only_it(run: Run) -> None:
+    other = runs.create(presets.build(), "other")
+    runs_view.delete(run)
+    assert [left.name for left in runs.all_runs()] == [other.name]
+
+
+def test_a_run_at_work_is_not_deleted(run: Run) -> None:
+    run.write_process(os.getpid())
+    with pytest.raises(UserError, match="Stop it first"):
+        runs_view.delete(run)
+    assert run.path.is_dir()
+
+
+def test_files_are_the_finished_ones_else_the_newest_checkpoints(run: Run) -> None:
+    assert runs_view.files_of(run) == []
+    for step in (100, 200):
+        folder = run.path / "checkpoints" / f"step-{step:06d}"
+        (folder / "my-cats-peft").mkdir(parents=True)
+        (folder / "my-cats-peft" / "adapter_config.json").write_text("{}")
+        for name in ("state", "my-cats", "my-cats-kohya"):
+            (folder / f"{name}.safetensors").touch()
+    names = [Path(path).relative_to(run.path).as_posix() for path in runs_view.files_of(run)]
+    assert names == [f"checkpoints/step-000200/{name}.safetensors" for name in ("my-cats-kohya", "my-cats")]
+    packed = runs_view.zipped_peft(run)
+    assert packed.is_relative_to(safe.downloads_folder())
+    (run.path / "my-cats.safetensors").touch()
+    assert [Path(path).name for path in runs_view.files_of(run)] == ["my-cats.safetensors"]

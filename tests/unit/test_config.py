@@ -1,0 +1,123 @@
+"""Every parameter is declared once, with a meaning, bounds that hold, and rules between fields that name the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lowrank_diffusion import presets
+from lowrank_diffusion.config import AdapterConfig, Config, ConfigError, Problem, fields, sections
+
+FIELDS = fields()
+
+
+def refused(**overrides: Any) -> list[Problem]:
+    """The problems of settings; keyword names have '__' for '.'."""
+    with pytest.raises(ConfigError) as caught:
+        presets.build({}, {key.replace("__", "."): value for key, value in overrides.items()})
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return caught.value.problems
+
+
+def limits(key: str) -> dict[str, float]:
+    """The bounds of a field: {"ge": 1, "lt": 5...}."""
+    found: dict[str, float] = {}
+    for rule in FIELDS[key].metadata:
+        found |= {name: getattr(rule, name) for name in ("ge", "gt", "le", "lt", "multiple_of") if hasattr(rule, name)}
+    return found
+
+
+BOUNDED = [(key, name, bound) for key in FIELDS for name, bound in limits(key).items()]
+
+
+def test_every_parameter_says_what_it_means():
+    assert len(FIELDS) > 50
+    for key, field in FIELDS.items():
+        assert field.description and len(field.description.split()) > 1 and field.description.endswith("."), key
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict) and "unit" in extra, key
+        assert not key.rpartition(".")[2].startswith(("use_", "enable_")), key
+
+
+def test_keys_follow_the_declaration_and_match_the_values():
+    assert list(FIELDS)[:2] == ["task", "seed"]
+    assert Config().dotted().keys() == FIELDS.keys()
+    assert {key.partition(".")[0] for key in FIELDS if "." in key} == set(sections())
+    assert Config().dotted()["adapter.rank"] == 16 and Config().dotted()["seed"] == 0
+
+
+def test_a_config_cannot_be_changed():
+    config = Config()
+    for section, name, value in ((config, "seed", 1), (config.adapter, "rank", 8), (config, "adapter", AdapterConfig())):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, name, value)
+    assert config == Config()
+
+
+@pytest.mark.parametrize(("key", "name", "bound"), BOUNDED, ids=lambda value: str(value))
+def test_bounds_hold_and_the_message_names_key_rule_and_value(key: str, name: str, bound: float):
+    outside = {"ge": bound - 8, "gt": bound, "le": bound + 8, "lt": bound, "multiple_of": bound + 64 + 1}[name]
+    problems = refused(**{key: outside})
+    assert [problem.key for problem in problems] == [key]
+    assert str(problems[0]).endswith(f"got {outside!r}.") and f" {bound}" in problems[0].rule
+
+
+@pytest.mark.parametrize(("key", "name", "bound"), [item for item in BOUNDED if item[1] in ("ge", "le")], ids=str)
+def test_the_bounds_themselves_are_allowed(key: str, name: str, bound: float):
+    section, _, field = key.rpartition(".")
+    kind = sections()[section] if section else Config
+    assert getattr(kind(**{field: bound}), field) == bound
+
+
+def test_numbers_are_finite_and_true_is_not_one():
+    assert "finite" in refused(train__clip=float("inf"))[0].rule
+    assert "finite" in refused(optimizer__lr=float("nan"))[0].rule
+    assert str(refused(train__steps=True)[0]) == "train.steps: must not be true or false, got True."
+    assert "true or false" in refused(adapter__alpha=False)[0].rule
+    assert "true or false" in refused(data__prompt=True)[0].rule
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "says"),
+    [
+        ({"adapter__rank": 12, "adapter__k": 5}, "adapter.k", "adapter.rank=12, got 5. Allowed: [1, 2, 3, 4, 6, 12]."),
+        ({"adapter__rank": 7}, "adapter.k", "Allowed: [1, 7]."),
+        ({"adapter__kind": "lora", "adapter__hybrid_rank": 4}, "adapter.hybrid_rank", "belongs to GraLoRA"),
+        ({"adapter__targets": "to_(q"}, "adapter.targets", "is not a regular expression"),
+        ({"adapter__targets": ()}, "adapter.targets", "at least one layer"),
+        ({"adapter__targets": ""}, "adapter.targets", "at least one layer"),
+        ({"prior__weight": 1}, "prior.prompt", "is needed with prior.weight > 0"),
+        ({"data__crops": 4}, "data.crops", "must be 1 with data.crop=center, got 4. Set data.crop=random."),
+        ({"data__background": "white"}, "data.background", "must look like #ffffff, got 'white'"),
+        ({"data__background": "#ffff"}, "data.background", "must look like #ffffff"),
+        ({"train__steps": 10, "optimizer__warmup": 11}, "optimizer.warmup", "at most train.steps=10, got 11"),
+    ],
+)
+def test_rules_between_fields(settings: dict[str, Any], key: str, says: str):
+    (problem,) = refused(**settings)
+    assert problem.key == key and says in str(problem)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adapter__kind": "lora", "adapter__rank": 7},  # k means nothing to LoRA
+        {"adapter__rank": 12, "adapter__k": 4, "adapter__hybrid_rank": 5},
+        {"adapter__targets": r".*attn\d+\.to_(q|v)"},
+        {"adapter__targets": ["to_q", "to_out.0"]},
+        {"prior__weight": 1, "prior__prompt": "a photo of a dog"},
+        {"data__crops": 4, "data__crop": "random"},
+        {"train__steps": 10, "optimizer__warmup": 10},
+    ],
+)
+def test_what_the_rules_allow(settings: dict[str, Any]):
+    presets.build({}, {key.replace("__", "."): value for key, value in settings.items()})
+
+
+def test_scaling_is_alpha_over_the_total_rank():
+    assert AdapterConfig(rank=8).scaling == 1
+    assert AdapterConfig(rank=8, alpha=4).scaling == 0.5
+    assert AdapterConfig(rank=8, hybrid_rank=8, alpha=4).scaling == 0.25
+    assert AdapterConfig(kind="lora", rank=8, alpha=16).scaling == 2

@@ -1,0 +1,103 @@
+"""Which device and precision a setting gives here, and what is said where it cannot work."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lowrank_diffusion import devices, presets
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.devices import DeviceError
+
+CPU = torch.device("cpu")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the whole PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def cuda() -> Config:
+    return presets.build({}, {"train.device": "cuda"})
+
+
+no_amd = pytest.mark.skipif(Path("/dev/kfd").exists(), reason="this machine has an AMD driver")
+
+
+def test_auto_and_cpu_are_never_a_problem():
+    for device in ("auto", "cpu"):
+        assert devices.problems(presets.build({}, {"train.device": device})) == []
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="this machine may have it")
+def test_mps_is_apples():
+    (problem,) = devices.problems(presets.build({}, {"train.device": "mps"}))
+    assert str(problem).startswith("train.device: asks for mps, which only Apple's machines have. Set train.device=auto")
+
+
+@no_amd
+@pytest.mark.parametrize("script", [None, "exit 9", "echo 'No devices found.'"])
+def test_cuda_without_a_driver_says_what_to_do(path: Path, script: str | None):
+    if script:
+        program(path, "nvidia-smi", script)
+    (problem,) = devices.problems(cuda())
+    assert problem.key == "train.device" and "no GPU driver answers" in problem.rule
+    assert "Set train.device=auto" in problem.hint
+
+
+def test_cuda_with_a_driver_is_no_problem(path: Path):
+    program(path, "nvidia-smi", "echo 'GPU 0: Something (UUID: GPU-1)'")
+    assert devices.problems(cuda()) == []
+
+
+def test_eight_bit_adamw_needs_its_package(tmp_path: Path):
+    config = presets.build({}, {"optimizer.name": "adamw8bit"})
+    found = devices.problems(config)
+    if importlib.util.find_spec("bitsandbytes"):
+        assert found == []
+    else:
+        assert [str(problem) for problem in found] == [
+            "optimizer.name: adamw8bit needs the package bitsandbytes. Install it, or take adamw."
+        ]
+
+
+def test_what_there_is_can_be_picked():
+    assert devices.pick("cpu") == CPU
+    present = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
+    assert devices.pick("auto").type == (present or ["cpu"])[0]
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_what_there_is_not_is_refused_with_a_way_out(name: str):
+    if name == "mps" and torch.mps.is_available():
+        pytest.skip("this machine has MPS")
+    with pytest.raises(DeviceError, match=rf"train\.device: asks for {name}.* Set train\.device=auto"):
+        devices.pick(name)
+
+
+def test_precision():
+    assert devices.dtype("auto", CPU) == torch.float32
+    assert [devices.dtype(name, CPU) for name in ("fp32", "bf16", "fp16")] == [
+        torch.float32, torch.bfloat16, torch.float16,
+    ]  # fmt: skip
+
+
+def test_describe_and_release():
+    assert devices.describe(CPU) == "cpu"
+    devices.release(CPU)
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"  # set by importing the library
