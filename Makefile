@@ -1,0 +1,47 @@
+# The commands of the README. Each sets up what it needs; nothing has to be typed before.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860
+	$(BIN)/python app.py $(ARGS)
+
+test: $(VENV)/.test chromium lint  ## everything: lint, types, unit, parity, integration and browser tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.run  ## does a trained style carry over to objects outside the set?
+	$(BIN)/python -m benchmarks.heldout_style $(ARGS)
+
+# A virtual environment whose own tools are there, on Debian and Ubuntu too, where python3-venv is a package of its own.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) is what '$(PYTHON)' is. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(call as_root,apt-get update -qq && apt-get install -y -qq python3-venv) && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.test: requirements-dev.txt $(VENV)/.run
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# The browser tests drive a system browser.
+.PHONY: chromium
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || { $(call as_root,apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core); }
+
+clean:
+	rm -rf $(VENV) build cache .pytest_cache .ruff_cache
+
+as_root = if [ "$$(id -u)" = 0 ]; then $(1); else sudo sh -c '$(1)'; fi
