@@ -28,19 +28,21 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status == 200
+    except urllib.error.HTTPError as error:
+        return error.code == 401  # it asks for a login
     except (OSError, urllib.error.URLError):
         return False
 
 
 @contextmanager
-def running_app(home: Path) -> Iterator[str]:
+def running_app(home: Path, *arguments: str) -> Iterator[str]:
     """Start the app and wait for its page; its address. Its output is kept in ``home/app.txt``."""
     url_port = free_port()
     url = f"http://127.0.0.1:{url_port}"
     home.mkdir(parents=True, exist_ok=True)
     with (home / "app.txt").open("wb") as log:
         process = subprocess.Popen(
-            [*APP, "--port", str(url_port)],
+            [*APP, "--port", str(url_port), *arguments],
             cwd=PROJECT,
             env=os.environ | {"LOWRANK_HOME": str(home)},
             stdout=log,

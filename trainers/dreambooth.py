@@ -67,27 +67,27 @@ class DreamBooth:
         self.objective = loss.objective(self.scheduler, cfg.loss.min_snr, cfg.loss.noise_offset, device)
         class_pictures = prior.pictures(self.base, cfg, self.side, progress)
         groups = [crops.plan(p, cfg.data, self.side, cfg.seed) for p in (pictures, class_pictures, held_out)]
-        captions = [crop.caption for group in groups for picture in group for crop in picture]
-        prompts = self._prompts(captions, progress)
-        self.instances, self.classes, self.held_out = self._examples(groups, prompts, progress)
-        self.prompts = prompts
+        # All that will ever be said to the UNet, and all it will see: the text encoders and the VAE can go.
+        said = [crop.caption for group in groups for picture in group for crop in picture]
+        said += [*cfg.sample.prompts, cfg.sample.negative] if cfg.sample.prompts else []
+        self.prompts = self.embeddings(said, progress)
+        self.instances, self.classes, self.held_out = self.examples(groups, self.prompts, progress)
         progress("Loading the UNet", 0, 1)
         self.model = self.base.part("unet")
         self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             self.model.enable_gradient_checkpointing()
 
-    def _prompts(self, captions: list[str], progress: Progress) -> dict[str, Embedding]:
-        """Everything that will ever be said to the UNet in this run, so that the text encoders can go."""
-        sample = self.cfg.sample
-        wanted = [*captions, *sample.prompts, sample.negative] if sample.prompts else captions
-        found = model.embed(self.base, wanted, progress)
+    def embeddings(self, prompts: list[str], progress: Progress) -> dict[str, Embedding]:
+        """Prompts as the UNet reads them, on the device."""
+        found = model.embed(self.base, prompts, progress)
         to = {"device": self.device, "dtype": self.dtype}
         return {prompt: Embedding(e.tokens.to(**to), e.pooled.to(**to)) for prompt, e in found.items()}
 
-    def _examples(
+    def examples(
         self, groups: list[list[list[crops.Crop]]], prompts: dict[str, Embedding], progress: Progress
     ) -> list[list[list[Example]]]:
+        """Crops, grouped as they are, with their latents and embeddings on the device."""
         flat = [crop for group in groups for picture in group for crop in picture]
         encoded = iter(model.encode(self.base, flat, self.cfg.data.background, progress))
 

@@ -117,7 +117,7 @@ def check_adapter(path: Path) -> None:
 
 
 def draw_side_by_side(page: Page, studio: Studio) -> None:
-    page.locator("#prompt textarea").fill(f"an emoji of a {UNSEEN}, 3d icon")
+    page.locator("#prompt textarea").fill(f"a 3d icon of a {UNSEEN}")
     page.locator("#count input").fill("2")
     page.locator("#draw").click()
     expect(page.locator("#draw-progress .bar")).to_be_visible(timeout=30_000)

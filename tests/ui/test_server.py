@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lowrank_diffusion.paths import EMBEDDED_BASE, PROJECT
@@ -109,6 +111,26 @@ def test_a_port_in_use_is_said_with_what_to_type(server: tuple[str, Path], tmp_p
 def test_what_cannot_be_served_is_refused(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert studio.serve(arguments) == 1
     assert words in capsys.readouterr().err
+
+
+def test_with_a_login_nothing_is_given_out_without_it(tmp_path: Path) -> None:
+    with running_app(tmp_path, "--auth", "ann:secret") as url:
+        picture = tmp_path / "runs" / "x.png"
+        picture.write_bytes(b"\x89PNG picture")
+        for path in ("config", f"gradio_api/file={picture}"):
+            assert fetch(f"{url}/{path}")[0] == 401
+
+
+def test_control_c_ends_the_app_quietly(tmp_path: Path) -> None:
+    with running_app(tmp_path) as url:
+        port = url.rpartition(":")[2]
+        (process,) = [
+            process for process in psutil.process_iter(["cmdline"])
+            if "app.py" in (process.info["cmdline"] or []) and port in process.info["cmdline"]
+        ]  # fmt: skip
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    assert "Traceback" not in (tmp_path / "app.txt").read_text()
 
 
 def test_importing_and_building_the_app_loads_no_heavy_library() -> None:

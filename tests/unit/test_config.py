@@ -1,4 +1,4 @@
-"""Every parameter is declared once, with a meaning, bounds that hold, and rules between fields that name the way out."""
+"""Every parameter is declared once, with a meaning, bounds that hold, and rules between fields that say the way out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ def test_keys_follow_the_declaration_and_match_the_values():
 
 def test_a_config_cannot_be_changed():
     config = Config()
-    for section, name, value in ((config, "seed", 1), (config.adapter, "rank", 8), (config, "adapter", AdapterConfig())):
+    for section, name, value in (
+        (config, "seed", 1),
+        (config.adapter, "rank", 8),
+        (config, "adapter", AdapterConfig()),
+    ):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, name, value)
     assert config == Config()

@@ -46,7 +46,9 @@ def test_auto_and_cpu_are_never_a_problem():
 @pytest.mark.skipif(sys.platform == "darwin", reason="this machine may have it")
 def test_mps_is_apples():
     (problem,) = devices.problems(presets.build({}, {"train.device": "mps"}))
-    assert str(problem).startswith("train.device: asks for mps, which only Apple's machines have. Set train.device=auto")
+    assert str(problem).startswith(
+        "train.device: asks for mps, which only Apple's machines have. Set train.device=auto"
+    )
 
 
 @no_amd

@@ -13,7 +13,22 @@ from lowrank_diffusion.paths import PRESETS
 
 from .test_config import limits
 
-TRICKY = ["12e4", "no", "0x1f", "1_000", "1:30", "2024-01-01", "null", "~", "=", "<<", "a: b # c", " x ", "{[", "é 🦊\n\t'\""]
+TRICKY = [
+    "12e4",
+    "no",
+    "0x1f",
+    "1_000",
+    "1:30",
+    "2024-01-01",
+    "null",
+    "~",
+    "=",
+    "<<",
+    "a: b # c",
+    " x ",
+    "{[",
+    "é 🦊\n\t'\"",
+]
 """Texts that one YAML or another takes for something else."""
 
 
@@ -105,7 +120,9 @@ def test_texts_stay_texts():
     assert problems({"data": {"trigger": 12}}) == ["data.trigger: must be a text, got 12. Put it in quotes."]
 
 
-@pytest.mark.parametrize("text", ["a photo of [sks]: dog", "#1 dog", "12e4", "no", "it's", '"a" or "b', "- x", "*", "x=y"])
+@pytest.mark.parametrize(
+    "text", ["a photo of [sks]: dog", "#1 dog", "12e4", "no", "it's", '"a" or "b', "- x", "*", "x=y"]
+)
 def test_texts_on_the_command_line_are_taken_as_they_stand(text: str):
     assert one(f"data.prompt={text}").data.prompt == text
 
@@ -185,14 +202,11 @@ def changed(key: str, text: str) -> Any:
     field, rules = fields()[key], limits(key)
     kind, default = field.annotation, field.default
     choices = [value for value in get_args(kind) if value != default]
-    if key == "data.background":
-        return "#12ab00"
-    if key == "adapter.targets":
-        return ("to_q", text)
-    if kind == tuple[str, ...]:
-        return (text, "b", text)
-    if kind is bool:
-        return not default
+    special = {"data.background": "#12ab00", "adapter.targets": ("to_q", text)}
+    if key in special:
+        return special[key]
+    if kind in (bool, tuple[str, ...]):
+        return (text, "b", text) if kind is not bool else not default
     if kind is str or str in choices:
         return text
     if isinstance(default, float) or float in choices:

@@ -158,7 +158,11 @@ def test_states_as_events_come_in(run: Run, sleeper: subprocess.Popen):
     ):
         log.append(event)
         assert run.status().state == state and run.status().active
-    for event, state in ((events.Stopped(1), "stopped"), (events.Finished(1), "finished"), (events.Failed("x"), "failed")):
+    for event, state in (
+        (events.Stopped(1), "stopped"),
+        (events.Finished(1), "finished"),
+        (events.Failed("x"), "failed"),
+    ):
         log.append(event)
         assert run.status().state == state and not run.status().active
 
@@ -177,7 +181,9 @@ def test_what_a_status_holds(run: Run):
     assert (status.stage, status.stage_done, status.stage_total) == ("Encoding pictures", 3, 20)
     sampled = events.Sampled(2, "a fox", "samples/x.png")
     note = events.Note("mind the gap")
-    tell(run, STARTED, step(1, 0.5, 2.0), step(2, 0.25, 4.0), events.Validated(2, 0.3), sampled, note, events.Stopped(2))
+    tell(
+        run, STARTED, step(1, 0.5, 2.0), step(2, 0.25, 4.0), events.Validated(2, 0.3), sampled, note, events.Stopped(2)
+    )
     status = run.status()
     assert (status.device, status.precision, status.parameters, status.stage) == ("cpu", "float32", 1234, "")
     assert (status.step, status.steps) == (2, 60)
@@ -257,7 +263,9 @@ def test_a_pid_that_was_used_again_is_another_process(run: Run, sleeper: subproc
     assert run.process() is None and run.status().state == "interrupted"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "5", "{}", '{"pid": "x", "created": 1}', '{"pid": -1, "created": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "5", "{}", '{"pid": "x", "created": 1}', '{"pid": -1, "created": 1}']
+)
 def test_a_damaged_process_file_means_no_process(run: Run, content: str):
     (run.path / "process.json").write_text(content)
     assert run.process() is None
@@ -375,7 +383,7 @@ def test_a_run_that_is_not_running_cannot_be_stopped_or_asked_for_samples(run: R
     tell(run, STARTED, events.Finished(60))
     with pytest.raises(RunError, match=r"is not running \(it is finished\)"):
         supervisor.stop(run, kill_after=1)
-    with pytest.raises(RunError, match="is finished. Start a new run"):
+    with pytest.raises(RunError, match=r"is finished\. Start a new run"):
         supervisor.start(run)
     assert not run.requested("stop") and not run.requested("sample")
 

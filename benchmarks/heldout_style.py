@@ -1,0 +1,102 @@
+"""Does a trained style carry over to objects that were never in the set?
+
+Trains the style set with LoRA, GraLoRA, Flat-LoRA and Flat-GraLoRA, three seeds each, and compares the denoising loss on
+100 3D icons of other objects (fixed timesteps and noise) with the base's own.
+
+    python -m benchmarks.heldout_style [key=value ...] [--seeds 3] [--only gralora] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowrank_diffusion import adapters, devices, presets, runs
+from lowrank_diffusion.image import crops
+from lowrank_diffusion.image.data import scan
+from trainers import dreambooth
+from trainers.dreambooth import DreamBooth, denoising_loss
+from trainers.step import Step
+
+from . import report
+
+HELD_OUT = Path(__file__).parent / "heldout"
+METHODS = {
+    "LoRA": {"adapter.kind": "lora", "flat.sigma": 0.0},
+    "GraLoRA": {"adapter.kind": "gralora", "flat.sigma": 0.0},
+    "Flat-LoRA": {"adapter.kind": "lora"},
+    "Flat-GraLoRA": {"adapter.kind": "gralora"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="on top of the preset")
+    parser.add_argument("--preset", default="emoji-style")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=list(METHODS), help="of the methods")
+    parser.add_argument("--name", default="heldout_style", help="of the result files")
+    parser.add_argument("--out", type=Path, default=report.RESULTS)
+    options = parser.parse_args()
+    rows = [_method(name, options) for name in options.only]
+    notes = (
+        f"Preset {options.preset} {' '.join(options.settings)}; mean denoising loss on 100 held-out 3D icons, "
+        f"8 timesteps each; spread is the standard deviation over {options.seeds} seeds."
+    )
+    print(report.write(options.name, rows, notes, options.out))
+
+
+def _method(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    results = [_train(METHODS[name] | {"seed": seed}, options) for seed in range(options.seeds)]
+    base, losses = results[0]["base"], [result["loss"] for result in results]
+    gains = [100 * (base - loss) / base for loss in losses]
+    row = {
+        "method": name,
+        "base": base,
+        **{f"seed {seed}": loss for seed, loss in enumerate(losses)},
+        "mean": statistics.mean(losses),
+        "spread": statistics.stdev(losses) if len(losses) > 1 else 0.0,
+        "% below base": statistics.mean(gains),
+        "worst %": min(gains),
+        "s/run": statistics.mean(result["seconds"] for result in results),
+    }
+    print(row, flush=True)
+    return row
+
+
+def _train(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
+    """One run, without its files: the loss on the held-out pictures before and after."""
+    preset = presets.find_preset(options.preset)
+    cfg = presets.build(preset.values, presets.parse_overrides(options.settings) | settings)
+    device = devices.pick(cfg.train.device)
+    with tempfile.TemporaryDirectory() as folder:
+        run = runs.create(cfg, "heldout", Path(folder))
+        task = DreamBooth(run, run.config(), device, torch.float32, lambda *_: None)
+        state = Step(task, run.config(), device, torch.float32)
+        examples = held_out_examples(task)
+        begin = time.perf_counter()
+        for step in range(cfg.train.steps):
+            state(step)
+        seconds = time.perf_counter() - begin
+        with state.evaluating():
+            loss = denoising_loss(task, examples, seed=0)
+            with adapters.disabled(task.model):
+                base = denoising_loss(task, examples, seed=0)
+    return {"loss": loss, "base": base, "seconds": seconds}
+
+
+def held_out_examples(task: DreamBooth) -> list[dreambooth.Example]:
+    """The 100 pictures as the task's model needs them."""
+    pictures = crops.plan(scan(HELD_OUT), task.cfg.data, task.side, seed=0)
+    prompts = task.embeddings([picture[0].caption for picture in pictures], lambda *_: None)
+    return [example[0] for example in task.examples([[p[:1] for p in pictures]], prompts, lambda *_: None)[0]]
+
+
+if __name__ == "__main__":
+    main()

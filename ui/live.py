@@ -1,0 +1,142 @@
+"""What a run looks like while it goes: state, progress, figures, curve, samples, notes; all as HTML of our own."""
+
+from __future__ import annotations
+
+import html
+from itertools import groupby
+
+from lowrank_diffusion import runs
+from lowrank_diffusion.runs import Run, Status
+
+from . import curve, safe
+
+STATE_WORDS = {
+    "new": "not started",
+    "starting": "starting",
+    "waiting": "waiting",
+    "preparing": "preparing",
+    "training": "training",
+    "stopped": "stopped",
+    "finished": "finished",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+STATE_HINTS = {
+    "starting": "Loading PyTorch takes some ten seconds.",
+    "stopped": "Everything is saved. Resume goes on from here, exactly.",
+    "interrupted": "Resume goes on from the newest checkpoint.",
+    "failed": "Nothing that was saved is lost. Put the cause right, then resume or start a new run.",
+    "finished": "Try it in the Generate tab; its adapter files are in the Runs tab.",
+}
+
+
+def pill(state: str) -> str:
+    """A run's state as a coloured word."""
+    return f'<span class="pill {html.escape(state)}">{STATE_WORDS.get(state, html.escape(state))}</span>'
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words short enough for a table."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _progress(status: Status) -> tuple[float, str]:
+    """Share done in [0, 1], and the words beside the bar."""
+    if status.state == "preparing":
+        share = status.stage_done / status.stage_total if status.stage_total else 0.0
+        return share, f"{status.stage} {status.stage_done}/{status.stage_total}" if status.stage_total else status.stage
+    if status.steps:
+        return status.step / status.steps, f"step {status.step} of {status.steps}"
+    return 0.0, ""
+
+
+def _facts(status: Status) -> list[tuple[str, str]]:
+    facts = []
+    if status.state == "training" and status.eta:
+        facts.append(("time left", duration(status.eta)))
+    elif status.started and not status.active:
+        facts.append(("took", duration(status.updated - status.started)))
+    if status.seconds_per_step:
+        facts.append(("speed", f"{status.seconds_per_step:.2f} s/step"))
+    if status.losses:
+        facts.append(("loss", f"{curve.smoothed(status.losses)[-1][1]:.4f}"))
+    if status.rates:
+        facts.append(("learning rate", f"{status.rates[-1][1]:.3g}"))
+    if status.device:
+        facts.append(("device", f"{status.device}, {status.precision}"))
+    if status.parameters:
+        facts.append(("parameters", f"{status.parameters / 1e6:.2f} M"))
+    return facts
+
+
+def status_html(run: Run | None, status: Status) -> str:
+    """The head of the panel: name, state, bar, figures and messages."""
+    if run is None:
+        return '<div class="nothing">No run yet. Add pictures, choose a preset, and start.</div>'
+    share, words = _progress(status)
+    asked = run.requested("stop") and status.active
+    state = pill(status.state) + ('<span class="pill waiting">saving, then stopping</span>' if asked else "")
+    facts = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status))
+    text = status.message or STATE_HINTS.get(status.state, "")
+    kind = "bad" if status.state in ("failed", "interrupted") else "info"
+    if kind == "bad" and status.message:
+        text = f"{status.message}\n{STATE_HINTS[status.state]}"
+    message = f'<p class="message {kind}">{html.escape(text)}</p>' if text else ""
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in status.notes[-5:])
+    busy = " busy" if status.active and not share else ""
+    return (
+        f'<section class="run-head"><header><h3>{html.escape(run.title)}</h3>{state}'
+        f'<span class="words">{html.escape(words)}</span></header>'
+        f'<div class="bar{busy}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
+        f"<dl>{facts}</dl>{message}{f'<ul class=notes>{notes}</ul>' if notes else ''}</section>"
+    )
+
+
+def curve_html(status: Status) -> str:
+    """The loss curve."""
+    return curve.svg(status.losses, status.validation, status.steps)
+
+
+def samples_html(run: Run | None, status: Status) -> str:
+    """Samples, newest step first, one row a step."""
+    if run is None or not status.samples:
+        return '<div class="curve-empty">Samples appear here while it trains.</div>'
+    rows = []
+    latest = {(step, path): prompt for step, prompt, path in status.samples}  # a resumed run draws some again
+    ordered = sorted(latest, key=lambda item: (-item[0], item[1]))
+    for step, group in groupby(ordered, key=lambda item: item[0]):
+        pictures = "".join(_figure(run, path, latest[step, path], step) for _, path in group)
+        title = f"step {step}" if step else "before training"
+        rows.append(f'<section class="sample-row"><h5>{title}</h5><div>{pictures}</div></section>')
+    return f'<div class="samples">{"".join(rows)}</div>'
+
+
+def _figure(run: Run, path: str, prompt: str, step: int) -> str:
+    address, words = safe.url(run.path / path), html.escape(prompt)
+    return (
+        f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {step}: {words}">'
+        f'<img src="{address}" alt="{words}" loading="lazy"><span>{words}</span></a>'
+    )
+
+
+def created(run: Run) -> str:
+    """Month, day and time a run was made, from its directory's name."""
+    stamp = run.name[:13]
+    if not stamp.replace("-", "").isdigit():
+        return ""
+    return f"{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}"
+
+
+def choices(limit: int = 50) -> list[tuple[str, str]]:
+    """Runs for a selector: (shown, directory name)."""
+    shown = []
+    for run in runs.all_runs()[:limit]:
+        shown.append((f"{run.title}  ({created(run)})", run.name))
+    return shown

@@ -1,0 +1,138 @@
+"""The live panel: any page that opens it sees the run as it is, and polls for what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lowrank_diffusion import supervisor
+from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.runs import Run, Status
+
+from . import live, safe, watching
+from .form import message_html
+from .toolkit import gr
+
+RESUMABLE = ("stopped", "interrupted", "failed")
+STOP_NOTE = "Asked to stop. It finishes the step, saves a checkpoint and ends; Resume goes on exactly from there."
+SAMPLE_NOTE = "Asked for samples. They are drawn after the current step and appear below."
+RESUME_NOTE = "Going on from the newest checkpoint."
+
+
+class Monitor:
+    """A run selector with the chosen run's state, curve, samples and the buttons that steer it."""
+
+    def __init__(self, on_start: Callable[[], None]) -> None:
+        self.on_start = on_start
+        self.selector = gr.Dropdown(
+            choices=[], value=None, label="Run shown", allow_custom_value=True, elem_id="run-shown", container=True
+        )
+        self.head = gr.HTML(elem_id="run-head", apply_default_css=False)
+        with gr.Row(elem_classes=["buttons"]):
+            self.stop = gr.Button("Stop and save", variant="stop", size="sm", interactive=False, elem_id="stop")
+            self.resume = gr.Button("Resume", size="sm", interactive=False, elem_id="resume")
+            self.sample = gr.Button("Sample now", size="sm", interactive=False, elem_id="sample-now")
+        self.note = gr.HTML(elem_id="run-note", apply_default_css=False)
+        self.curve = gr.HTML(elem_id="curve", apply_default_css=False)
+        self.samples = gr.HTML(elem_id="samples", apply_default_css=False)
+        self.seen = gr.State({})
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What :meth:`look` may change."""
+        buttons = [self.stop, self.resume, self.sample]
+        return [self.selector, self.head, self.note, self.curve, self.samples, self.seen, *buttons]
+
+    def connect(self, demo: gr.Blocks) -> None:
+        """Bind the events; call once, inside the Blocks."""
+        timer = gr.Timer(1)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        inputs = {self.selector, self.seen}
+        timer.tick(self.tick, inputs, self.outputs, concurrency_limit=None, **quiet)
+        demo.load(self.attach, None, self.outputs, **quiet)
+        self.selector.input(self.choose, {self.selector}, self.outputs, **quiet)
+        for button, act in ((self.stop, self.ask_stop), (self.resume, self.ask_resume), (self.sample, self.ask_sample)):
+            button.click(act, {self.selector}, self.outputs, concurrency_limit=None, **quiet)
+
+    def attach(self) -> dict[Any, Any]:
+        """A page was opened or reloaded: show the run at work, else the newest."""
+        run = watching.foremost()
+        return self.show(run.name if run else None)
+
+    def show(self, name: str | None) -> dict[Any, Any]:
+        """Everything about one run."""
+        updates = self.look(name, {})
+        updates[self.selector] = gr.update(choices=live.choices(), value=name)
+        return updates
+
+    def choose(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Another run was picked in the selector."""
+        return self.show(data[self.selector])
+
+    def tick(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """A second has passed: what changed since this page last looked."""
+        return self.look(data[self.selector], data[self.seen] or {})
+
+    def look(self, name: str | None, seen: dict[str, Any]) -> dict[Any, Any]:
+        """Updates for whatever differs from ``seen``; an empty dict where nothing does."""
+        try:
+            run, status = self._run(name)
+        except UserError as error:
+            run, status = None, Status(state="gone", message=str(error))
+        views = {
+            "choices": (self.selector, lambda: gr.update(choices=live.choices())),
+            "head": (self.head, lambda: head),
+            "curve": (self.curve, lambda: live.curve_html(status)),
+            "samples": (self.samples, lambda: live.samples_html(run, status)),
+            "stop": (self.stop, lambda: gr.update(interactive=now["stop"])),
+            "resume": (self.resume, lambda: gr.update(interactive=now["resume"])),
+            "state": (self.note, lambda: ""),  # what was said about an action is old once the state has moved on
+            "sample": (self.sample, lambda: gr.update(interactive=now["sample"])),
+        }
+        head = live.status_html(run, status) if status.state != "gone" else message_html(status.message, "bad")
+        now = {
+            "choices": [shown for shown, _ in live.choices()],
+            "head": head,
+            "curve": (name, len(status.losses), len(status.validation), status.step, status.steps),
+            "samples": (name, len(status.samples)),
+            "state": (name, status.state),
+            "stop": bool(run and status.active and not run.requested("stop")),
+            "resume": status.state in RESUMABLE,
+            "sample": bool(run and status.state == "training" and not run.requested("sample")),
+        }
+        updates = {part: value() for key, (part, value) in views.items() if seen.get(key) != now[key]}
+        return updates | {self.seen: now} if updates else {self.seen: gr.skip()}
+
+    def _run(self, name: str | None) -> tuple[Run | None, Status]:
+        if not name:
+            return None, Status()
+        run = safe.run(name)
+        return run, watching.status(run)
+
+    def _act(self, data: dict[Any, Any], act: Callable[[Run], None], done: str) -> dict[Any, Any]:
+        name = data[self.selector]
+        try:
+            run = safe.run(name)
+            act(run)
+            watching.forget(run)
+            note = message_html(done)
+        except UserError as error:
+            note = message_html(str(error), "bad")
+        return self.show(name) | {self.note: note}
+
+    def ask_stop(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Stop was pressed."""
+        return self._act(data, supervisor.stop, STOP_NOTE)
+
+    def ask_resume(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Resume was pressed."""
+
+        def go_on(run: Run) -> None:
+            self.on_start()
+            supervisor.resume(run)
+
+        return self._act(data, go_on, RESUME_NOTE)
+
+    def ask_sample(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Sample now was pressed."""
+        return self._act(data, supervisor.sample_now, SAMPLE_NOTE)

@@ -1,0 +1,79 @@
+"""What comes from a page is not trusted: paths must lie where the app put things, names must be known."""
+
+from __future__ import annotations
+
+import html
+import urllib.parse
+from pathlib import Path
+
+from lowrank_diffusion import runs
+from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.paths import EXAMPLES, home, runs_folder
+
+from .toolkit import uploads_folder
+
+
+class RefusedError(UserError):
+    """A page asked for something outside the folders it may use."""
+
+
+def pictures_folder() -> Path:
+    """Where the Generate tab keeps what it drew."""
+    return home() / "pictures"
+
+
+def thumbnails_folder() -> Path:
+    """Small versions of uploaded pictures; safe to delete."""
+    return home() / "cache" / "thumbnails"
+
+
+def served_folders() -> list[str]:
+    """The only folders whose files pages may load."""
+    folders = [runs_folder(), pictures_folder(), thumbnails_folder(), downloads_folder(), EXAMPLES]
+    return [str(folder.resolve()) for folder in folders]
+
+
+def downloads_folder() -> Path:
+    """Zips made for a download; safe to delete."""
+    return home() / "cache" / "downloads"
+
+
+def inside(path: str | Path, *roots: Path) -> Path:
+    """``path`` resolved, if it is a file or folder under one of ``roots``. Raises RefusedError."""
+    try:
+        found = Path(path).resolve(strict=True)
+    except (OSError, ValueError):
+        raise RefusedError(f"{path}: there is no such file.") from None
+    if any(found.is_relative_to(root.resolve()) for root in roots):
+        return found
+    raise RefusedError(f"{found.name}: lies outside the folders of this app. Upload it instead.")
+
+
+def uploaded(path: str | Path) -> Path:
+    """A file that came through the page or ships as an example. Raises RefusedError."""
+    return inside(path, uploads_folder(), EXAMPLES)
+
+
+def run(name: str | None) -> runs.Run:
+    """The run with exactly this directory name; a path is not a name. Raises RunError."""
+    if not name or not isinstance(name, str):
+        raise runs.RunError("No run is selected. Choose one, or start one in the Train tab.")
+    path = runs_folder() / name
+    if Path(name).name != name or not (path / "config.yaml").is_file():
+        raise runs.RunError(f"There is no run {name!r} any more. Choose another one.")
+    return runs.Run(path)
+
+
+def url(path: Path) -> str:
+    """The address of a served file, for an HTML attribute."""
+    return html.escape(f"gradio_api/file={urllib.parse.quote(str(path))}")
+
+
+def make_folders() -> None:
+    """Make the served folders that are the app's own. Raises RefusedError where the disk does not let it."""
+    for folder in (runs_folder(), pictures_folder(), thumbnails_folder(), downloads_folder()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = "Set LOWRANK_HOME to a folder that can be written."
+            raise RefusedError(f"{folder}: cannot be made: {error.strerror}. {hint}") from None

@@ -1,0 +1,164 @@
+"""The app put together: three tabs on one page, and the server that gives it out."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import socket
+import sys
+from typing import Any
+
+from lowrank_diffusion.errors import UserError
+
+from . import asking, safe
+from .engine import Engine
+from .form import key_styles
+from .generate import GenerateTab
+from .runs import RunsTab
+from .theme import theme
+from .toolkit import gr, static_text
+from .train import TrainTab
+
+TITLE = "Lowrank Diffusion"
+LARGEST_UPLOAD = "2gb"
+DAY = 86_400
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class LaunchError(UserError):
+    """The app cannot be served as asked; the message says what to type instead."""
+
+
+def build(engine: Engine | None = None) -> gr.Blocks:
+    """The page. Nothing heavy is loaded: no torch here, nor on opening it."""
+    engine = engine or Engine()
+    atexit.register(engine.close)
+    with gr.Blocks(title=TITLE, delete_cache=(DAY, 30 * DAY), analytics_enabled=False, fill_width=True) as demo:
+        gr.HTML(
+            f"<h1>{TITLE}</h1><p>Personalise an image model with small adapters, on this machine.</p>",
+            elem_id="masthead",
+            apply_default_css=False,
+        )
+        with gr.Tabs(selected="train", elem_id="tabs") as tabs:
+            with gr.Tab("Train", id="train") as train_tab:
+                train = TrainTab(engine)
+            with gr.Tab("Generate", id="generate") as generate_tab:
+                generate = GenerateTab(engine)
+            with gr.Tab("Runs", id="runs") as runs_tab:
+                listing = RunsTab(engine)
+        train.connect(demo)
+        generate.connect(demo, generate_tab)
+        listing.connect(demo, runs_tab, [train_tab, generate_tab])
+        _hand_over(listing, generate, tabs)
+    return demo
+
+
+def _hand_over(listing: RunsTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
+    """'Use in Generate': the run's adapter in the first row, and a prompt to begin with where there is none."""
+    first, *others = generate.choices
+
+    def use(name: str | None, prompt: str, base: str, uploads: list[str]) -> dict[Any, Any]:
+        try:
+            run = safe.run(name)
+            config = run.config()
+        except UserError as error:
+            raise gr.Error(str(error)) from None
+        options = asking.adapter_choices(uploads)
+        updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
+        updates[first] = gr.update(choices=options, value=f"run:{run.name}")
+        updates[generate.prompt] = prompt or next(iter(config.sample.prompts), config.data.prompt)
+        updates[generate.base] = config.base.path
+        return updates | {tabs: gr.Tabs(selected="generate")}
+
+    listing.use.click(
+        use,
+        [listing.chosen, generate.prompt, generate.base, generate.uploads],
+        [tabs, generate.prompt, generate.base, *generate.choices],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of ``python app.py``."""
+    options = argparse.ArgumentParser(prog="app.py", description=f"Open {TITLE} in the browser.")
+    options.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    options.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    options.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    options.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
+    options.add_argument("--open", action="store_true", help="allow another host than this machine without a login")
+    return options
+
+
+def login(given: str | None) -> tuple[str, str] | None:
+    """``user:password`` in two. Raises LaunchError."""
+    if given is None:
+        return None
+    user, colon, password = given.partition(":")
+    if not (user and colon and password):
+        raise LaunchError("--auth: must be USER:PASSWORD, both of them not empty.")
+    return user, password
+
+
+def check_port(host: str, port: int) -> None:
+    """See that the port is free. Raises LaunchError saying what to type."""
+    if not 1 <= port <= 65535:
+        raise LaunchError(f"--port: must be from 1 to 65535, got {port}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        raise LaunchError(f"--host: {host!r} is no address of this machine. Take 127.0.0.1 or 0.0.0.0.") from None
+    except OSError as error:
+        raise LaunchError(
+            f"Port {port} on {host} cannot be used: {error.strerror}. If the app runs already, open "
+            f"http://{host}:{port}; else choose another port: python app.py --port {port % 65535 + 1}"
+        ) from None
+
+
+def serve(arguments: list[str] | None = None) -> int:
+    """Serve the app until Ctrl-C; the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        auth = login(options.auth)
+        if options.host not in LOOPBACK and auth is None and not options.open:
+            raise LaunchError(
+                f"--host {options.host} lets others on the network use this machine and see its pictures. "
+                "Add --auth USER:PASSWORD, or --open if that is meant."
+            )
+        check_port(options.host, options.port)
+        safe.make_folders()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    with contextlib.suppress(KeyboardInterrupt):  # Gradio takes Ctrl-C only once it waits
+        _launch(options, auth)
+    return 0
+
+
+def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
+    """Serve until Ctrl-C."""
+    demo = build()
+    demo.queue(default_concurrency_limit=8)
+    demo._queue.sleep_when_free = 0.03  # Gradio's own 1 ms keeps a tenth of a core busy, day and night
+    print(f"{TITLE} is at http://{options.host}:{options.port}  (Ctrl-C ends it; trainings go on)", flush=True)
+    demo.launch(
+        server_name=options.host,
+        server_port=options.port,
+        inbrowser=not options.no_browser,
+        auth=auth,
+        allowed_paths=safe.served_folders(),
+        max_file_size=LARGEST_UPLOAD,
+        theme=theme(),
+        css=static_text("style.css") + key_styles(),
+        js=static_text("page.js"),
+        ssr_mode=False,
+        share=False,
+        quiet=True,
+        show_error=True,
+        run_history=False,
+        footer_links=[],
+    )

@@ -1,0 +1,58 @@
+"""One follower per run for all pages, so that a page's ticks cost what is new and nothing more."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+from lowrank_diffusion.runs import Run, Status, Watch, all_runs
+
+FRESH_SECONDS = 0.4
+
+
+class _Follower:
+    def __init__(self, run: Run):
+        self.lock = threading.Lock()
+        self.watch = Watch(run)
+        self.seen = 0.0
+        self.status = Status()
+
+    def look(self) -> Status:
+        with self.lock:
+            if time.monotonic() - self.seen > FRESH_SECONDS:
+                status = self.watch.refresh()
+                lists = {name: list(value) for name, value in vars(status).items() if isinstance(value, list)}
+                self.status = dataclasses.replace(status, **lists)  # a page reads it while others go on
+                self.seen = time.monotonic()
+            return self.status
+
+
+_followers: dict[Path, _Follower] = {}
+_lock = threading.Lock()
+
+
+def status(run: Run) -> Status:
+    """The state of a run now; treat it as read-only."""
+    with _lock:
+        follower = _followers.setdefault(run.path, _Follower(run))
+    return follower.look()
+
+
+def forget(run: Run) -> None:
+    """Drop a run that was deleted, or whose state was just changed from here."""
+    with _lock:
+        _followers.pop(run.path, None)
+
+
+def active() -> list[Run]:
+    """Runs with a process at work or waiting, newest first."""
+    return [run for run in all_runs() if status(run).active]
+
+
+def foremost() -> Run | None:
+    """The run a page that was just opened shows: the one at work, else one that waits, else the newest."""
+    runs = all_runs()
+    order = {"training": 0, "preparing": 1, "starting": 2, "waiting": 3}
+    return min(runs, key=lambda run: order.get(status(run).state, 9), default=None)
