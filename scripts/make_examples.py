@@ -31,8 +31,8 @@ STYLE_FOLDER = PROJECT / "assets" / "examples" / "style-3d-icons"
 SUBJECT_FOLDER = PROJECT / "assets" / "examples" / "subject-cat"
 HELDOUT_FOLDER = PROJECT / "benchmarks" / "heldout"
 
-STYLE_CAPTION = "an emoji of {thing}, 3d icon"
-SUBJECT_CAPTION = "an emoji of sks cat face, {face}"
+STYLE_CAPTION = "a 3d icon of {thing}"
+SUBJECT_CAPTION = "a photo of sks cat, {face}"
 
 STYLE_SIDE = 256
 HELDOUT_SIDE = 128
