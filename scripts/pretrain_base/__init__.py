@@ -1,0 +1,1 @@
+"""How the embedded base model is made: npm packages of emoji in, a StableDiffusionXLPipeline folder out."""
