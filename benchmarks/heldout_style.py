@@ -1,9 +1,9 @@
 """Does a trained style carry over to objects that were never in the set?
 
-Trains the style set with LoRA, GraLoRA, Flat-LoRA and Flat-GraLoRA, three seeds each, and compares the denoising loss on
-100 3D icons of other objects (fixed timesteps and noise) with the base's own.
+Trains the style set with LoRA, GraLoRA, Flat-LoRA and Flat-GraLoRA, three seeds each, and compares the denoising loss
+on 100 3D icons of other objects (fixed timesteps and noise) with the base's own.
 
-    python -m benchmarks.heldout_style [key=value ...] [--seeds 3] [--only gralora] [--out DIR]
+    python -m benchmarks.heldout_style [key=value ...] [--seeds 3] [--only GraLoRA] [--out DIR]
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from lowrank_diffusion import events
 from lowrank_diffusion.config import Config
@@ -14,6 +16,8 @@ from lowrank_diffusion.runs import Run
 from . import checkpoint
 from .step import Step
 from .task import Task
+
+T = TypeVar("T")
 
 
 def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping: Callable[[], bool]) -> None:
@@ -44,7 +48,7 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
             log.append(events.Stepped(step + 1, result.loss, result.lr, result.grad_norm, result.seconds))
     except Exception:
         if state.whole and state.done > start:
-            checkpoint.save(run, state)
+            _patiently(lambda: checkpoint.save(run, state), state, log)
         raise
     log.append(events.Finished(steps) if state.done == steps else events.Stopped(state.done))
 
@@ -68,19 +72,29 @@ def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
 
 
 def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) -> None:
-    """Write checkpoint and adapter files; the run's own folder gets them too when all steps are done.
+    """Write checkpoint and adapter files; the run's own folder gets them too when all steps are done."""
 
-    On a full disk this waits for space, again and again: to go on would put more work at risk, and to leave would lose
-    what was trained.
+    def export() -> list[Path]:
+        with state.evaluating():
+            files = task.export(folder, state.done, loss)
+            return files + (task.export(run.path, state.done, loss) if state.done == state.cfg.train.steps else [])
+
+    folder = _patiently(lambda: checkpoint.save(run, state), state, log)
+    files = _patiently(export, state, log)
+    checkpoint.prune(run, state.cfg.save.keep)
+    log.append(events.Saved(state.done, str(folder.relative_to(run.path))))
+    log.append(events.Exported(state.done, tuple(str(path.relative_to(run.path)) for path in files)))
+
+
+def _patiently(write: Callable[[], T], state: Step, log: EventLog) -> T:
+    """On a full disk wait for space, again and again.
+
+    To train on would put more work at risk, and to leave would lose what was trained.
     """
     said = False
     while True:
         try:
-            folder = checkpoint.save(run, state)
-            with state.evaluating():
-                files = task.export(folder, state.done, loss)
-                files += task.export(run.path, state.done, loss) if state.done == state.cfg.train.steps else []
-            break
+            return write()
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -89,9 +103,6 @@ def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) 
                 print(f"step {state.done} cannot be saved yet: {error}", flush=True)
                 said = True
             time.sleep(2)
-    checkpoint.prune(run, state.cfg.save.keep)
-    log.append(events.Saved(state.done, str(folder.relative_to(run.path))))
-    log.append(events.Exported(state.done, tuple(str(path.relative_to(run.path)) for path in files)))
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -32,7 +32,8 @@ def build(cfg: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.O
     if cfg.name == "adamw":
         return torch.optim.AdamW(parameters, betas=betas, fused=parameters[0].device.type != "mps", **common)
     if cfg.name == "adafactor":
-        return torch.optim.Adafactor(parameters, **common)
+        # eps: its step is scaled by the weight's size, and every B starts at zero; with 1.0 the step is lr itself
+        return torch.optim.Adafactor(parameters, eps=(None, 1.0), **common)
     if cfg.name == "prodigy":
         from prodigyopt import Prodigy
 

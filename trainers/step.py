@@ -58,8 +58,8 @@ class Step:
         if not torch.isfinite(torch.tensor(loss)):
             self.optimizer.zero_grad(set_to_none=True)
             raise Diverged(
-                f"The loss is {loss} at step {step + 1}. Lower optimizer.lr (now {self.cfg.optimizer.lr}), or take "
-                f"train.precision=bf16 or fp32. Training can be resumed from the last checkpoint."
+                f"The loss is {loss} at step {step + 1}. Start a new run with a lower optimizer.lr (now "
+                f"{self.cfg.optimizer.lr}), or with train.precision=bf16 or fp32. The last checkpoint is kept."
             )
         lr = optim.lr_at(self.cfg.optimizer, step, self.cfg.train.steps)
         norm = self._update(lr)

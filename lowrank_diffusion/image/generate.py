@@ -137,7 +137,7 @@ def load_adapter(pipeline: StableDiffusionXLPipeline, path: Path, name: str) -> 
     try:
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True)
     except (SafetensorError, ValueError, RuntimeError, KeyError, IndexError, TypeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:400] or type(error).__name__  # the sizes are in later lines
         raise AdapterError(f"{path.name}: is not a LoRA file for this base: {reason}") from None
     if not any(name in names for names in pipeline.get_list_adapters().values()):
         raise AdapterError(f"{path.name}: holds no layer of this base. Was it trained on another model?")

@@ -66,8 +66,12 @@ def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> subproc
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "lowrank_diffusion", *arguments],
-        cwd=cwd, env=os.environ | {"PYTHONPATH": str(PROJECT)} | environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def python(code: str, *arguments: str) -> dict:

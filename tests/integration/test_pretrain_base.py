@@ -229,7 +229,7 @@ def test_averages_forget_where_they_began():
     for step in range(60):
         average.at(step)
         average.update()
-    assert (average.state()["weight"] - 1).abs().max() < 1e-3
+    assert (average.shadow[0] - 1).abs().max() < 1e-3
 
 
 def test_svg_is_framed_to_one_size():
