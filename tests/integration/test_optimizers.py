@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_changes_nothing():
     state(0)
     before = contents(state)
     state.task.scale = float("nan")  # type: ignore[attr-defined]
-    with pytest.raises(Diverged, match=r"The loss is nan at step 2\. Lower optimizer\.lr \(now 0\.02\)"):
+    with pytest.raises(Diverged, match=r"step 2\. Start a new run with a lower optimizer\.lr \(now 0\.02\)"):
         state(1)
     assert_equal(contents(state), before)
     state.task.scale = 1.0  # type: ignore[attr-defined]
