@@ -3,15 +3,19 @@
 Trains the style set with LoRA, GraLoRA, Flat-LoRA and Flat-GraLoRA, three seeds each, and compares the denoising loss
 on 100 3D icons of other objects (fixed timesteps and noise) with the base's own.
 
-    python -m benchmarks.heldout_style [key=value ...] [--seeds 3] [--only GraLoRA] [--out DIR]
+    python -m benchmarks.heldout_style [key=value ...] [--seeds 3] [--only GraLoRA] [--jobs 2] [--out DIR]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +44,31 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="on top of the preset")
     parser.add_argument("--preset", default="emoji-style")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=list(METHODS), help="of the methods")
+    parser.add_argument("--only", action="append", choices=list(METHODS), help="this method; may be repeated")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, sharing the cores")
     parser.add_argument("--name", default="heldout_style", help="of the result files")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     options = parser.parse_args()
-    rows = [_method(name, options) for name in options.only]
+    methods = options.only or list(METHODS)
+    wanted = [(name, seed) for name in methods for seed in range(options.seeds)]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        results = list(pool.map(_train, wanted, repeat(options)))
+    rows = [
+        _row(name, [result for (method, _), result in zip(wanted, results, strict=True) if method == name])
+        for name in methods
+    ]
     notes = (
         f"Preset {options.preset} {' '.join(options.settings)}; mean denoising loss on 100 held-out 3D icons, "
-        f"8 timesteps each; spread is the standard deviation over {options.seeds} seeds."
+        f"8 timesteps each; spread is the standard deviation over {options.seeds} seeds. Seconds are of training "
+        f"alone, {options.jobs} runs at once."
     )
     print(report.write(options.name, rows, notes, options.out))
 
 
-def _method(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    results = [_train(METHODS[name] | {"seed": seed}, options) for seed in range(options.seeds)]
+def _row(name: str, results: list[dict[str, float]]) -> dict[str, Any]:
     base, losses = results[0]["base"], [result["loss"] for result in results]
     gains = [100 * (base - loss) / base for loss in losses]
-    row = {
+    return {
         "method": name,
         "base": base,
         **{f"seed {seed}": loss for seed, loss in enumerate(losses)},
@@ -66,14 +78,15 @@ def _method(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "worst %": min(gains),
         "s/run": statistics.mean(result["seconds"] for result in results),
     }
-    print(row, flush=True)
-    return row
 
 
-def _train(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
-    """One run, without its files: the loss on the held-out pictures before and after."""
+def _train(wanted: tuple[str, int], options: argparse.Namespace) -> dict[str, float]:
+    """One run, without its files: the loss on the held-out pictures after it, and of the base (once per method)."""
+    method, seed = wanted
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
     preset = presets.find_preset(options.preset)
-    cfg = presets.build(preset.values, presets.parse_overrides(options.settings) | settings)
+    settings = presets.parse_overrides(options.settings) | METHODS[method] | {"seed": seed}
+    cfg = presets.build(preset.values, settings)
     device = devices.pick(cfg.train.device)
     with tempfile.TemporaryDirectory() as folder:
         run = runs.create(cfg, "heldout", Path(folder))
@@ -83,12 +96,13 @@ def _train(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, f
         begin = time.perf_counter()
         for step in range(cfg.train.steps):
             state(step)
-        seconds = time.perf_counter() - begin
+        result = {"seconds": time.perf_counter() - begin}
         with state.evaluating():
-            loss = denoising_loss(task, examples, seed=0)
+            result["loss"] = denoising_loss(task, examples, seed=0)
             with adapters.disabled(task.model):
-                base = denoising_loss(task, examples, seed=0)
-    return {"loss": loss, "base": base, "seconds": seconds}
+                result["base"] = denoising_loss(task, examples, seed=0) if seed == 0 else float("nan")
+    print(method, seed, result, flush=True)
+    return result
 
 
 def held_out_examples(task: DreamBooth) -> list[dreambooth.Example]:
