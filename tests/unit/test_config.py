@@ -117,7 +117,9 @@ def test_rules_between_fields(settings: dict[str, Any], key: str, says: str):
     ],
 )
 def test_what_the_rules_allow(settings: dict[str, Any]):
-    presets.build({}, {key.replace("__", "."): value for key, value in settings.items()})
+    wanted = {key.replace("__", "."): value for key, value in settings.items()}
+    built = presets.build({}, wanted).dotted()
+    assert {key: built[key] for key in wanted} == wanted
 
 
 def test_scaling_is_alpha_over_the_total_rank():
