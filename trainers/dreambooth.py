@@ -13,7 +13,8 @@ from torch import Tensor
 from lowrank_diffusion import adapters, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
-from lowrank_diffusion.image import crops, loss, model, prior
+from lowrank_diffusion.image import buckets, crops, loss, model, prior
+from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import DataError, Picture, scan
 from lowrank_diffusion.image.model import Base, Embedding
 from lowrank_diffusion.runs import Run
@@ -23,14 +24,23 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Example:
-    """One crop as the loss needs it, on the device."""
+    """One crop as the loss needs it.
+
+    Latents wait in main memory: class pictures in all buckets would take hundreds of MiB of a small GPU.
+    """
 
     mean: Tensor
-    """(C, h, w) float32: mean of the latent distribution."""
+    """(C, h, w) float32: mean of the latent distribution, on the CPU."""
     std: Tensor
-    """(C, h, w) float32"""
+    """(C, h, w) float32, on the CPU."""
     embedding: Embedding
+    """On the device."""
     time_ids: tuple[int, ...]
+
+    @property
+    def size(self) -> Size:
+        """(width, height) of the crop, pixels."""
+        return self.time_ids[5], self.time_ids[4]
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,10 @@ class Batch:
 
 
 class DreamBooth:
-    """The task. Each picture is a list of examples, its crops, of which a step takes one."""
+    """The task. Each picture is a list of examples, its crops, of which a step takes one.
+
+    With ``data.buckets`` a micro-batch holds pictures of one size; class pictures have examples of every size.
+    """
 
     def __init__(self, run: Run, cfg: Config, device: torch.device, dtype: torch.dtype, progress: Progress):
         self.run, self.cfg, self.device, self.dtype = run, cfg, device, dtype
@@ -65,18 +78,34 @@ class DreamBooth:
         self.side = cfg.data.resolution or self.base.native_size()
         self.scheduler = self.base.part("scheduler")
         self.objective = loss.objective(self.scheduler, cfg.loss.min_snr, cfg.loss.noise_offset, device)
+        sizes, held_out_sizes = self._sizes(pictures), self._sizes(held_out)
+        if cfg.data.buckets:
+            progress(f"Buckets: {buckets.describe(sizes)}", 1, 1)
+        self.batches = buckets.Batches(tuple(sizes), cfg.train.batch, cfg.seed) if cfg.data.buckets else None
         class_pictures = prior.pictures(self.base, cfg, self.side, progress)
-        groups = [crops.plan(p, cfg.data, self.side, cfg.seed) for p in (pictures, class_pictures, held_out)]
+        # A class picture is seen beside instances of any size, in one forward pass with them.
+        class_sizes = sorted(set(sizes)) if class_pictures else []
+        groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]
+        groups += [crops.fit(class_pictures, [size] * len(class_pictures), cfg.data, cfg.seed) for size in class_sizes]
+        groups += [crops.fit(held_out, held_out_sizes, cfg.data, cfg.seed)]
         # All that will ever be said to the UNet, and all it will see: the text encoders and the VAE can go.
         said = [crop.caption for group in groups for picture in group for crop in picture]
         said += [*cfg.sample.prompts, cfg.sample.negative] if cfg.sample.prompts else []
         self.prompts = self.embeddings(said, progress)
-        self.instances, self.classes, self.held_out = self.examples(groups, self.prompts, progress)
+        self.instances, *classes, self.held_out = self.examples(groups, self.prompts, progress)
+        self.classes = dict(zip(class_sizes, classes, strict=True))
         progress("Loading the UNet", 0, 1)
         self.model = self.base.part("unet")
         self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             self.model.enable_gradient_checkpointing()
+
+    def _sizes(self, pictures: list[Picture]) -> list[Size]:
+        """At which size each picture is seen. Raises ConfigError."""
+        if not self.cfg.data.buckets:
+            return [(self.side, self.side)] * len(pictures)
+        table = buckets.table(self.cfg.data, self.side)
+        return [buckets.nearest(picture.width, picture.height, table) for picture in pictures]
 
     def embeddings(self, prompts: list[str], progress: Progress) -> dict[str, Embedding]:
         """Prompts as the UNet reads them, on the device."""
@@ -87,24 +116,28 @@ class DreamBooth:
     def examples(
         self, groups: list[list[list[crops.Crop]]], prompts: dict[str, Embedding], progress: Progress
     ) -> list[list[list[Example]]]:
-        """Crops, grouped as they are, with their latents and embeddings on the device."""
+        """Crops, grouped as they are, with their latents and embeddings."""
         flat = [crop for group in groups for picture in group for crop in picture]
         encoded = iter(model.encode(self.base, flat, self.cfg.data.background, progress))
 
         def example(crop: crops.Crop) -> Example:
             latent = next(encoded)
-            mean, std = latent["mean"].to(self.device), latent["std"].to(self.device)
-            return Example(mean, std, prompts[crop.caption], crop.time_ids)
+            return Example(latent["mean"], latent["std"], prompts[crop.caption], crop.time_ids)
 
         return [[[example(crop) for crop in picture] for picture in group] for group in groups]
 
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch ``micro`` of ``step``: pictures by epoch in a drawn order; crop, noise and timestep drawn."""
         cfg, seed = self.cfg, self.cfg.seed
-        position = (step * cfg.train.accumulate + micro) * cfg.train.batch
-        chosen = self._choose(self.instances, position, cfg.train.batch, "instance")
+        number = step * cfg.train.accumulate + micro
+        position = number * cfg.train.batch
+        if self.batches is None:
+            chosen = self._choose(self.instances, position, cfg.train.batch, "instance")
+        else:
+            pictures = [self.instances[index] for index in self.batches.at(number)]
+            chosen = [self._variant(picture, position + i, "instance") for i, picture in enumerate(pictures)]
         if self.classes:
-            chosen += self._choose(self.classes, position, cfg.train.batch, "class")
+            chosen += self._choose(self.classes[chosen[0].size], position, cfg.train.batch, "class")
         generator = seeds.generator(seed, step, f"noise {micro}")
         shape = (len(chosen), *chosen[0].mean.shape)
         vae_noise, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
@@ -122,23 +155,29 @@ class DreamBooth:
         for place in range(position, position + count):
             epoch, index = divmod(place, len(pictures))
             order = torch.randperm(len(pictures), generator=seeds.generator(self.cfg.seed, epoch, f"order {name}"))
-            variants = pictures[int(order[index])]
-            pick = seeds.number(self.cfg.seed, place, f"crop of {name}") % len(variants)
-            chosen.append(variants[pick])
+            chosen.append(self._variant(pictures[int(order[index])], place, name))
         return chosen
+
+    def _variant(self, variants: list[Example], place: int, name: str) -> Example:
+        return variants[seeds.number(self.cfg.seed, place, f"crop of {name}") % len(variants)]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the device; from pinned memory, CUDA copies without making the CPU wait."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _collate(
         self, examples: list[Example], vae_noise: Tensor, noise: Tensor, timesteps: Tensor, weights: Tensor
     ) -> Batch:
         mean, std = torch.stack([e.mean for e in examples]), torch.stack([e.std for e in examples])
+        time_ids = torch.tensor([e.time_ids for e in examples], dtype=self.dtype)
         return Batch(
-            latents=mean + std * vae_noise.to(self.device),
-            noise=noise.to(self.device),
-            timesteps=timesteps.to(self.device),
+            latents=self._moved(mean + std * vae_noise),
+            noise=self._moved(noise),
+            timesteps=self._moved(timesteps),
             tokens=torch.stack([e.embedding.tokens for e in examples]),
             pooled=torch.stack([e.embedding.pooled for e in examples]),
-            time_ids=torch.tensor([e.time_ids for e in examples], device=self.device, dtype=self.dtype),
-            weights=weights.to(self.device),
+            time_ids=self._moved(time_ids),
+            weights=self._moved(weights),
             count=float(self.cfg.train.batch if self.classes else len(examples)),
         )
 

@@ -1,45 +1,48 @@
-"""Square training crops, and the micro-conditioning that tells SDXL about them (arXiv 2307.01952, section 2.2)."""
+"""Training crops, and the micro-conditioning that tells SDXL about them (arXiv 2307.01952, section 2.2)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from .. import seeds
 from ..config import DataConfig
+from .buckets import Size
 from .data import Picture, open_picture
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One square of one picture, after scaling its short side to ``side``."""
+    """A part of one picture, after scaling the picture until it covers ``target``."""
 
     path: Path
     caption: str
-    side: int
+    target: Size
+    """(width, height) of the crop, pixels."""
     width: int
     """Of the picture as it is stored, pixels."""
     height: int
     top: int
-    """Of the square, in the scaled picture, pixels."""
+    """Of the crop, in the scaled picture, pixels."""
     left: int
     flipped: bool = False
 
     @property
     def time_ids(self) -> tuple[int, int, int, int, int, int]:
         """(original height, original width, crop top, crop left, target height, target width)."""
-        return (self.height, self.width, self.top, self.left, self.side, self.side)
+        return (self.height, self.width, self.top, self.left, self.target[1], self.target[0])
 
     @property
     def scaled(self) -> tuple[int, int]:
         """(width, height) of the whole picture after scaling."""
-        factor = self.side / min(self.width, self.height)
-        return max(self.side, round(self.width * factor)), max(self.side, round(self.height * factor))
+        across, down = self.target
+        factor = max(across / self.width, down / self.height)
+        return max(across, round(self.width * factor)), max(down, round(self.height * factor))
 
     def pixels(self, background: str) -> Image.Image:
-        """The square itself, RGB, side x side.
+        """The crop itself, RGB, of the target's size.
 
         A mirrored crop is cut from the mirrored picture at the same place, so that ``left`` means what the model
         was taught it means: the distance to the left edge of what it sees.
@@ -48,19 +51,27 @@ class Crop:
         if self.flipped:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         scaled = picture.resize(self.scaled, Image.Resampling.LANCZOS)
-        return scaled.crop((self.left, self.top, self.left + self.side, self.top + self.side))
+        return scaled.crop((self.left, self.top, self.left + self.target[0], self.top + self.target[1]))
 
 
 def plan(pictures: list[Picture], cfg: DataConfig, side: int, seed: int) -> list[list[Crop]]:
-    """For every picture the crops that training chooses among: ``data.crops`` places, mirrored as well with flip."""
-    return [_of_picture(picture, cfg, side, seed) for picture in pictures]
+    """Square crops of every picture; see :func:`fit`."""
+    return fit(pictures, [(side, side)] * len(pictures), cfg, seed)
 
 
-def _of_picture(picture: Picture, cfg: DataConfig, side: int, seed: int) -> list[Crop]:
+def fit(pictures: list[Picture], sizes: list[Size], cfg: DataConfig, seed: int) -> list[list[Crop]]:
+    """For every picture the crops that training chooses among: ``data.crops`` places, mirrored as well with flip.
+
+    Picture and size belong together by their place in the lists.
+    """
+    return [_of_picture(picture, size, cfg, seed) for picture, size in zip(pictures, sizes, strict=True)]
+
+
+def _of_picture(picture: Picture, size: Size, cfg: DataConfig, seed: int) -> list[Crop]:
     import torch
 
-    whole = Crop(picture.path, picture.caption, side, picture.width, picture.height, 0, 0)
-    room_x, room_y = whole.scaled[0] - side, whole.scaled[1] - side
+    whole = Crop(picture.path, picture.caption, size, picture.width, picture.height, 0, 0)
+    room_x, room_y = whole.scaled[0] - size[0], whole.scaled[1] - size[1]
     crops = []
     for number in range(cfg.crops):
         if cfg.crop == "center":
@@ -69,5 +80,5 @@ def _of_picture(picture: Picture, cfg: DataConfig, side: int, seed: int) -> list
             draw = torch.rand(2, generator=seeds.generator(seed, number, f"crop {picture.path.name}"))
             left, top = int(draw[0] * (room_x + 1)), int(draw[1] * (room_y + 1))
         for flipped in (False, True) if cfg.flip else (False,):
-            crops.append(Crop(picture.path, picture.caption, side, picture.width, picture.height, top, left, flipped))
+            crops.append(replace(whole, top=top, left=left, flipped=flipped))
     return crops

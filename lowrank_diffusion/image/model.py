@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,13 @@ from .load import load_config, load_part, load_pipeline
 from .source import Source, fingerprint, resolve
 
 Progress = Callable[[str, int, int], None]
+
+TILE = 512
+"""Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
+made for, which for SDXL means no tiles at all at 1024 px."""
+
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
+"""What CUDA, MPS, the CPU and cuDNN say; only the first has an exception of its own."""
 
 
 @dataclass(frozen=True)
@@ -98,28 +106,51 @@ def _text_pipeline(base: Base) -> StableDiffusionXLPipeline:
 def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -> list[cache.Tensors]:
     """Latent distribution of every crop, {"mean", "std"}: (C, h, w) float32 on the CPU, in the UNet's scale.
 
-    The VAE works in float32 whatever the run's precision: the original SDXL VAE overflows in float16.
+    The VAE works in float32 whatever the run's precision: the original SDXL VAE overflows in float16. It sees one crop
+    at a time, whole if that fits in memory; from the first that does not, all in overlapping tiles, whose latents
+    differ a little from those of whole pictures.
     """
     encoder: list[Any] = []
+    stage = "Encoding pictures"
+
+    def tell(done: int, total: int) -> None:
+        tiled = bool(encoder) and encoder[0].use_tiling
+        progress(f"{stage} in tiles (they do not fit in memory whole)" if tiled else stage, done, total)
 
     def make(index: int) -> cache.Tensors:
         if not encoder:
             encoder.append(base.part("vae", torch.float32))
         vae = encoder[0]
-        pixels = to_tensor(crops[index].pixels(background)).to(base.device)
-        with torch.no_grad():
-            distribution = vae.encode(pixels[None]).latent_dist
+        distribution = _distribution(vae, to_tensor(crops[index].pixels(background)).to(base.device))
         shift = vae.config.shift_factor or 0.0
         mean = (distribution.mean[0] - shift) * vae.config.scaling_factor
-        return {"mean": mean.float(), "std": distribution.std[0].float() * vae.config.scaling_factor}
+        std = distribution.std[0].float() * vae.config.scaling_factor
+        return {"mean": mean.float().cpu(), "std": std.cpu()}
 
     names = [
-        cache.key(base.key, content_key(c.path), c.scaled, c.top, c.left, c.side, c.flipped, background) for c in crops
+        cache.key(base.key, content_key(c.path), c.scaled, c.top, c.left, c.target, c.flipped, background)
+        for c in crops
     ]
-    found = cache.fill("latents", names, make, lambda done, total: progress("Encoding pictures", done, total))
+    found = cache.fill("latents", names, make, tell)
     encoder.clear()
     devices.release(base.device)
     return found
+
+
+@torch.no_grad()
+def _distribution(vae: Any, pixels: Tensor) -> Any:
+    """What the VAE says of one picture (3, H, W); if memory runs out, from now on in tiles."""
+    try:
+        return vae.encode(pixels[None]).latent_dist
+    except RuntimeError as error:
+        if vae.use_tiling or not _NO_MEMORY.search(str(error)):
+            raise
+    # Not inside the handler: the error holds on to all that was computed before it.
+    devices.release(pixels.device)
+    vae.tile_sample_min_size = TILE
+    vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    return vae.encode(pixels[None]).latent_dist
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training crops: the square that is shown is where time_ids say, for every shape of picture, mirrored or not.
+"""Training crops: what is shown is where time_ids say, for every shape of picture and crop, mirrored or not.
 
 The pictures tell their own coordinates: red is x and green is y, in pixels of the stored picture.
 """
@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lowrank_diffusion.config import DataConfig
-from lowrank_diffusion.image.crops import Crop, plan
+from lowrank_diffusion.image.buckets import Size
+from lowrank_diffusion.image.crops import Crop, fit, plan
 from lowrank_diffusion.image.data import Picture, scan
 
 SIDE = 64
@@ -35,14 +36,13 @@ def crops(source: Picture, side: int = SIDE, seed: int = 0, **settings: object) 
 def assert_shows_what_it_says(crop: Crop, width: int, height: int) -> None:
     """Every pixel's colour is the stored coordinate that crop corner, scale and mirroring give it."""
     shown = np.asarray(crop.pixels("#ffffff"), dtype=float)
-    assert shown.shape == (crop.side, crop.side, 3)
+    assert shown.shape == (crop.target[1], crop.target[0], 3)
     original_height, original_width, top, left, target_height, target_width = crop.time_ids
-    assert (original_width, original_height, target_width, target_height) == (width, height, crop.side, crop.side)
+    assert (original_width, original_height, target_width, target_height) == (width, height, *crop.target)
     across, down = crop.scaled
-    assert 0 <= left <= across - crop.side and 0 <= top <= down - crop.side
-    places = np.arange(crop.side) + 0.5
-    x = (left + places) * width / across - 0.5
-    y = (top + places) * height / down - 0.5
+    assert 0 <= left <= across - target_width and 0 <= top <= down - target_height
+    x = (left + np.arange(target_width) + 0.5) * width / across - 0.5
+    y = (top + np.arange(target_height) + 0.5) * height / down - 0.5
     x = width - 1 - x if crop.flipped else x
     inner = slice(6, -6)  # at a picture's edge the filter has no neighbours to read
     assert np.abs(shown[..., 0] - x[None, :])[inner, inner].max() <= 1.01
@@ -65,9 +65,29 @@ def test_the_square_shown_is_where_time_ids_say(tmp_path: Path, width: int, heig
 def test_scaling_keeps_the_shape_and_never_leaves_a_gap():
     for width in range(60, 70):
         for height in (64, 65, 97, 200, 1000):
-            across, down = Crop(Path("x"), "", SIDE, width, height, 0, 0).scaled
-            assert min(across, down) == SIDE
-            assert across / down == pytest.approx(width / height, rel=0.01)
+            for target in ((SIDE, SIDE), (80, 48), (48, 80)):
+                across, down = Crop(Path("x"), "", target, width, height, 0, 0).scaled
+                assert (across == target[0] and down >= target[1]) or (across >= target[0] and down == target[1])
+                assert across / down == pytest.approx(width / height, rel=0.015)
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+@pytest.mark.parametrize("size", [(80, 48), (48, 80), (96, 32)])
+def test_a_crop_of_any_size_is_where_time_ids_say(tmp_path: Path, width: int, height: int, size: Size):
+    source = picture(tmp_path, width, height)
+    for cfg in (DataConfig(), DataConfig(crop="random", crops=3, flip=True)):
+        (found,) = fit([source], [size], cfg, 5)
+        assert len(found) == cfg.crops * (2 if cfg.flip else 1)
+        for crop in found:
+            assert crop.target == size
+            assert_shows_what_it_says(crop, width, height)
+
+
+def test_a_crop_of_another_size_scales_no_more_than_it_must(tmp_path: Path):
+    source = picture(tmp_path, 192, 128)
+    ((wide,), (tall,)) = fit([source, source], [(80, 48), (48, 80)], DataConfig(), 0)
+    assert wide.scaled == (80, 53) and wide.time_ids == (128, 192, 2, 0, 48, 80)
+    assert tall.scaled == (120, 80) and tall.time_ids == (128, 192, 0, 36, 80, 48)
 
 
 def test_center_is_the_middle(tmp_path: Path):
