@@ -1,0 +1,221 @@
+"""Gaussian weight noise whose every element is a function of (seed, step, layer, place in the matrix) and nothing else.
+
+Elements are numbered row by row, e = i * n + j. Eight of them, a group g = e // 8, come from one call of the
+counter-based generator Philox-4x32 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) with the
+64-bit seed as its key and (g, layer, low word of step, high word of step) as its counter. Word w of the four becomes
+elements 2w and 2w + 1 of the group by the Box-Muller transform: its low 16 bits are the radius, its high 16 the angle,
+
+    r = sqrt(-2 ln((low + 1/2) / 2^16)),  t = 2 pi (high + 1/2) / 2^16,  (r cos t, r sin t).
+
+On this grid the mean and the skewness are exactly 0, the variance is 1 - 5e-6, and no value is beyond 4.86. ``perturb``
+is a Triton kernel and ``perturb_reference`` the definition: they share all random bits, and agree to about 1e-4 in eps
+because the GPU's fast logarithm, sine and cosine are used. Each repeats itself exactly on one kind of device.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROUNDS = 7
+"""Seven rounds of Philox-4x32 pass all of BigCrush, table 2 of the paper; its default of ten is a margin for safety."""
+GROUP = 8
+"""Elements per Philox call. Eight neighbours, so that a GPU thread reads and writes 16 bytes of bf16 at once."""
+TILE, WARPS = 2048, 4
+"""Elements and warps per program. They set the speed and never a value."""
+LARGEST = 2**31 - 2**16
+"""Elements of one matrix that 32-bit numbers can count, with room for a last tile that reaches over the end."""
+
+_MASK = 2**32 - 1
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_WEYL = 0x9E3779B9, 0xBB67AE85
+
+tl: Any = None
+"""``triton.language`` once the kernel is first used: Triton is missing on many machines and not free to import."""
+
+
+def available(device: torch.device) -> str:
+    """Why ``perturb`` cannot run on this device, for a person to read; empty if it can."""
+    if device.type != "cuda":
+        return f"The fused kernel needs an NVIDIA GPU; this device is {device.type}."
+    if not torch.cuda.is_available():
+        return "The fused kernel needs an NVIDIA GPU; PyTorch finds none."
+    if importlib.util.find_spec("triton") is None:
+        return "The fused kernel needs the package triton, which is not installed."
+    return ""
+
+
+def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, out: Tensor) -> Tensor:
+    """Write ``weight + scale[..., None] * eps`` into ``out`` in one launch; the sum is rounded once, from float32.
+
+    Nothing is read back from the GPU and no value of ``step`` is baked in, so a captured CUDA graph draws new noise at
+    every replay after ``step`` was changed in place.
+
+    Args:
+        weight: (m, n), or a stack (L, m, n) of matrices whose layers count up from ``layer``; float32, bf16 or fp16.
+        scale: standard deviation of every row, (m,) or (L, m), float32.
+        seed: 64 bits; a captured graph keeps it.
+        step: the optimiser step, one int64 element on the weight's device.
+        layer: number of the first matrix, below 2^31; a captured graph keeps it.
+        out: of the weight's shape, of any of these types. It must not overlap ``weight``.
+
+    Raises:
+        ValueError: shapes, types, devices or memory layouts other than these, or 2^31 elements in one matrix.
+    """
+    _check(weight, scale, step, out)
+    rows, columns = weight.shape[-2:]
+    if weight.numel() == 0:
+        return out
+    grid = (-(-rows * columns // TILE), weight.numel() // (rows * columns))
+    numbers = (_signed(seed), _signed(seed >> 32), layer, columns, rows, rows * columns)
+    with torch.cuda.device_of(weight):
+        _compiled()[grid](
+            weight, scale, out, step, *numbers,
+            TILE=TILE, ROUNDS=ROUNDS, WHOLE=columns % GROUP == 0, FAST=_speaks_ptx(weight), num_warps=WARPS,
+        )  # fmt: skip
+    return out
+
+
+def perturb_reference(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, out: Tensor) -> Tensor:
+    """What ``perturb`` computes, in plain torch on any device; float64 is summed in float64.
+
+    It makes several times the weight's size in temporary tensors, one matrix of a stack at a time.
+    """
+    stacked = weight.dim() == 3
+    for index, (matrix, row_scale, target) in enumerate(
+        zip(weight, scale, out, strict=True) if stacked else [(weight, scale, out)]
+    ):
+        wide = torch.promote_types(matrix.dtype, torch.float32)
+        eps = normals_reference(tuple(matrix.shape), seed, step, layer + index, weight.device)
+        target.copy_(torch.addcmul(matrix.to(wide), row_scale.to(wide)[:, None], eps.to(wide)))
+    return out
+
+
+def normals_reference(
+    shape: tuple[int, ...], seed: int, step: Tensor | int, layer: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """eps of one matrix without its scale: standard normals of ``shape`` (m, n), float32."""
+    size = math.prod(shape)
+    group = torch.arange(-(-size // GROUP), device=device)
+    words = torch.stack(philox((group, layer, step & _MASK, step >> 32), (seed, seed >> 32)), dim=1).flatten()
+    radius = torch.sqrt(-2 * torch.log(_centred(words & 0xFFFF)))
+    angle = 2 * math.pi * _centred(words >> 16)
+    pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
+    return pairs.flatten()[:size].view(shape)
+
+
+def philox(
+    counter: tuple[Tensor, Tensor | int, Tensor | int, Tensor | int], key: tuple[int, int], rounds: int = ROUNDS
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox-4x32: four random 32-bit words for every counter, as int64 tensors.
+
+    Tensors among the counter words broadcast; all words are taken modulo 2^32. A product of two words wraps around in
+    int64, which changes none of its 64 bits. Nothing is copied from the CPU, so that a CUDA graph can capture it.
+    """
+    first = counter[0]
+    a, b, c, d = (x & _MASK if isinstance(x, Tensor) else torch.full_like(first, x & _MASK) for x in counter)
+    for number in range(rounds):
+        key_a, key_b = ((word + number * weyl) & _MASK for word, weyl in zip(key, _WEYL, strict=True))
+        left, right = (word * factor for word, factor in zip((a, c), _MULTIPLIERS, strict=True))
+        a, b, c, d = (right >> 32 & _MASK) ^ b ^ key_a, right & _MASK, (left >> 32 & _MASK) ^ d ^ key_b, left & _MASK
+    return a, b, c, d
+
+
+def _centred(bits: Tensor) -> Tensor:
+    """16-bit numbers to the middles of 2^16 equal parts of (0, 1), exactly, float32."""
+    return (bits.to(torch.float32) + 0.5) * 2**-16
+
+
+def _signed(word: int) -> int:
+    """The low 32 bits as a signed number: Triton then gives every seed the same type."""
+    return ((word & _MASK) ^ 2**31) - 2**31
+
+
+def _speaks_ptx(weight: Tensor) -> bool:
+    """Whether inline PTX can be used: not on AMD, nor in Triton's interpreter."""
+    return weight.is_cuda and torch.version.hip is None
+
+
+def _check(weight: Tensor, scale: Tensor, step: Tensor, out: Tensor) -> None:
+    kinds = torch.float32, torch.bfloat16, torch.float16
+    rules = {
+        f"weight {tuple(weight.shape)} is not (m, n) or (L, m, n)": weight.dim() in {2, 3},
+        f"out {tuple(out.shape)} has another shape than weight {tuple(weight.shape)}": out.shape == weight.shape,
+        f"scale {tuple(scale.shape)} is not weight's {tuple(weight.shape[:-1])}": scale.shape == weight.shape[:-1],
+        f"weight {weight.dtype} or out {out.dtype} is none of {kinds}": weight.dtype in kinds and out.dtype in kinds,
+        f"scale is {scale.dtype}, not torch.float32": scale.dtype == torch.float32,
+        f"step is not one int64 but {step.numel()} of {step.dtype}": step.numel() == 1 and step.dtype == torch.int64,
+        "weight, scale, step and out are not on one device": len({t.device for t in (weight, scale, step, out)}) == 1,
+        "weight, scale or out is not contiguous": all(t.is_contiguous() for t in (weight, scale, out)),
+        f"a matrix has more than {LARGEST} elements": weight.shape[-2:].numel() <= LARGEST,
+    }
+    broken = [rule for rule, kept in rules.items() if not kept]
+    if broken:
+        raise ValueError("; ".join(broken))
+
+
+@functools.cache
+def _compiled() -> Any:
+    """The kernel, compiled by Triton when it is first launched with each set of types."""
+    global tl
+    tl = importlib.import_module("triton.language")
+    return importlib.import_module("triton").jit(
+        _perturb, do_not_specialize=["key_a", "key_b", "layer", "columns", "rows"]
+    )
+
+
+def _perturb(  # noqa: PLR0913 - a kernel has no object to take its arguments from
+    weight, scale, out, step, key_a, key_b, layer, columns, rows, size,
+    TILE: tl.constexpr, ROUNDS: tl.constexpr, WHOLE: tl.constexpr, FAST: tl.constexpr,  # pyright: ignore
+):  # fmt: skip
+    """One program: TILE neighbouring elements of one matrix. Triton source, see ``perturb`` and the module.
+
+    WHOLE: rows are whole groups, so that a group has one scale. FAST: PTX for logarithm, root, sine and cosine, where
+    Triton's own, exact to the last bits, would make the kernel five times as long.
+    """
+    matrix = tl.program_id(1)
+    start = matrix.to(tl.int64) * size
+    element = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = element < size
+    value = tl.load(weight + start + element, mask=inside, eviction_policy="evict_first").to(tl.float32)
+    group = (tl.program_id(0) * (TILE // 8) + tl.arange(0, TILE // 8)).to(tl.uint32)
+    if WHOLE:
+        spread = tl.load(scale + matrix * rows + group // (columns // 8).to(tl.uint32), mask=group * 8 < size)
+        for _ in tl.static_range(3):
+            spread = tl.interleave(spread, spread)
+    else:
+        spread = tl.load(scale + matrix * rows + element.to(tl.uint32) // columns.to(tl.uint32), mask=inside)
+
+    now = tl.load(step).to(tl.uint64)
+    key_a, key_b = key_a.to(tl.uint32), key_b.to(tl.uint32)
+    a, b, c, d = group, (layer + matrix).to(tl.uint32), now.to(tl.uint32), (now >> 32).to(tl.uint32)
+    for _ in tl.static_range(ROUNDS):
+        left, right = a.to(tl.uint64) * 0xD2511F53, c.to(tl.uint64) * 0xCD9E8D57
+        a, c = (right >> 32).to(tl.uint32) ^ b ^ key_a, (left >> 32).to(tl.uint32) ^ d ^ key_b
+        b, d = right.to(tl.uint32), left.to(tl.uint32)
+        key_a, key_b = key_a + 0x9E3779B9, key_b + 0xBB67AE85
+    words = tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
+
+    # 2^23 + 16 bits is a float whose low bits are those bits. Taking 2^23 - 1/2 off again is exact, and spares the GPU
+    # the conversion from integers, which it does slowly.
+    low = (((words & 0xFFFF) | 0x4B000000).to(tl.float32, bitcast=True) - 8388607.5) * (1 / 65536)
+    angle = (((words >> 16) | 0x4B000000).to(tl.float32, bitcast=True) - 8388607.5) * (6.283185307179586 / 65536)
+    if FAST:
+        log = tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [low], tl.float32, True, 1)
+        square = log * -1.3862943611198906
+        radius = tl.inline_asm_elementwise("sqrt.approx.ftz.f32 $0, $1;", "=f,f", [square], tl.float32, True, 1)
+        cosine = tl.inline_asm_elementwise("cos.approx.ftz.f32 $0, $1;", "=f,f", [angle], tl.float32, True, 1)
+        sine = tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [angle], tl.float32, True, 1)
+    else:
+        radius = tl.sqrt(tl.log2(low) * -1.3862943611198906)
+        cosine, sine = tl.cos(angle), tl.sin(angle)
+    eps = tl.interleave(radius * cosine, radius * sine)
+    # An explicit fused sum, so that no compiler setting or variant of this kernel rounds differently.
+    result = tl.fma(spread, eps, value)
+    tl.store(out + start + element, result.to(out.dtype.element_ty), mask=inside)
