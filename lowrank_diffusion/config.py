@@ -93,6 +93,11 @@ class DataConfig(Section):
     crops: int = option(1, "Crops kept of each picture when crop is random.", ge=1, le=64)
     flip: bool = option(False, "Also learn from mirrored pictures (not for faces or lettering).")
     background: str = option("#ffffff", "Colour under transparent pictures.")
+    buckets: bool = option(False, "Crop each picture to a shape near its own, of the square's area, not to a square.")
+    bucket_step: int = option(
+        64, "Buckets: sides are multiples of this; 16 with the embedded base.", unit="px", ge=8, le=512, multiple_of=8
+    )
+    max_aspect: float = option(2.0, "Buckets: largest ratio of the sides; longer pictures are cropped.", gt=1, le=8)
 
     def check(self) -> Iterator[Problem]:
         """Crops only multiply where they differ."""
@@ -165,6 +170,11 @@ class FlatConfig(Section):
         0.0, "Perturbation relative to each row's norm at the end of the run; 0 turns it off, 0.05-0.1 is usual.",
         ge=0, le=1,
     )  # fmt: skip
+    keep: bool = option(
+        True,
+        "In the captured step, keep the perturbed weights from forward to backward: faster than drawing them twice, "
+        "for as much memory as the adapted weights take.",
+    )
 
 
 class OptimizerConfig(Section):
@@ -202,6 +212,10 @@ class TrainConfig(Section):
     checkpointing: bool = option(False, "Gradient checkpointing: less memory, about a third more time.")
     clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", ge=0)
     ema: float = option(0.0, "Decay of the averaged weights that are exported; 0: off.", ge=0, lt=1)
+    step: Literal["auto", "eager", "compiled", "captured"] = option(
+        "auto",
+        "How a step runs: captured in CUDA graphs, with compiled blocks, or eager; auto takes the fastest that works.",
+    )
     device: Literal["auto", "cuda", "mps", "cpu"] = option("auto", "auto takes CUDA, then Apple's MPS, then the CPU.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,22 @@ def describe(device: torch.device) -> str:
     import torch
 
     return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def repeatable() -> None:
+    """Make CUDA add up in one order, so that a run repeats to the bit; what cannot, warns once.
+
+    To be called before the first matrix product: cuBLAS reads its setting then.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, at the price of writing all memory
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_cudnn_sdp(
+        False
+    )  # its backward adds up in any order; flash attention's can be told not to
 
 
 def release(device: torch.device) -> None:

@@ -36,6 +36,10 @@ class Started(Event):
     device: str
     precision: str
     parameters: int
+    mode: str = "eager"
+    """How a step runs: captured, compiled or eager."""
+    reason: str = ""
+    """Why not faster, where it could be."""
 
 
 @dataclass(frozen=True)

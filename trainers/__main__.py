@@ -104,12 +104,12 @@ def _waits_longer(other: Run, run: Run) -> bool:
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     log.append(events.Stage("Starting", 0, 1))
-    from . import dreambooth, loop, step  # torch and diffusers take seconds to import: only now
+    from . import dreambooth, fast, loop  # torch and diffusers take seconds to import: only now
 
     device = devices.pick(cfg.train.device)
     dtype = devices.dtype(cfg.train.precision, device)
     task = dreambooth.DreamBooth(run, cfg, device, dtype, _progress(log, stopping))
-    loop.fit(run, cfg, task, step.Step(task, cfg, device, dtype), log, stopping)
+    loop.fit(run, cfg, task, fast.build(task, cfg, device, dtype), log, stopping)
 
 
 def _progress(log: EventLog, stopping: Stopping) -> Callable[[str, int, int], None]:

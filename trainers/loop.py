@@ -14,7 +14,7 @@ from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.runs import Run
 
 from . import checkpoint
-from .step import Step
+from .step import Result, Step
 from .task import Task
 
 T = TypeVar("T")
@@ -28,29 +28,41 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     start = checkpoint.load(run.checkpoints[-1], state) if run.checkpoints else 0
     steps = cfg.train.steps
     size = sum(p.numel() for p in state.parameters.values())
-    log.append(events.Started(start, steps, state.device.type, str(state.dtype).removeprefix("torch."), size))
+    precision = str(state.dtype).removeprefix("torch.")
+    log.append(events.Started(start, steps, state.device.type, precision, size, state.mode, state.reason))
     loss = None
+
+    def report(results: list[Result]) -> None:
+        nonlocal loss
+        for result in results:
+            loss = result.loss if loss is None else 0.95 * loss + 0.05 * result.loss
+            log.append(events.Stepped(result.step, result.loss, result.lr, result.grad_norm, result.seconds))
+
     try:
         for step in range(start, steps + 1):
-            last, fresh = step == steps, step > start or start == 0
-            if fresh and (last or step % cfg.validation.every == 0):
+            fresh, ends = step > start or start == 0, step == steps or stopping()
+            validate = fresh and _due(step, cfg.validation.every, steps)
+            sample = run.requested("sample") or (fresh and _due(step, cfg.sample.every, steps))
+            save = ends or (step > start and step % cfg.save.every == 0)
+            if validate or sample or save:
+                report(state.drain())
+            if validate:
                 _validate(task, state, log)
-            if run.requested("sample") or (fresh and (last or step % cfg.sample.every == 0)):
-                run.clear("sample")
+            if sample:
                 _sample(run, task, state, log)
-            stop = stopping()
-            if last or stop or (step > start and step % cfg.save.every == 0):
+            if save:
                 _save(run, task, state, log, loss)
-            if last or stop:
+            if ends:
                 break
-            result = state(step)
-            loss = result.loss if loss is None else 0.95 * loss + 0.05 * result.loss
-            log.append(events.Stepped(step + 1, result.loss, result.lr, result.grad_norm, result.seconds))
+            report(state.advance(step))
     except Exception:
-        if state.whole and state.done > start:
-            _patiently(lambda: checkpoint.save(run, state), state, log)
+        _rescue(run, state, log, start)
         raise
     log.append(events.Finished(steps) if state.done == steps else events.Stopped(state.done))
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return step % every == 0 or step == steps
 
 
 def _validate(task: Task, state: Step, log: EventLog) -> None:
@@ -61,6 +73,7 @@ def _validate(task: Task, state: Step, log: EventLog) -> None:
 
 
 def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
+    run.clear("sample")
     try:
         with state.evaluating():
             for prompt, path in task.sample(state.done):
@@ -84,6 +97,12 @@ def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) 
     checkpoint.prune(run, state.cfg.save.keep)
     log.append(events.Saved(state.done, str(folder.relative_to(run.path))))
     log.append(events.Exported(state.done, tuple(str(path.relative_to(run.path)) for path in files)))
+
+
+def _rescue(run: Run, state: Step, log: EventLog, start: int) -> None:
+    """Keep what was trained since ``start`` when something goes wrong."""
+    if state.whole and state.done > start:
+        _patiently(lambda: checkpoint.save(run, state), state, log)
 
 
 def _patiently(write: Callable[[], T], state: Step, log: EventLog) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +28,8 @@ class Diverged(UserError):
 class Result:
     """What one step reports."""
 
+    step: int
+    """Steps done with it."""
     loss: float
     lr: float
     grad_norm: float
@@ -39,6 +42,10 @@ class Step:
     ``done`` counts the steps taken. ``whole`` is False only while the update itself is being written: an interruption
     elsewhere leaves a state worth saving.
     """
+
+    mode = "eager"
+    reason = ""
+    """Why it runs so and not faster, where it could."""
 
     def __init__(self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype):
         self.task, self.cfg, self.device, self.dtype = task, cfg, device, dtype
@@ -55,15 +62,27 @@ class Step:
         torch.manual_seed(seeds.number(self.cfg.seed, step, "dropout"))  # dropout draws from the global generator
         self.task.model.train()
         loss = self._backward(step)
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             self.optimizer.zero_grad(set_to_none=True)
-            raise Diverged(
-                f"The loss is {loss} at step {step + 1}. Start a new run with a lower optimizer.lr (now "
-                f"{self.cfg.optimizer.lr}), or with train.precision=bf16 or fp32. The last checkpoint is kept."
-            )
+            raise self.diverged(loss, step + 1)
         lr = optim.lr_at(self.cfg.optimizer, step, self.cfg.train.steps)
         norm = self._update(lr)
-        return Result(loss, lr, norm, time.perf_counter() - begin)
+        return Result(self.done, loss, lr, norm, time.perf_counter() - begin)
+
+    def diverged(self, loss: float, step: int) -> Diverged:
+        """The error for a loss that is no number."""
+        return Diverged(
+            f"The loss is {loss} at step {step}. Start a new run with a lower optimizer.lr (now "
+            f"{self.cfg.optimizer.lr}), or with train.precision=bf16 or fp32. The last checkpoint is kept."
+        )
+
+    def advance(self, step: int) -> list[Result]:
+        """Do step ``step`` and return the results that are known by now: a captured step's come one call later."""
+        return [self(step)]
+
+    def drain(self) -> list[Result]:
+        """The results that are still on their way."""
+        return []
 
     def _backward(self, step: int) -> float:
         """Gradients of the window's mean loss."""

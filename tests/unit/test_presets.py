@@ -175,7 +175,7 @@ def test_did_you_mean(key: str, means: str):
 
 def test_names_that_are_like_nothing_or_a_group():
     assert problems({}, "xyzzy=1") == ["xyzzy: there is no such setting. The command `settings` lists all of them."]
-    assert problems({}, "flat=1") == ["flat: is a group of settings. Set one of them: flat.sigma."]
+    assert problems({}, "flat=1") == ["flat: is a group of settings. Set one of them: flat.sigma, flat.keep."]
     assert problems({"adapter": 16}) == ["adapter: must be a mapping of settings, got 16."]
     assert problems({"adaptor": {"rank": 1}}) == ["adaptor: there is no such setting. Did you mean adapter?"]
     assert problems({"adapter": {"rank": 1}, "adapter.rank": 2}) == ["adapter.rank: is given twice. Keep one of them."]
@@ -202,7 +202,10 @@ def changed(key: str, text: str) -> Any:
     field, rules = fields()[key], limits(key)
     kind, default = field.annotation, field.default
     choices = [value for value in get_args(kind) if value != default]
-    special = {"data.background": "#12ab00", "adapter.targets": ("to_q", text)}
+    special = {
+        "data.background": "#12ab00", "data.bucket_step": 16, "data.max_aspect": 7 / 3,
+        "adapter.targets": ("to_q", text),
+    }  # fmt: skip
     if key in special:
         return special[key]
     if kind in (bool, tuple[str, ...]):

@@ -1,0 +1,238 @@
+"""The fast step's fused layers against PEFT's own, and the fast step against the eager one, in float64."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowrank_diffusion import adapters, flat, presets, seeds
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.devices import DeviceError
+from lowrank_diffusion.fused import Fused, obstacle
+from lowrank_diffusion.runs import Run
+from trainers import checkpoint, fast
+from trainers.fast import FastStep
+from trainers.step import Diverged, Step
+
+CPU = torch.device("cpu")
+KINDS = {
+    "lora": {"adapter.kind": "lora", "adapter.rank": 4, "adapter.alpha": 6.0},
+    "gralora": {"adapter.kind": "gralora", "adapter.rank": 4, "adapter.k": 2, "adapter.alpha": 6.0},
+    "hybrid": {"adapter.kind": "gralora", "adapter.rank": 8, "adapter.k": 4, "adapter.hybrid_rank": 3},
+}
+
+
+@dataclass
+class Data:
+    x: Tensor
+    y: Tensor
+    count: float
+
+
+class Attention(nn.Module):
+    """Projections of different shapes, with and without bias, and two of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q, self.to_k = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.to_v, self.to_out = nn.Linear(16, 24, bias=False), nn.ModuleList([nn.Linear(24, 16)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_out[0](torch.tanh(self.to_v(torch.tanh(self.to_k(torch.tanh(self.to_q(x)))))))
+
+
+class Regression:
+    """A task of which every number is float64."""
+
+    def __init__(self, cfg: Config):
+        torch.manual_seed(1)
+        self.model: nn.Module = Attention().double()
+        self.cfg = cfg
+        self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
+        for name, parameter in adapters.trainable(self.model).items():
+            draw = torch.randn(parameter.shape, generator=seeds.generator(0, 0, name), dtype=torch.float64)
+            parameter.data = draw / 9
+
+    def batch(self, step: int, micro: int) -> Data:
+        rows = 8 if (step + micro) % 3 else 5  # micro-batches of two shapes
+        draw = torch.randn(2, rows, 3, 16, generator=seeds.generator(0, step, f"data {micro}"), dtype=torch.float64)
+        return Data(draw[0], draw[1], float(rows))
+
+    def loss(self, batch: Data) -> tuple[Tensor, float]:
+        return (self.model(batch.x) - batch.y).square().mean(dim=(1, 2)), batch.count
+
+
+def settings(kind: str, **others: Any) -> Config:
+    values = {
+        "optimizer.lr": 0.01, "optimizer.schedule": "cosine", "train.steps": 12, "train.accumulate": 2,
+        "train.ema": 0.5, "train.clip": 0.05,
+    }  # fmt: skip
+    return presets.build({}, values | KINDS[kind] | {key.replace("__", "."): value for key, value in others.items()})
+
+
+def begin(cfg: Config, kind: type[Step] = FastStep) -> Step:
+    task: Any = Regression(cfg)
+    if kind is Step:
+        return Step(task, cfg, CPU, torch.float64)
+    return FastStep(task, cfg, CPU, torch.float64, "compiled", compile_blocks=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_and_gradients_equal_pefts(kind: str):
+    task = Regression(settings(kind))
+    x = task.batch(0, 0).x
+    wanted = task.model(x)
+    wanted.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in adapters.trainable(task.model).items() if p.grad is not None}
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    fused = Fused(task.model, task.layers, torch.float64, "none")
+    assert sum(len(group.layers) for group in fused.groups) == 4
+    with fused.active():
+        for group in fused.groups:
+            group.refresh()
+        found = task.model(x)
+        found.square().sum().backward()
+        for group in fused.groups:
+            group.gather()
+            group.collect(torch.ones((), dtype=torch.float64))
+    assert (found - wanted).abs().max() < 1e-13
+    for name, parameter in adapters.trainable(task.model).items():
+        assert parameter.grad is not None and (parameter.grad - grads[name]).abs().max() < 1e-12, name
+    after = task.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(task.model(x), wanted), "PEFT's layers are back, and as they were"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_steps_equal_eager_steps(kind: str):
+    cfg = settings(kind)
+    one, other = begin(cfg, Step), begin(cfg)
+    for step in range(12):
+        a, b = one(step), other(step)
+        assert a.step == b.step and a.lr == b.lr
+        assert abs(a.loss - b.loss) < 2e-6 and abs(a.grad_norm - b.grad_norm) < 2e-6, "the report is float32"
+    for name, parameter in one.parameters.items():
+        assert (parameter - other.parameters[name]).abs().max() < 1e-8, f"{name}: the learning rate is float32"
+        assert (one.averaged[name] - other.averaged[name]).abs().max() < 1e-8, name
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_perturbed_weights_have_the_merged_rows_norms(kind: str, keep: bool):
+    task = Regression(settings(kind))
+    base = {layer.path: layer.base.weight.clone() for layer in task.layers}
+    fused = Fused(task.model, task.layers, torch.float64, "kept" if keep else "redrawn")
+    sigma, step = torch.tensor(0.1, dtype=torch.float64), torch.tensor([3])
+    for group in fused.groups:
+        group.refresh()
+        group.perturb(sigma, 5, step)
+        for index, layer in enumerate(group.layers):
+            pair = layer.factors()
+            rows = (base[layer.path] + pair.delta()).norm(dim=1) * 0.1 / layer.base.in_features**0.5
+            assert (group.scale[index] - rows).abs().max() < 1e-6
+            noisy = group.noisy[index] if keep else group.redraw(index)
+            spread = ((noisy - base[layer.path]) / rows[:, None]).std()
+            assert 0.8 < spread < 1.2
+            assert torch.equal(layer.base.weight, base[layer.path])
+
+
+def test_kept_and_redrawn_noise_give_the_same_training():
+    runs = [begin(settings("hybrid", flat__sigma=0.1, flat__keep=keep)) for keep in (True, False)]
+    plain = begin(settings("hybrid"))
+    kept, redrawn, without = ([state(step).loss for step in range(8)] for state in (*runs, plain))
+    assert kept == pytest.approx(redrawn, rel=1e-6) and kept[1:] != without[1:]
+    for name, parameter in runs[0].parameters.items():
+        assert (parameter - runs[1].parameters[name]).abs().max() < 1e-9
+
+
+def test_flat_losses_equal_the_mean_over_perturbations_of_the_eager_step():
+    """Other draws of one distribution: the mean loss at perturbed weights agrees within its standard error."""
+    cfg = settings("lora", flat__sigma=0.5, optimizer__lr=1e-12, train__steps=400)
+    losses = {}
+    for kind in (Step, FastStep):
+        state = begin(cfg, kind)
+        batch = state.task.batch(0, 0)
+        state.task.batch = lambda step, micro, batch=batch: batch  # type: ignore[method-assign]
+        losses[kind] = torch.tensor([state(step).loss for step in range(200, 400)])
+    one, other = losses[Step], losses[FastStep]
+    error = (one.var() / len(one) + other.var() / len(other)).sqrt()
+    assert (one.mean() - other.mean()).abs() < 4 * error and one.std() > 0
+
+
+def test_results_come_late_and_all_of_them():
+    state = begin(settings("lora"))
+    found = [result for step in range(5) for result in state.advance(step)]
+    assert [result.step for result in found] == [1, 2, 3, 4]
+    assert [result.step for result in state.drain()] == [5] and state.drain() == []
+
+
+def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
+    cfg, run = settings("gralora", flat__sigma=0.1), Run(tmp_path)
+    state = begin(cfg)
+    for step in range(6):
+        state(step)
+    checkpoint.save(run, state)
+    rest = [state(step).loss for step in range(6, 12)]
+    again = begin(cfg)
+    assert checkpoint.load(run.checkpoints[-1], again) == 6
+    assert [again(step).loss for step in range(6, 12)] == rest
+    for name, parameter in state.parameters.items():
+        assert torch.equal(parameter, again.parameters[name])
+        assert torch.equal(state.averaged[name], again.averaged[name])
+
+
+def test_a_checkpoint_of_the_eager_step_goes_on_fast(tmp_path: Path):
+    cfg, run = settings("gralora"), Run(tmp_path)
+    state = begin(cfg, Step)
+    for step in range(6):
+        state(step)
+    checkpoint.save(run, state)
+    other = begin(cfg)
+    checkpoint.load(run.checkpoints[-1], other)
+    for step in range(6, 12):
+        assert abs(state(step).loss - other(step).loss) < 2e-6
+
+
+def test_a_loss_that_is_no_number_changes_nothing():
+    state = begin(settings("lora"))
+    state(0)
+    before = copy.deepcopy({name: parameter.detach() for name, parameter in state.parameters.items()})
+    averaged = copy.deepcopy(state.averaged)
+    good = state.task.batch
+    state.task.batch = lambda step, micro: Data(good(step, micro).x * float("nan"), good(step, micro).y, 8.0)  # type: ignore[method-assign]
+    state.advance(1)
+    state.task.batch = good  # type: ignore[method-assign]
+    with pytest.raises(Diverged, match="step 2"):
+        state.advance(2)
+    assert state.done == 1
+    for name, parameter in state.parameters.items():
+        assert torch.equal(parameter, before[name]) and torch.equal(state.averaged[name], averaged[name])
+
+
+def test_says_what_it_cannot_fuse():
+    dropped = Regression(settings("lora", adapter__dropout=0.1))
+    assert "dropout" in obstacle(dropped.layers)
+    assert obstacle(Regression(settings("lora")).layers) == ""
+
+
+def test_a_mode_that_cannot_be_had_is_refused_by_name():
+    for mode in ("captured", "compiled"):
+        cfg = settings("lora", train__step=mode)
+        with pytest.raises(DeviceError, match=f"train.step: {mode}.*CUDA"):
+            fast.build(Regression(cfg), cfg, CPU, torch.float64)  # type: ignore[arg-type]
+    cfg = settings("lora")
+    state = fast.build(Regression(cfg), cfg, CPU, torch.float64)  # type: ignore[arg-type]
+    assert state.mode == "eager" and "CUDA" in state.reason
+
+
+def test_strength_rises_as_in_the_eager_step():
+    state = begin(settings("lora", flat__sigma=0.1))
+    assert isinstance(state, FastStep)
+    state(6)
+    assert float(state.sigma) == pytest.approx(flat.sigma_at(0.1, 6, 12))
