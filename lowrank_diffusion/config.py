@@ -216,6 +216,10 @@ class TrainConfig(Section):
         "auto",
         "How a step runs: captured in CUDA graphs, with compiled blocks, or eager; auto takes the fastest that works.",
     )
+    gpus: int = option(
+        1, "Processes that train together, one per GPU; each adds train.accumulate batches to a step.", ge=1, le=64
+    )
+    regroup: bool = option(False, "Resume a run although train.gpus has changed; its draws will then differ.")
     device: Literal["auto", "cuda", "mps", "cpu"] = option("auto", "auto takes CUDA, then Apple's MPS, then the CPU.")
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import Config, Problem
 from .errors import UserError
@@ -46,6 +46,16 @@ def _gpu_driver() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+def rank() -> int:
+    """This process's number among those of its run, as torch.distributed.run and accelerate launch tell it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes of its run there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def pick(wanted: str) -> torch.device:
@@ -89,11 +99,11 @@ def repeatable() -> None:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, at the price of writing all memory
+    checked: Any = torch.utils.deterministic
+    checked.fill_uninitialized_memory = False  # finds bugs, at the price of writing all memory
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.enable_cudnn_sdp(
-        False
-    )  # its backward adds up in any order; flash attention's can be told not to
+    # Its backward adds up in any order; flash attention's can be told not to.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def release(device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """Adapted layers as the fast step runs them: one low-rank product per layer, in the base's precision.
 
-A LoRA, a GraLoRA and a hybrid are all exactly a plain pair A (R, n), B (m, R) with the scaling inside B (factors.py), so
+A LoRA, a GraLoRA and a hybrid are all exactly a plain pair A (R, n), B (m, R) with the scaling in B (factors.py), so
 one forward serves them: y = x W^T + b + (x A^T) B^T. Layers of one shape form a group whose trainable tensors, working
 pairs, gradients and base weights are stacks with the layer as first dimension. Making the working pairs of a step, and
 bringing their gradients back, is then a handful of kernels per group, not some per layer, and no layer casts anything.

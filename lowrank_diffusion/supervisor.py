@@ -28,7 +28,7 @@ def start(run: Run) -> None:
     since = time.time()
     with run.log_path.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "trainers", str(run.path)],
+            command(run),
             cwd=PROJECT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
@@ -43,6 +43,15 @@ def start(run: Run) -> None:
         child.wait()
         raise
     threading.Thread(target=child.wait, daemon=True).start()  # reap it, so that it does not stay a zombie
+
+
+def command(run: Run) -> list[str]:
+    """The training process; for several GPUs torch's launcher, with a process for each."""
+    trainer = ["-m", "trainers", str(run.path)]
+    gpus = run.config().train.gpus
+    if gpus == 1:
+        return [sys.executable, *trainer]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *trainer]
 
 
 def resume(run: Run) -> None:
@@ -61,7 +70,8 @@ def stop(run: Run, kill_after: float | None = None) -> None:
         while run.process() is not None and time.monotonic() < deadline:
             time.sleep(0.1)
         with suppress(psutil.NoSuchProcess):
-            process.kill()
+            for one in [*process.children(recursive=True), process]:
+                one.kill()
 
 
 def sample_now(run: Run) -> None:

@@ -44,8 +44,30 @@ class Stopping:
 
 
 def main(path: str) -> int:
-    """Train one run, writing its events."""
+    """Train one run. Of several processes the first writes its events, and the others only train along."""
     run = Run(Path(path))
+    return lead(run) if devices.rank() == 0 else follow(run)
+
+
+def follow(run: Run) -> int:
+    """What the other processes of a run do. They stop with the first: its launcher ends them when it fails."""
+    try:
+        _train(run, run.config(), Silent(run.events_path), Stopping(run))
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class Silent(EventLog):
+    """A log that nobody reads: one process tells for all."""
+
+    def append(self, event: events.Event) -> None:
+        """Nothing."""
+
+
+def lead(run: Run) -> int:
+    """Train a run, writing its events."""
     own = FileLock(run.path / ".lock")
     try:
         own.acquire(timeout=0)
@@ -58,6 +80,7 @@ def main(path: str) -> int:
             _run(run, log, Stopping(run))
         except StopRequested:
             log.append(events.Stopped(run.status().step))
+            return devices.world_size() - 1  # the launcher ends the other processes only after a failure
         except Exception as error:
             traceback.print_exc()
             log.append(events.Failed(explain(error, run)))
@@ -104,21 +127,27 @@ def _waits_longer(other: Run, run: Run) -> bool:
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     log.append(events.Stage("Starting", 0, 1))
-    from . import dreambooth, fast, loop  # torch and diffusers take seconds to import: only now
+    from . import dreambooth, fast, loop, parallel  # torch and diffusers take seconds to import: only now
 
     device = devices.pick(cfg.train.device)
     dtype = devices.dtype(cfg.train.precision, device)
-    task = dreambooth.DreamBooth(run, cfg, device, dtype, _progress(log, stopping))
-    loop.fit(run, cfg, task, fast.build(task, cfg, device, dtype), log, stopping)
+    world, device = parallel.join(cfg.train.gpus, device)
+    if not world.first:
+        world.wait()  # until the first process has filled the caches
+    task = dreambooth.DreamBooth(run, cfg, device, dtype, _progress(log, stopping if world.first else None))
+    if world.first:
+        world.wait()
+    loop.fit(run, cfg, task, fast.build(task, cfg, device, dtype, world), log, stopping)
 
 
-def _progress(log: EventLog, stopping: Stopping) -> Callable[[str, int, int], None]:
+def _progress(log: EventLog, stopping: Stopping | None) -> Callable[[str, int, int], None]:
     """Stage events, at most a few a second; the place where a stop is seen before training begins."""
     last = 0.0
 
     def progress(name: str, done: int, total: int) -> None:
         nonlocal last
-        stopping.check()
+        if stopping:
+            stopping.check()
         if done == total or time.monotonic() - last > 0.3:
             log.append(events.Stage(name, done, total))
             last = time.monotonic()

@@ -40,6 +40,7 @@ def save(run: Run, state: Step) -> Path:
                 plain.setdefault(str(index), {})[name] = value
     groups = [{k: _plain(v) for k, v in group.items()} for group in optimizer["param_groups"]]
     facts = {"step": state.done, "groups": groups, "plain": plain, "scaler": state.scaler.state_dict()}
+    facts["gpus"] = state.cfg.train.gpus
     folder = folder_of(run, state.done)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -67,6 +68,7 @@ def load(folder: Path, state: Step) -> int:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is damaged ({error}). Delete {folder} to go on from the one before.") from None
+    _same_group(path, facts, state)
     _fill(path, "adapter", {name: p.data for name, p in state.parameters.items()}, tensors)
     _fill(path, "averaged", state.averaged, tensors)
     values: dict[int, dict[str, Any]] = {int(index): dict(plain) for index, plain in facts["plain"].items()}
@@ -80,6 +82,15 @@ def load(folder: Path, state: Step) -> int:
         state.scaler.load_state_dict(facts["scaler"])
     state.done = int(facts["step"])
     return state.done
+
+
+def _same_group(path: Path, facts: dict[str, Any], state: Step) -> None:
+    gpus, train = facts.get("gpus", 1), state.cfg.train
+    if gpus != train.gpus and not train.regroup:
+        raise CheckpointError(
+            f"{path}: was trained with train.gpus={gpus}, and config.yaml says {train.gpus}: the rest of the run would "
+            f"see other pictures and noise. Set train.gpus={gpus}, or train.regroup=true to go on all the same."
+        )
 
 
 def _fill(path: Path, kind: str, into: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:

@@ -129,7 +129,7 @@ class DreamBooth:
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch ``micro`` of ``step``: pictures by epoch in a drawn order; crop, noise and timestep drawn."""
         cfg, seed = self.cfg, self.cfg.seed
-        number = step * cfg.train.accumulate + micro
+        number = step * cfg.train.accumulate * cfg.train.gpus + micro
         position = number * cfg.train.batch
         if self.batches is None:
             chosen = self._choose(self.instances, position, cfg.train.batch, "instance")

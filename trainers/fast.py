@@ -29,6 +29,7 @@ from lowrank_diffusion.flat import sigma_at
 from lowrank_diffusion.fused import Fused, obstacle
 
 from . import optim
+from .parallel import ALONE, World
 from .step import Result, Step
 from .task import Task
 
@@ -44,9 +45,9 @@ class FastStep(Step):
     channels_last = True
 
     def __init__(
-        self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, mode: str, compile_blocks: bool
+        self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, mode: str, world: World = ALONE
     ):
-        super().__init__(task, cfg, device, dtype)
+        super().__init__(task, cfg, device, dtype, world)
         self.mode = mode
         if device.type == "cuda":
             devices.repeatable()
@@ -55,7 +56,7 @@ class FastStep(Step):
                 task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         noise = "none" if not cfg.flat.sigma else "kept" if cfg.flat.keep else "redrawn"
         self.fused = Fused(task.model, task.layers, dtype, noise)
-        self.noise_seed = seeds.number(cfg.seed, 0, "flat")
+        self.noise_seed = seeds.number(self.noise_seed, 0, "flat")
         number = {"device": device, "dtype": torch.float32}
         self.lr, self.sigma = torch.zeros((), **number), torch.zeros((), **number)
         self.total, self.count = torch.zeros((), **number), torch.ones((), **number)
@@ -67,7 +68,12 @@ class FastStep(Step):
         self.slots: dict[Any, Any] = {}
         self.pending: list[tuple[int, float, float, Tensor, Any]] = []
         self.ready, self.reported = False, 0.0
-        self.blocks = _blocks(task.model) if compile_blocks else []
+        self.blocks: list[nn.Module] = []
+        self.compiled: list[Any] = []
+
+    def compile(self) -> None:
+        """Let the blocks that the model repeats run compiled code."""
+        self.blocks = _blocks(self.task.model)
         self.compiled = [torch.compile(block._call_impl, dynamic=False) for block in self.blocks]
 
     def __call__(self, step: int) -> Result:
@@ -80,7 +86,7 @@ class FastStep(Step):
         """Launch step ``step``; returns the results of earlier ones."""
         begin = time.perf_counter()
         self._prepare()
-        window = [self.task.batch(step, micro) for micro in range(self.cfg.train.accumulate)]
+        window = [self.task.batch(step, micro) for micro in self.window()]
         lr = optim.lr_at(self.cfg.optimizer, step, self.cfg.train.steps)
         self.lr.fill_(lr)
         self.sigma.fill_(sigma_at(self.cfg.flat.sigma, step, self.cfg.train.steps))
@@ -146,6 +152,8 @@ class FastStep(Step):
 
     @torch.no_grad()
     def _end(self) -> None:
+        self.world.add([*(s for g in self.fused.groups for s in (g.grad_a, g.grad_b))])
+        self.world.add([self.total, self.count])
         for group in self.fused.groups:
             group.collect(self.count)
         grads = self.fused.grads()
@@ -193,7 +201,8 @@ class FastStep(Step):
                 work()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # thread_local: NCCL's own thread asks CUDA things meanwhile.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             work()
         for value, before in zip(self._changing(), kept, strict=True):
             value.copy_(before)
@@ -203,7 +212,8 @@ class FastStep(Step):
         """Everything that a warm-up run may change and that the real run must find as it was."""
         moments = [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
         sums = [s for group in self.fused.groups for s in (group.grad_a, group.grad_b)]
-        return [*self.fused.masters(), *moments, *self.averaged.values(), *sums, self.total, self.bad]
+        numbers = [self.total, self.count, self.bad]
+        return [*self.fused.masters(), *moments, *self.averaged.values(), *sums, *numbers]
 
     def _send(self) -> tuple[Tensor, Any]:
         """The report on its way to the host, and the event that says it has come."""
@@ -227,7 +237,7 @@ class FastStep(Step):
                 block._compiled_call_impl = None
 
 
-def build(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype) -> Step:
+def build(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, world: World = ALONE) -> Step:
     """The step that ``train.step`` asks for; its ``reason`` says why it is not a faster one.
 
     Raises:
@@ -240,11 +250,13 @@ def build(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype) -> 
     if wanted in ("compiled", "captured") and refused:
         raise DeviceError(f"train.step: {wanted} cannot be had: {refused}. Take train.step=auto.")
     if wanted == "eager" or hindrance:
-        state = Step(task, cfg, device, dtype)
+        state = Step(task, cfg, device, dtype, world)
         state.reason = hindrance
         return state
     mode = "captured" if wanted == "auto" else wanted
-    state = FastStep(task, cfg, device, dtype, mode, compile_blocks=not missing)
+    state = FastStep(task, cfg, device, dtype, mode, world)
+    if not missing:
+        state.compile()
     state.reason = f"blocks run uncompiled: {missing}" if missing else ""
     return state
 

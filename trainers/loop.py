@@ -40,7 +40,7 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
 
     try:
         for step in range(start, steps + 1):
-            fresh, ends = step > start or start == 0, step == steps or stopping()
+            fresh, ends = step > start or start == 0, step == steps or state.world.any(stopping())
             validate = fresh and _due(step, cfg.validation.every, steps)
             sample = run.requested("sample") or (fresh and _due(step, cfg.sample.every, steps))
             save = ends or (step > start and step % cfg.save.every == 0)
@@ -66,6 +66,8 @@ def _due(step: int, every: int, steps: int) -> bool:
 
 
 def _validate(task: Task, state: Step, log: EventLog) -> None:
+    if not state.world.first:
+        return
     with state.evaluating(), state.autocast():
         loss = task.validate()
     if loss is not None:
@@ -73,6 +75,8 @@ def _validate(task: Task, state: Step, log: EventLog) -> None:
 
 
 def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
+    if not state.world.first:
+        return
     run.clear("sample")
     try:
         with state.evaluating():
@@ -86,6 +90,8 @@ def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
 
 def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) -> None:
     """Write checkpoint and adapter files; the run's own folder gets them too when all steps are done."""
+    if not state.world.first:
+        return
 
     def export() -> list[Path]:
         with state.evaluating():
@@ -101,7 +107,7 @@ def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) 
 
 def _rescue(run: Run, state: Step, log: EventLog, start: int) -> None:
     """Keep what was trained since ``start`` when something goes wrong."""
-    if state.whole and state.done > start:
+    if state.whole and state.done > start and state.world.first:
         _patiently(lambda: checkpoint.save(run, state), state, log)
 
 

@@ -17,6 +17,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.flat import Flat
 
 from . import optim
+from .parallel import ALONE, World
 from .task import Task
 
 
@@ -47,11 +48,14 @@ class Step:
     reason = ""
     """Why it runs so and not faster, where it could."""
 
-    def __init__(self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype):
+    def __init__(self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, world: World = ALONE):
+        self.world = world
         self.task, self.cfg, self.device, self.dtype = task, cfg, device, dtype
         self.parameters = adapters.trainable(task.model)
         self.optimizer = optim.build(cfg.optimizer, list(self.parameters.values()))
-        self.flat = Flat(task.layers, cfg.flat.sigma, cfg.train.steps, cfg.seed)
+        # Every process perturbs in its own way: more samples of the expectation, at no cost.
+        self.noise_seed = cfg.seed if world.first else seeds.number(cfg.seed, world.rank, "flat of a process")
+        self.flat = Flat(task.layers, cfg.flat.sigma, cfg.train.steps, self.noise_seed)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()} if cfg.train.ema else {}
         self.done, self.whole = 0, True
@@ -59,7 +63,10 @@ class Step:
     def __call__(self, step: int) -> Result:
         """Do optimiser step ``step`` (from 0). Raises Diverged, before anything has changed."""
         begin = time.perf_counter()
-        torch.manual_seed(seeds.number(self.cfg.seed, step, "dropout"))  # dropout draws from the global generator
+        # Dropout draws from the global generator.
+        torch.manual_seed(
+            seeds.number(self.cfg.seed, step, "dropout" if self.world.first else f"dropout {self.world.rank}")
+        )
         self.task.model.train()
         loss = self._backward(step)
         if not math.isfinite(loss):
@@ -86,18 +93,25 @@ class Step:
 
     def _backward(self, step: int) -> float:
         """Gradients of the window's mean loss."""
-        window = range(self.cfg.train.accumulate)
         total = count = 0.0
         with self.flat.perturbed(step):
-            for micro in window:
+            for micro in self.window():
                 with self.autocast():
                     contributions, weight = self.task.loss(self.task.batch(step, micro))
                 self.scaler.scale(contributions.sum()).backward()
                 total, count = total + float(contributions.detach().sum()), count + weight
-        for parameter in self.parameters.values():
-            if parameter.grad is not None:
-                parameter.grad /= count
+        grads = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        sums = torch.tensor([total, count], dtype=torch.float64)
+        self.world.add_on_cpu(sums)
+        self.world.add(grads)
+        total, count = sums.tolist()
+        for grad in grads:
+            grad /= count
         return total / count
+
+    def window(self) -> range:
+        """This process's micro-batches of a step."""
+        return range(self.world.rank, self.cfg.train.accumulate * self.world.size, self.world.size)
 
     def _update(self, lr: float) -> float:
         for group in self.optimizer.param_groups:

@@ -38,11 +38,11 @@ class OnGpu(Regression):
         return replace(batch, x=batch.x.to(CUDA, self.dtype), y=batch.y.to(CUDA, self.dtype))
 
 
-def begin(cfg: Any, mode: str = "captured", dtype: torch.dtype = torch.float32, compiled: bool = False) -> Step:
+def begin(cfg: Any, mode: str = "captured", dtype: torch.dtype = torch.float32) -> Step:
     task: Any = OnGpu(cfg, dtype)
     if mode == "eager":
         return Step(task, cfg, CUDA, dtype)
-    return FastStep(task, cfg, CUDA, dtype, mode, compile_blocks=compiled)
+    return FastStep(task, cfg, CUDA, dtype, mode)
 
 
 def trace(state: Step, steps: int = 12) -> list[float]:

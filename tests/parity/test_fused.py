@@ -80,7 +80,7 @@ def begin(cfg: Config, kind: type[Step] = FastStep) -> Step:
     task: Any = Regression(cfg)
     if kind is Step:
         return Step(task, cfg, CPU, torch.float64)
-    return FastStep(task, cfg, CPU, torch.float64, "compiled", compile_blocks=False)
+    return FastStep(task, cfg, CPU, torch.float64, "compiled")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,80 @@
+"""Two processes that train one adapter, started as a user's are, through torch.distributed.run on the CPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lowrank_diffusion import supervisor
+from lowrank_diffusion.runs import Run
+
+from .conftest import make_run, train, wait, wait_for_step
+
+SETTINGS = {
+    "train__steps": 7, "train__gpus": 2, "train__device": "cpu", "adapter__kind": "gralora", "train__ema": 0.5,
+    "validation__holdout": 1, "validation__every": 3, "save__every": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
+    os.environ["LOWRANK_HOME"] = str(shared_cache)
+    return train("same", tmp_path_factory.mktemp("runs"), **SETTINGS)
+
+
+def tensors(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "same.safetensors")
+
+
+def test_two_processes_do_what_one_does_with_twice_the_window(pair: Run, tmp_path: Path):
+    one = train("same", tmp_path, **SETTINGS | {"train__gpus": 1, "train__accumulate": 2})
+    a, b = pair.status(), one.status()
+    assert [step for step, _ in a.losses] == list(range(1, 8)), "told once, by one process"
+    assert [loss for _, loss in a.losses] == pytest.approx([loss for _, loss in b.losses], rel=1e-5)
+    assert [loss for _, loss in a.validation] == pytest.approx([loss for _, loss in b.validation], rel=1e-5)
+    for name, value in tensors(one).items():
+        assert (tensors(pair)[name] - value).abs().max() < 1e-5, name
+
+
+def test_stopped_and_killed_it_still_ends_the_same(pair: Run, tmp_path: Path):
+    run = make_run("same", tmp_path, **SETTINGS | {"save__every": 1})
+    supervisor.start(run)
+    wait_for_step(run, 2)
+    supervisor.stop(run)
+    status = wait(run)
+    assert status.state == "stopped" and 2 <= status.step < 6
+    supervisor.resume(run)
+    wait_for_step(run, status.step + 1)
+    launcher = run.process()
+    assert launcher is not None
+    workers = launcher.children(recursive=True)
+    os.kill(next(worker.pid for worker in workers if worker.environ().get("RANK") == "1"), signal.SIGKILL)
+    assert wait(run).state in ("failed", "interrupted") and run.checkpoints
+    assert not psutil.wait_procs(workers, timeout=60)[1], "no process is left behind"
+    supervisor.resume(run)
+    assert wait(run, ("finished", "failed")).state == "finished"
+    assert run.status().losses == pair.status().losses
+    assert all(torch.equal(value, tensors(pair)[name]) for name, value in tensors(run).items())
+
+
+def test_another_number_of_processes_is_refused_unless_asked_for(pair: Run, tmp_path: Path):
+    run = make_run("same", tmp_path, **SETTINGS)
+    text = (run.path / "config.yaml").read_text(encoding="utf-8")
+    assert "gpus: 2" in text
+    (run.path / "config.yaml").write_text(text.replace("gpus: 2", "gpus: 1"), encoding="utf-8")
+    copy = run.path / "checkpoints" / "step-000003"
+    copy.mkdir(parents=True)
+    (copy / "state.safetensors").write_bytes((pair.path / "checkpoints/step-000003/state.safetensors").read_bytes())
+    supervisor.start(run)
+    status = wait(run)
+    assert status.state == "failed" and "train.gpus=2" in status.message and "train.regroup=true" in status.message
+    changed = (run.path / "config.yaml").read_text(encoding="utf-8").replace("regroup: false", "regroup: true")
+    (run.path / "config.yaml").write_text(changed, encoding="utf-8")
+    supervisor.resume(run)
+    assert wait(run, ("finished", "failed")).state == "finished"
