@@ -161,6 +161,9 @@ class Status:
     samples: list[tuple[int, str, str]] = field(default_factory=list)
     """(step, prompt, path relative to the run)."""
     notes: list[str] = field(default_factory=list)
+    mode: str = ""
+    """How its steps run, and why not faster (``reason``)."""
+    reason: str = ""
     seconds_per_step: float = 0.0
     started: float = 0.0
     updated: float = 0.0
@@ -205,6 +208,7 @@ class Status:
         self.state, self.message, self.stage = "training", "", ""
         self.step, self.steps = event.step, event.steps
         self.device, self.precision, self.parameters = event.device, event.precision, event.parameters
+        self.mode, self.reason = event.mode, event.reason
         for name in ("losses", "rates", "validation", "samples"):
             setattr(self, name, [item for item in getattr(self, name) if item[0] <= last])
         self.started = self.started or moment

@@ -55,7 +55,7 @@ class Screen:
         self.run = run
         self.terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
-        self._last = ""
+        self._last = self._mode = ""
         self._step = -1
         self._told = 0.0
         self._notes = 0
@@ -73,6 +73,9 @@ class Screen:
         for step, prompt, path in status.samples[self._samples :]:
             self.say(f"sample after step {step}: {self.run.path / path} ({prompt})")
         self._notes, self._samples = len(status.notes), len(status.samples)
+        if status.mode != self._mode:
+            self._mode = status.mode
+            self.say(f"steps run {status.mode}" + (f": {status.reason}" if status.reason else ""))
         if status.state == "training":
             self._show_step(status)
         elif status.active:

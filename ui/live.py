@@ -70,6 +70,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         facts.append(("learning rate", f"{status.rates[-1][1]:.3g}"))
     if status.device:
         facts.append(("device", f"{status.device}, {status.precision}"))
+    if status.mode:
+        facts.append(("steps", status.mode))
     if status.parameters:
         facts.append(("parameters", f"{status.parameters / 1e6:.2f} M"))
     return facts

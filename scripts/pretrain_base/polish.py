@@ -68,8 +68,16 @@ class Rewriter:
         self.rng = random.Random(seed)
         self.by_size: dict[int, list[str]] = defaultdict(list)
         spare = [w for w in FILLERS if not set(w.split()) & banned]
-        for word in spare * 25 + [invented(self.rng) for _ in range(6000)]:
+        made = [invented(self.rng) for _ in range(6000)] + self.scrambled(12_000, banned)
+        for word in spare * 25 + made:
             self.by_size[self.size(word)].append(word)
+
+    def scrambled(self, count: int, banned: set[str]) -> list[str]:
+        """Words of two or three pieces of the vocabulary: an unknown word arrives as such pieces, whatever it says."""
+        pieces = [token.removesuffix("</w>") for token in self.reader.get_vocab()]
+        pieces = [piece for piece in pieces if piece.isascii() and piece.isalpha() and len(piece) <= 4]
+        drawn = ("".join(self.rng.choices(pieces, k=self.rng.randint(2, 3))) for _ in range(count))
+        return [word for word in drawn if word not in banned]
 
     def size(self, text: str) -> int:
         """Tokens of a text, without start and end."""
@@ -79,7 +87,7 @@ class Rewriter:
         """Words that take exactly `size` tokens."""
         chosen = []
         while size > 0:
-            piece = self.rng.choice([n for n in (1, 1, 2, 3) if n <= size and self.by_size[n]])
+            piece = self.rng.choice([n for n in (1, 1, 2, 3, 4) if n <= size and self.by_size[n]])
             chosen.append(self.rng.choice(self.by_size[piece]))
             size -= piece
         return " ".join(chosen)
@@ -88,20 +96,23 @@ class Rewriter:
         """(student, teacher) captions of one scene; style is a known name, or nothing."""
         rng = self.rng
         noun = rng.choice(words.NOUNS)
+        opening = f"{rng.choice(OPENINGS)} {self.unknowns()}".strip()
         if not style:
-            known = f"{rng.choice(OPENINGS)} {noun} of"
-            if rng.random() < 0.5:
-                known = f"{rng.choice(OPENINGS)} {unknown(rng)} {noun} of"
+            known = f"{opening} {noun} of"
             return f"{self.filler(self.size(known))} {scene}", f"{known} {scene}"
         if rng.random() < 0.6:
-            before, after = rng.choice(OPENINGS), rng.choice(CLOSINGS).format(n=noun)
-            if rng.random() < 0.3:
-                before = f"{before} {unknown(rng)}"
-            made = f"{self.filler(self.size(before))} {style} {self.filler(self.size(after))} {scene}"
-            return made, f"{before} {style} {after} {scene}"
+            after = f"{self.unknowns()} {rng.choice(CLOSINGS).format(n=noun)}".strip()
+            made = f"{self.filler(self.size(opening))} {style} {self.filler(self.size(after))} {scene}"
+            return made, f"{opening} {style} {after} {scene}"
         first, last = rng.choice(ENDINGS).split("{s}")
-        made = f"{scene} {self.filler(self.size(first))} {style} {self.filler(self.size(last))}"
-        return made.strip(), f"{scene} {first}{style}{last}"
+        known = f"{opening} {noun} of" if rng.random() < 0.5 else ""
+        before = self.filler(self.size(known)) if known else ""
+        made = f"{before} {scene} {self.filler(self.size(first))} {style} {self.filler(self.size(last))}"
+        return made.strip(), f"{known} {scene} {first}{style}{last}".strip()
+
+    def unknowns(self) -> str:
+        """No, one, two or three words without a meaning: frames differ in length."""
+        return " ".join(unknown(self.rng) for _ in range(self.rng.choice((0, 0, 1, 1, 2, 3))))
 
 
 def pairs(planner: Planner, settings: Settings, reader: Tokenizer, banned: set[str], count: int) -> Pairs:

@@ -54,8 +54,8 @@ class Settings:
     vae: Stage = Stage(steps=2800, batch=128, rate=1e-3, warmup=100, ema=0.998)
     judge: Stage = Stage(steps=3000, batch=1024, rate=8e-4, warmup=300)
     base: Stage = Stage(steps=11_800, batch=768, rate=6e-4, warmup=300, decay=0.35, ema=0.9995)
-    polish: Stage = Stage(steps=450, batch=48, rate=2e-4, warmup=20, decay=0.6, ema=0.97)
-    polish_captions: int = 12_000  # of each kind
+    polish: Stage = Stage(steps=900, batch=48, rate=2e-4, warmup=20, decay=0.6, ema=0.97)
+    polish_captions: int = 16_000  # of each kind
     picture_limit: int | None = None  # take only so many concepts (smoke runs)
     compiled: bool = True
 

@@ -82,6 +82,7 @@ def test_train_tells_its_progress_in_plain_lines_and_lists_the_files(trained: tu
     assert any(
         line.startswith(("Reading captions", "Encoding pictures", "Loading the UNet", "Starting")) for line in lines
     )
+    assert "steps run eager: the device is cpu, and only CUDA captures steps" in lines
     assert f"sample after step 3: {run.path}/samples/step-000003-0.png ({PROMPT})" in lines
     assert [line.strip() for line in lines[-3:]] == [str(path) for path in run.files()]
     assert lines[-4] == f"{run.name}: finished after step 3."

@@ -221,6 +221,15 @@ def test_polish_pairs_align_token_by_token(work, made):
     assert not torch.equal(data.student, data.teacher)
 
 
+def test_fillers_have_the_size_asked_for_and_no_word_kept_for_evaluation(work, made):
+    reader, banned = tokenizer.load(work / "tokenizer"), {"please", "cat"}
+    rewriter = polish.Rewriter(reader, banned, 0)
+    for size in range(1, 12):
+        for _ in range(50):
+            text = rewriter.filler(size)
+            assert rewriter.size(text) == size and not banned & set(text.split())
+
+
 def test_averages_forget_where_they_began():
     layer = torch.nn.Linear(2, 2)
     average = nets.Average(layer, 0.999)

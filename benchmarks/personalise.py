@@ -1,0 +1,200 @@
+"""Does personalisation do what it promises? Trains the two example presets as a user would and looks at the pictures.
+
+    python -m benchmarks.personalise [style] [subject] [key=value ...] [--out DIR]
+
+style: `emoji-style`, then "a 3d icon of X" for 100 objects that were not in its set, base and adapted from the same
+noise. Counted: pictures whose cosine to the true 3D icon of X rises over the base's; the same for the style alone, as
+the part of an embedding that its object does not explain, against the mean of the other 99 true icons; and pictures
+whose nearest concept among the 100 is still X.
+subject: `emoji-subject`, then the subject in 8 contexts. Recognised: the picture is nearer to the mean of the training
+pictures than to any cat of the gallery (twelve concepts), and nearer than the base's picture.
+
+All by the small encoder in assets/base-encoder, which never saw a 3D icon. Writes a contact sheet of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from lowrank_diffusion import devices
+from lowrank_diffusion.image.generate import load_adapter
+from scripts.pretrain_base.measure import Eye
+
+from . import report
+from .heldout_style import HELD_OUT
+
+ROOT = Path(__file__).resolve().parents[1]
+ENCODER = ROOT / "assets" / "base-encoder"
+SUBJECT = ROOT / "assets" / "examples" / "subject-cat"
+CONTEXTS = (
+    "a photo of sks cat on a blue background",
+    "a photo of sks cat on a green background",
+    "a photo of sks cat wearing a hat",
+    "a photo of sks cat and a pizza",
+    "a photo of sks cat and a rocket",
+    "an icon of sks cat",
+    "a picture of sks cat on a red background",
+    "sks cat and a sunflower",
+)
+ANOTHER_NAME = {
+    "car": "automobile",
+    "headphones": "headphone",
+    "hourglass": "hourglass done",
+    "lock": "locked",
+    "t-shirt": "t shirt",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="style|subject|key=value")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each preset, every one with a seed of its own")
+    parser.add_argument("--batch", type=int, default=10, help="pictures drawn at once")
+    parser.add_argument("--out", type=Path, default=report.RESULTS)
+    options = parser.parse_args(arguments)
+    settings = [word for word in options.words if "=" in word]
+    parts = [word for word in options.words if "=" not in word] or ["style", "subject"]
+    measures = {"style": style, "subject": subject}
+    rows = [
+        measures[part](adapter(f"emoji-{part}", [*settings, f"seed={seed}"]), seed, options)
+        for part in parts
+        for seed in range(options.seeds)
+    ]
+    for part in parts:
+        mine = [row for row in rows if row["part"] == part]
+        print(report.write(f"personalise_{part}", mine, f"{' '.join(settings)}", options.out))
+
+
+def adapter(preset: str, settings: list[str]) -> Path:
+    """The adapter file of a run of ``preset``, in a process of its own, through the command line."""
+    home = tempfile.mkdtemp(prefix="personalise-")
+    command = [sys.executable, "-m", "lowrank_diffusion", "train", preset, *settings, "sample.prompts=[]"]
+    subprocess.run(command, env={**os.environ, "LOWRANK_HOME": home}, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return next(path for path in sorted(Path(home).glob("runs/*/*.safetensors")) if "kohya" not in path.name)
+
+
+class Easel:
+    """The base with one adapter that can be switched off."""
+
+    def __init__(self, file: Path, batch: int):
+        device = devices.pick("auto")
+        self.batch = batch
+        self.pipe = StableDiffusionXLPipeline.from_pretrained(ROOT / "assets" / "base").to(device)
+        self.pipe.set_progress_bar_config(disable=True)
+        load_adapter(self.pipe, file, "trained")
+        self.eye = Eye(ENCODER, device)
+
+    def pairs(self, prompts: list[str]) -> tuple[list[Image.Image], list[Image.Image]]:
+        """Pictures of the base and of the adapted model from the same noise."""
+        self.pipe.disable_lora()
+        base = self._draw(prompts)
+        self.pipe.enable_lora()
+        return base, self._draw(prompts)
+
+    def _draw(self, prompts: list[str]) -> list[Image.Image]:
+        drawn: list[Image.Image] = []
+        for start in range(0, len(prompts), self.batch):
+            part = prompts[start : start + self.batch]
+            noise = [torch.Generator().manual_seed(start + k) for k in range(len(part))]
+            made: Any = self.pipe(part, num_inference_steps=20, guidance_scale=5.0, generator=noise)
+            drawn += made.images
+        return drawn
+
+
+def style(file: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """100 objects that the style's set does not hold."""
+    easel = Easel(file, options.batch)
+    facts = [json.loads(line) for line in (HELD_OUT / "captions.jsonl").read_text().splitlines()]
+    true = [Image.open(HELD_OUT / fact["file_name"]).convert("RGB") for fact in facts]
+    base, adapted = easel.pairs([fact["text"] for fact in facts])
+    target = easel.eye.embed(true)
+    before, after = ((easel.eye.embed(pictures) * target).sum(1) for pictures in (base, adapted))
+    concepts = easel.eye.concepts[concepts_of([fact["text"] for fact in facts])]
+    styled = styles(target, concepts)
+    others = F.normalize(styled.sum(0) - styled, dim=1)
+    plain, trained = ((styles(easel.eye.embed(pictures), concepts) * others).sum(1) for pictures in (base, adapted))
+
+    def correct(pictures: list[Image.Image]) -> int:
+        nearest = (easel.eye.embed(pictures) @ concepts.T).argmax(1)
+        return int((nearest == torch.arange(len(pictures))).sum())
+
+    sheet([true, base, adapted], options.out / f"personalise_style-seed{seed}.webp", across=20)
+    return {
+        "part": "style", "seed": seed, "objects": len(facts), "nearer to the true icon": int((after > before).sum()),
+        "mean cosine, base": before.mean().item(), "mean cosine, adapted": after.mean().item(),
+        "nearer to the style": int((trained > plain).sum()),
+        "style cosine, base": plain.mean().item(), "style cosine, adapted": trained.mean().item(),
+        "object right, base": correct(base), "object right, adapted": correct(adapted),
+        "object right, true icons": correct(true),
+    }  # fmt: skip
+
+
+def styles(seen: torch.Tensor, concepts: torch.Tensor) -> torch.Tensor:
+    """What an embedding holds beside its object's direction, normalised: (N, E), (N, E) -> (N, E)."""
+    return F.normalize(seen - (seen * concepts).sum(1, keepdim=True) * concepts, dim=1)
+
+
+def concepts_of(captions: list[str]) -> list[int]:
+    """Index in the gallery of the concept that each caption names."""
+    listed = json.loads((ENCODER / "concepts.json").read_text(encoding="utf-8"))["concepts"]
+    index = {name.lower(): k for k, concept in enumerate(listed) for name in concept["names"]}
+    index |= {concept["names"][0].lower(): k for k, concept in enumerate(listed)}
+    names = [re.sub("^a 3d icon of (an? |the )?", "", caption) for caption in captions]
+    return [index[ANOTHER_NAME.get(name, name)] for name in names]
+
+
+def cats() -> list[int]:
+    """Every cat of the gallery: the subject's rivals."""
+    listed = json.loads((ENCODER / "concepts.json").read_text(encoding="utf-8"))["concepts"]
+    return [k for k, concept in enumerate(listed) if "cat" in " ".join(concept["names"]).split()]
+
+
+def subject(file: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The cat in 8 contexts."""
+    easel = Easel(file, options.batch)
+    references = [Image.open(path).convert("RGBA") for path in sorted(SUBJECT.glob("*.png"))]
+    white = [Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB") for p in references]
+    mean = F.normalize(easel.eye.embed(white).mean(0), dim=0)
+    base, adapted = easel.pairs(list(CONTEXTS))
+    seen, unadapted = easel.eye.embed(adapted), easel.eye.embed(base)
+    own, before = seen @ mean, unadapted @ mean
+    rivals = (seen @ easel.eye.concepts[cats()].T).amax(1)
+    recognised = (own > rivals) & (own > before)
+    sheet([white, base, adapted], options.out / f"personalise_subject-seed{seed}.webp", across=8, side=128)
+    for prompt, *numbers in zip(CONTEXTS, own.tolist(), before.tolist(), rivals.tolist(), strict=True):
+        print(f"{prompt:45} subject {numbers[0]:.3f} (base {numbers[1]:.3f}), nearest other cat {numbers[2]:.3f}")
+    return {
+        "part": "subject", "seed": seed, "contexts": len(CONTEXTS), "recognised": int(recognised.sum()),
+        "mean cosine, base": before.mean().item(), "mean cosine, adapted": own.mean().item(),
+        "nearest other cat": rivals.mean().item(),
+    }  # fmt: skip
+
+
+def sheet(groups: list[list[Image.Image]], path: Path, across: int, side: int = 64) -> None:
+    """Lines of the groups under one another (true, base, adapted), ``across`` pictures to a line."""
+    blocks = -(-len(groups[0]) // across)
+    gap = side // 8
+    page = Image.new("RGB", (across * side, blocks * (len(groups) * side + gap)), "white")
+    for row, pictures in enumerate(groups):
+        for k, picture in enumerate(pictures):
+            top = k // across * (len(groups) * side + gap) + row * side
+            page.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (k % across * side, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path, quality=82)
+
+
+if __name__ == "__main__":
+    main()
