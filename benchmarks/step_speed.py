@@ -132,13 +132,15 @@ class Bench:
 
     def _figures(self, case: Case) -> dict[str, Any]:
         args, begin = self.args, time.perf_counter()
-        runner = self.runner(case, args.warmup + args.steps)
+        runner = self.runner(case, args.warmup + args.steps + 3 * args.profile)
         warmup, steps = (2, args.eager_steps) if runner.mode == "eager" else (args.warmup, args.steps)
         for step in range(warmup):
             runner(step)
         sdxl.synchronise(self.device)
         setup = time.perf_counter() - begin
         median, mean, losses = timed(runner, range(warmup, warmup + steps), self.device)
+        if args.profile:
+            self.profile(case, runner, warmup + steps)
         rate = 2 * self.forward_flops * case.batch / median
         return {
             "mode": runner.mode, "steps": steps, "set-up s": round(setup, 1),
@@ -146,6 +148,19 @@ class Bench:
             "TFLOP/s": rate / 1e12, "of matmul": rate / self.peak_flops,
             **memory(self.device), "loss": statistics.fmean(losses), "message": runner.reason,
         }  # fmt: skip
+
+    def profile(self, case: Case, runner: Runner, first: int) -> None:
+        """Which kernels three steps are made of: a text file per row, in the folder of the results."""
+        with torch.profiler.profile() as seen:
+            for step in range(first, first + 3):
+                runner(step)
+            runner.drain()
+            sdxl.synchronise(self.device)
+        by = "self_cpu_time_total" if self.device.type == "cpu" else "self_device_time_total"
+        text = seen.key_averages().table(sort_by=by, row_limit=50, max_name_column_width=90)
+        folder = self.args.out or report.RESULTS
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.args.name}-{case.name.replace(':', '-')}-{case.batch}.txt").write_text(text, encoding="utf-8")
 
     def clear(self) -> None:
         """Nothing of the row before is left: no compiled code, captured graph, cached memory or peak."""
@@ -253,6 +268,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resolution", type=int, default=None, metavar="PX", help="1024, or 64 with --tiny")
     parser.add_argument("--rank", type=int, default=None, help="32, or 4 with --tiny")
     parser.add_argument("--minutes", type=float, default=4.0, help="no row is started after this")
+    parser.add_argument("--profile", action="store_true", help="also list each row's kernels in a file of its own")
     parser.add_argument("--tiny", action="store_true", help="a toy UNet in float32: does every row run?")
     parser.add_argument("--out", type=Path, help="folder of the results; with --tiny none is the default")
     parser.add_argument("--name", default="step_speed")
