@@ -13,7 +13,7 @@ from . import config, devices, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
 from .errors import UserError
 from .image.data import DataError, scan
-from .image.request import AdapterChoice, DrawRequest
+from .image.request import LIMITS, AdapterChoice, DrawRequest, broken
 from .image.source import ModelError, resolve
 
 
@@ -102,7 +102,7 @@ def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
     preset = presets.find_preset(options.preset)
     cfg = presets.build(preset.values, presets.parse_overrides(options.settings))
-    problems = _problems(runs.with_absolute_paths(cfg))
+    problems = _problems(presets.with_absolute_paths(cfg))
     if problems:
         raise ConfigError(problems)
     run = runs.create(cfg, options.name or preset.name)
@@ -214,20 +214,11 @@ _REQUEST_OPTIONS = (
 )  # fmt: skip
 
 
-_LIMITS = {"count": (1, 64), "steps": (1, 200), "seed": (0, 2**32 - 1), "guidance": (0, 30)}
-_SIDES = (64, 4096)
-
-
 def _check_drawing(options: argparse.Namespace) -> None:
     """Raise ConfigError with everything that is out of bounds."""
-    limits = _LIMITS | {name: _SIDES for name in ("width", "height") if getattr(options, name) is not None}
-    found = []
-    for name, (low, high) in limits.items():
-        value = getattr(options, name)
-        if not low <= value <= high:
-            found.append(Problem(f"--{name}", f"must be from {low} to {high}, got {value}."))
-        elif name in ("width", "height") and value % 8:
-            found.append(Problem(f"--{name}", f"must be a multiple of 8, got {value}.", f"Take {value // 8 * 8}."))
+    given = {name: getattr(options, name) for name in LIMITS}
+    rules = {name: broken(name, value) for name, value in given.items() if value is not None}
+    found = [Problem(f"--{name}", rule) for name, rule in rules.items() if rule]
     if found:
         raise ConfigError(found)
 

@@ -7,6 +7,7 @@ A preset holds differences from the defaults only, and one ``about:`` line. Valu
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .config import Config, ConfigError, Problem, Section, fields, sections
-from .paths import PRESETS
+from .config import EMBEDDED, Config, ConfigError, Problem, Section, fields, sections
+from .paths import PRESETS, PROJECT
 
 
 class _Loader(yaml.SafeLoader):
@@ -225,3 +226,18 @@ def to_yaml(config: Config) -> str:
 def from_yaml(text: str, source: str) -> Config:
     """Inverse of :func:`to_yaml`. Raises ConfigError."""
     return build(_mapping(parse_yaml(text, source), source))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Folders by absolute path: relative ones are looked for from here, then in the project (its presets' examples)."""
+
+    def located(text: str | None) -> str | None:
+        text = os.path.expanduser(text) if text else text
+        found = [place / text for place in (Path.cwd(), PROJECT) if text and (place / text).exists()]
+        return str(found[0].resolve()) if found else text
+
+    data = config.data.model_copy(update={"instance": located(config.data.instance)})
+    prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
+    path = config.base.path if config.base.path == EMBEDDED else located(config.base.path)
+    base = config.base.model_copy(update={"path": path, "vae": located(config.base.vae)})
+    return config.model_copy(update={"data": data, "prior": prior, "base": base})

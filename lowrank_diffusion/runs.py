@@ -26,9 +26,9 @@ from typing import Any
 import psutil
 
 from . import events, presets
-from .config import EMBEDDED, Config, ConfigError, Problem
+from .config import Config, ConfigError, Problem
 from .errors import UserError
-from .paths import PROJECT, runs_folder
+from .paths import runs_folder
 
 ACTIVE = ("starting", "waiting", "preparing", "training")
 
@@ -255,7 +255,7 @@ def create(config: Config, name: str, root: Path | None = None) -> Run:
         path = root / (f"{stamp}_{again}-{slug}" if again else f"{stamp}-{slug}")
         try:
             path.mkdir(parents=True)
-            write_text(path / "config.yaml", presets.to_yaml(with_absolute_paths(config)))
+            write_text(path / "config.yaml", presets.to_yaml(presets.with_absolute_paths(config)))
         except FileExistsError:
             continue
         except OSError as error:
@@ -263,21 +263,6 @@ def create(config: Config, name: str, root: Path | None = None) -> Run:
             raise RunError(f"{path}: cannot be made: {error.strerror}. Free some space or set LOWRANK_HOME.") from None
         return Run(path)
     raise RunError(f"{root}: a thousand runs named {slug} in one second.")
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """Folders by absolute path: relative ones are looked for from here, then in the project (its presets' examples)."""
-
-    def located(text: str | None) -> str | None:
-        text = os.path.expanduser(text) if text else text
-        found = [place / text for place in (Path.cwd(), PROJECT) if text and (place / text).exists()]
-        return str(found[0].resolve()) if found else text
-
-    data = config.data.model_copy(update={"instance": located(config.data.instance)})
-    prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
-    path = config.base.path if config.base.path == EMBEDDED else located(config.base.path)
-    base = config.base.model_copy(update={"path": path, "vae": located(config.base.vae)})
-    return config.model_copy(update={"data": data, "prior": prior, "base": base})
 
 
 def all_runs(root: Path | None = None) -> list[Run]:

@@ -16,7 +16,7 @@ from .runs import Run, RunError
 
 
 def start(run: Run) -> None:
-    """Start or resume a run in a process of its own session, its output going to the run's log. Raises RunError."""
+    """Start a run, or go on from its newest checkpoint, in a process of its own session. Raises RunError."""
     process, status = run.process(), run.status()
     if process is not None and not status.active:
         psutil.wait_procs([process], timeout=30)  # it has said its last word and is on its way out
@@ -52,11 +52,6 @@ def command(run: Run) -> list[str]:
     if gpus == 1:
         return [sys.executable, *trainer]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *trainer]
-
-
-def resume(run: Run) -> None:
-    """Go on from the newest checkpoint, or from the beginning where there is none. Raises RunError."""
-    start(run)
 
 
 def stop(run: Run, kill_after: float | None = None) -> None:

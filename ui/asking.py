@@ -10,21 +10,14 @@ from safetensors import SafetensorError, safe_open
 from lowrank_diffusion import runs
 from lowrank_diffusion.config import BaseModelConfig, Problem
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
+from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
 from lowrank_diffusion.image.source import ModelError, resolve
 from lowrank_diffusion.runs import Run
 
 from . import live, safe
 from .form import number
 
-LIMITS = {
-    "count": ("Pictures", 1, 64),
-    "steps": ("Steps", 1, 200),
-    "seed": ("Seed", 0, 2**32 - 1),
-    "width": ("Width", 64, 4096),
-    "height": ("Height", 64, 4096),
-}
-LARGEST_GUIDANCE = 30
+LABELS = {"count": "Pictures", "steps": "Steps", "seed": "Seed", "width": "Width", "height": "Height"}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -91,33 +84,24 @@ def _adapter(choice: str, strength: float) -> AdapterChoice:
     return AdapterChoice(str(found[0]), strength)
 
 
-def _whole(name: str, raw: Any) -> int | None:
-    """A number field as an int within its limits. Raises UserError."""
-    _, low, high = LIMITS[name]
-    value = number(raw)
-    if value is None:
-        return None
-    if not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"must be a whole number from {low} to {high}, got {raw}.")
-    if name in ("width", "height") and value % 8:
-        raise UserError(f"must be a multiple of 8, got {value}. Take {value // 8 * 8}.")
-    return value
+def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The number fields that are filled in, and what is wrong with them."""
+    found, problems = {}, []
+    for name, label in (LABELS | {"guidance": "Guidance"}).items():
+        value = number(answers[name])
+        rule = broken(name, value) if value is not None else ""
+        if value is None and name not in ("width", "height"):
+            rule = "is empty."
+        if rule:
+            problems.append(Problem(label, rule))
+        elif value is not None:
+            found[name] = value
+    return found, problems
 
 
 def build_request(answers: dict[str, Any]) -> DrawRequest:
     """A request out of the tab's fields. Raises RequestError with every problem."""
-    problems: list[Problem] = []
-    numbers: dict[str, Any] = {}
-    for name, (label, *_) in LIMITS.items():
-        try:
-            numbers[name] = _whole(name, answers[name])
-            if numbers[name] is None and name not in ("width", "height"):
-                problems.append(Problem(label, "is empty."))
-        except UserError as error:
-            problems.append(Problem(label, str(error)))
-    guidance = number(answers["guidance"])
-    if not isinstance(guidance, int | float) or not 0 <= guidance <= LARGEST_GUIDANCE:
-        problems.append(Problem("Guidance", f"must be a number from 0 to {LARGEST_GUIDANCE}, got {guidance}."))
+    numbers, problems = _numbers(answers)
     adapters = []
     for index, (choice, strength) in enumerate(answers["adapters"], 1):
         try:
@@ -136,7 +120,6 @@ def build_request(answers: dict[str, Any]) -> DrawRequest:
         negative=str(answers["negative"] or "").strip(),
         base=base,
         adapters=tuple(adapters),
-        guidance=float(guidance or 0),
         compare=bool(answers["compare"]) and bool(adapters),
-        **{name: value for name, value in numbers.items() if value is not None},
+        **numbers,
     )

@@ -129,7 +129,7 @@ class Monitor:
 
         def go_on(run: Run) -> None:
             self.on_start()
-            supervisor.resume(run)
+            supervisor.start(run)
 
         return self._act(data, go_on, RESUME_NOTE)
 

@@ -238,7 +238,7 @@ class RunsTab:
 
     def _go_on(self, run: Run) -> None:
         self.engine.release()
-        supervisor.resume(run)
+        supervisor.start(run)
 
     def pack(self, name: str | None) -> dict[Any, Any]:
         """Make the zip and offer it."""

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..config import BaseModelConfig
+
+LIMITS = {
+    "count": (1, 64),
+    "steps": (1, 200),
+    "seed": (0, 2**32 - 1),
+    "guidance": (0, 30),
+    "width": (64, 4096),
+    "height": (64, 4096),
+}
+"""Smallest and largest value of every number of a request; the sides are multiples of 8, all but guidance whole."""
+
+
+def broken(name: str, value: Any) -> str:
+    """The rule of ``LIMITS`` that a value breaks, for a person to read; empty if none."""
+    low, high = LIMITS[name]
+    kinds = (int, float) if name == "guidance" else (int,)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+        kind = "a number" if name == "guidance" else "a whole number"
+        return f"must be {kind} from {low} to {high}, got {value}."
+    if name in ("width", "height") and value % 8:
+        return f"must be a multiple of 8, got {value}. Take {value // 8 * 8}."
+    return ""
 
 
 @dataclass(frozen=True)

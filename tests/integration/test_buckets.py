@@ -150,7 +150,7 @@ def test_a_stopped_run_in_buckets_ends_where_an_undisturbed_one_does(pictures: P
     supervisor.stop(run)
     status = wait(run)
     assert status.state == "stopped" and 4 <= status.step < 14
-    supervisor.resume(run)
+    supervisor.start(run)
     assert wait(run, ("finished", "failed")).state == "finished"
     assert run.status().losses == whole.status().losses and len(whole.status().losses) == 14
     assert same_end(whole, run)

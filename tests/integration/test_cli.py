@@ -267,11 +267,11 @@ def test_generate_with_a_run_beside_the_base(trained: tuple, tmp_path: Path):
 def test_what_cannot_be_drawn_is_told_at_once(trained: tuple, tmp_path: Path):
     done = command("generate", "x", "--width", "100", "--height", "8", "--steps", "0", "--count", "65", "--seed", "-1")
     assert lines_of(done, 1) == [
-        "--count: must be from 1 to 64, got 65.",
-        "--steps: must be from 1 to 200, got 0.",
-        "--seed: must be from 0 to 4294967295, got -1.",
+        "--count: must be a whole number from 1 to 64, got 65.",
+        "--steps: must be a whole number from 1 to 200, got 0.",
+        "--seed: must be a whole number from 0 to 4294967295, got -1.",
         "--width: must be a multiple of 8, got 100. Take 96.",
-        "--height: must be from 64 to 4096, got 8.",
+        "--height: must be a whole number from 64 to 4096, got 8.",
     ]
     assert "There is no run 'nope'" in lines_of(command("generate", "x", "--adapter", "nope@2"), 1)[0]
     assert "must be a number, got 'much'" in lines_of(command("generate", "x", "--adapter", "cli@much"), 1)[0]

@@ -49,7 +49,7 @@ def test_stopped_and_killed_it_still_ends_the_same(pair: Run, tmp_path: Path):
     supervisor.stop(run)
     status = wait(run)
     assert status.state == "stopped" and 2 <= status.step < 6
-    supervisor.resume(run)
+    supervisor.start(run)
     wait_for_step(run, status.step + 1)
     launcher = run.process()
     assert launcher is not None
@@ -57,7 +57,7 @@ def test_stopped_and_killed_it_still_ends_the_same(pair: Run, tmp_path: Path):
     os.kill(next(worker.pid for worker in workers if worker.environ().get("RANK") == "1"), signal.SIGKILL)
     assert wait(run).state in ("failed", "interrupted") and run.checkpoints
     assert not psutil.wait_procs(workers, timeout=60)[1], "no process is left behind"
-    supervisor.resume(run)
+    supervisor.start(run)
     assert wait(run, ("finished", "failed")).state == "finished"
     assert run.status().losses == pair.status().losses
     assert all(torch.equal(value, tensors(pair)[name]) for name, value in tensors(run).items())
@@ -76,5 +76,5 @@ def test_another_number_of_processes_is_refused_unless_asked_for(pair: Run, tmp_
     assert status.state == "failed" and "train.gpus=2" in status.message and "train.regroup=true" in status.message
     changed = (run.path / "config.yaml").read_text(encoding="utf-8").replace("regroup: false", "regroup: true")
     (run.path / "config.yaml").write_text(changed, encoding="utf-8")
-    supervisor.resume(run)
+    supervisor.start(run)
     assert wait(run, ("finished", "failed")).state == "finished"

@@ -52,11 +52,11 @@ def test_stop_at_30_and_resume(undisturbed: Run, tmp_path: Path):
     assert status.state == "stopped" and 29 <= status.step < 60
     assert run.checkpoints[-1].name == f"step-{status.step:06d}"
     assert all(path.exists() for path in run.files())
-    supervisor.resume(run)
+    supervisor.start(run)
     assert wait(run, ("finished", "failed")).state == "finished"
     assert_same_end(undisturbed, run)
     with pytest.raises(RunError, match="is finished"):
-        supervisor.resume(run)
+        supervisor.start(run)
 
 
 def test_kill_nine_and_resume(undisturbed: Run, tmp_path: Path):
@@ -71,7 +71,7 @@ def test_kill_nine_and_resume(undisturbed: Run, tmp_path: Path):
     assert [path.name for path in run.checkpoints] == ["step-000025"]
     with run.events_path.open("ab") as log:
         log.write(b'{"kind": "stepped", "st')  # a line that the killed process was in the middle of
-    supervisor.resume(run)
+    supervisor.start(run)
     wait_for_step(run, 26)
     assert wait(run, ("finished", "failed")).state == "finished"
     assert_same_end(undisturbed, run)

@@ -129,14 +129,14 @@ def test_folders_become_absolute_from_here_or_from_the_project(tmp_path: Path, m
     for name in ("pictures", "base", "embedded", "vae"):
         (tmp_path / name).mkdir()
     given = {"data.instance": "pictures", "prior.pictures": "assets/examples", "base.path": "base", "base.vae": "~/vae"}
-    config = runs.with_absolute_paths(presets.build({}, given))
+    config = presets.with_absolute_paths(presets.build({}, given))
     assert config.data.instance == str(tmp_path / "pictures")
     assert config.prior.pictures == str(PROJECT / "assets/examples")
     assert (config.base.path, config.base.vae) == (str(tmp_path / "base"), str(tmp_path / "vae"))
-    assert runs.with_absolute_paths(config) == config
+    assert presets.with_absolute_paths(config) == config
     unchanged = presets.build({}, {"data.instance": "gone", "base.path": "owner/name"})
-    assert runs.with_absolute_paths(unchanged) == unchanged
-    assert runs.with_absolute_paths(Config()) == Config()  # 'embedded' is a word, not the folder of that name
+    assert presets.with_absolute_paths(unchanged) == unchanged
+    assert presets.with_absolute_paths(Config()) == Config()  # 'embedded' is a word, not the folder of that name
 
 
 # states
