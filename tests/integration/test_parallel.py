@@ -68,9 +68,9 @@ def test_another_number_of_processes_is_refused_unless_asked_for(pair: Run, tmp_
     text = (run.path / "config.yaml").read_text(encoding="utf-8")
     assert "gpus: 2" in text
     (run.path / "config.yaml").write_text(text.replace("gpus: 2", "gpus: 1"), encoding="utf-8")
-    copy = run.path / "checkpoints" / "step-000003"
+    copy = run.path / "checkpoints" / "step-000006"
     copy.mkdir(parents=True)
-    (copy / "state.safetensors").write_bytes((pair.path / "checkpoints/step-000003/state.safetensors").read_bytes())
+    (copy / "state.safetensors").write_bytes((pair.path / "checkpoints/step-000006/state.safetensors").read_bytes())
     supervisor.start(run)
     status = wait(run)
     assert status.state == "failed" and "train.gpus=2" in status.message and "train.regroup=true" in status.message
