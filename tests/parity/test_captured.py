@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from lowrank_diffusion.runs import Run
-from trainers import checkpoint, fast
+from trainers import fast
 from trainers.fast import FastStep
 from trainers.step import Diverged, Step
 
-from .test_fused import KINDS, Data, Regression, settings
+from .test_fused import KINDS, Data, Regression, assert_resumes_exactly, settings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 CUDA = torch.device("cuda")
@@ -81,16 +81,7 @@ def test_kept_and_redrawn_noise_agree():
 
 
 def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
-    cfg, run = settings("gralora", flat__sigma=0.1), Run(tmp_path)
-    state = begin(cfg)
-    for step in range(6):
-        state(step)
-    checkpoint.save(run, state)
-    rest = [state(step).loss for step in range(6, 12)]
-    again = begin(cfg)
-    assert checkpoint.load(run.checkpoints[-1], again) == 6
-    assert [again(step).loss for step in range(6, 12)] == rest
-    assert all(torch.equal(a, b) for a, b in zip(weights(state), weights(again), strict=True))
+    assert_resumes_exactly(begin, Run(tmp_path))
 
 
 def test_a_loss_that_is_no_number_changes_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,9 @@ def test_results_come_late_and_all_of_them():
     assert [result.step for result in state.drain()] == [5] and state.drain() == []
 
 
-def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
-    cfg, run = settings("gralora", flat__sigma=0.1), Run(tmp_path)
+def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run) -> None:
+    """Stopped after 6 of 12 steps and begun again, a run ends where it would have."""
+    cfg = settings("gralora", flat__sigma=0.1)
     state = begin(cfg)
     for step in range(6):
         state(step)
@@ -185,6 +187,10 @@ def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
     for name, parameter in state.parameters.items():
         assert torch.equal(parameter, again.parameters[name])
         assert torch.equal(state.averaged[name], again.averaged[name])
+
+
+def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
+    assert_resumes_exactly(begin, Run(tmp_path))
 
 
 def test_a_checkpoint_of_the_eager_step_goes_on_fast(tmp_path: Path):
