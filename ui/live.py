@@ -71,7 +71,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     if status.device:
         facts.append(("device", f"{status.device}, {status.precision}"))
     if status.mode:
-        facts.append(("steps", status.mode))
+        facts.append(("execution", status.mode))
     if status.parameters:
         facts.append(("parameters", f"{status.parameters / 1e6:.2f} M"))
     return facts
