@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def running_app(home: Path, *arguments: str) -> Iterator[str]:
             env=os.environ | {"LOWRANK_HOME": str(home)},
             stdout=log,
             stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # as in a foreground shell
         )
     try:
         deadline = time.monotonic() + 90
