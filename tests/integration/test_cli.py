@@ -42,12 +42,18 @@ def lines_of(done: subprocess.CompletedProcess[str], code: int) -> list[str]:
     return (done.stderr if code else done.stdout).splitlines()
 
 
+def _as_in_a_terminal() -> None:
+    """A background shell ignores Ctrl-C, and nohup a closed terminal; what they start would do so too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def begin(*arguments: str, **options: object) -> subprocess.Popen:
     """Start a command in a session of its own, as a terminal would."""
     return subprocess.Popen(
         [sys.executable, "-m", "lowrank_diffusion", *arguments],
         cwd=PROJECT, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # a background shell ignores Ctrl-C
+        preexec_fn=_as_in_a_terminal,
         **options,  # type: ignore[call-overload]
     )  # fmt: skip
 
@@ -154,7 +160,7 @@ def test_ctrl_c_saves_and_a_closed_terminal_changes_nothing(tmp_path: Path):
             "train",
             "smoke",
             *SMALL,
-            "train.steps=70",
+            "train.steps=40",
             "save.every=100",
             "sample.prompts=[]",
             "--name",
@@ -168,7 +174,7 @@ def test_ctrl_c_saves_and_a_closed_terminal_changes_nothing(tmp_path: Path):
     assert cli.wait(120) == 130
     stopped = run.status()
     printed = (tmp_path / "output").read_text()
-    assert stopped.state == "stopped" and 3 <= stopped.step < 70
+    assert stopped.state == "stopped" and 3 <= stopped.step < 40
     assert f"{run.name}: stopped after step {stopped.step}." in printed and "Traceback" not in printed
     assert f"Resume with: python -m lowrank_diffusion resume {run.name}" in printed
     assert run.checkpoints[-1].name == f"step-{stopped.step:06d}" and all(path.exists() for path in run.files())
@@ -181,7 +187,7 @@ def test_ctrl_c_saves_and_a_closed_terminal_changes_nothing(tmp_path: Path):
     reader = threading.Thread(target=_drain, args=(screen, shown), daemon=True)
     reader.start()
     wait_for_step(run, stopped.step + 3)
-    bar = re.compile(rb"\rlong: +\d+%\|.*\| \d+/70 \[.*loss=0\.\d+")
+    bar = re.compile(rb"\rlong: +\d+%\|.*\| \d+/40 \[.*loss=0\.\d+")
     until(lambda: bar.search(b"".join(shown)) is not None)
     process = run.process()
     os.killpg(cli.pid, signal.SIGHUP)
@@ -191,8 +197,8 @@ def test_ctrl_c_saves_and_a_closed_terminal_changes_nothing(tmp_path: Path):
     assert process is not None and process.is_running() and run.status().state == "training"
 
     lines = lines_of(command("watch", "long"), 0)
-    assert f"{run.name}: finished after step 70." in lines
-    assert [step for step, _ in wait(run).losses] == list(range(1, 71))
+    assert f"{run.name}: finished after step 40." in lines
+    assert [step for step, _ in wait(run).losses] == list(range(1, 41))
 
 
 def _drain(descriptor: int, into: list[bytes]) -> None:
