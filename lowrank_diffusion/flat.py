@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,8 +81,11 @@ class Flat:
 
     def __init__(self, layers: list[AdaptedLayer], sigma: float, steps: int, seed: int):
         self.layers, self.sigma, self.steps, self.seed = layers, sigma, steps, seed
-        with torch.no_grad():
-            self._norms = [row_norms_squared(layer.base_weight()) for layer in layers] if sigma else []
+
+    @cached_property
+    def _norms(self) -> list[Tensor]:
+        """|W_i|^2 of every layer, once: W is frozen. The fused step has its own and never asks."""
+        return [row_norms_squared(layer.base_weight()) for layer in self.layers]
 
     @torch.no_grad()
     def draws(self, step: int) -> list[Draw]:
