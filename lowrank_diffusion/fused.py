@@ -1,12 +1,14 @@
-"""Adapted layers as the fast step runs them: one low-rank product per layer, in the base's precision.
+"""Adapted layers as the fast step runs them: one low-rank product per input, in the base's precision.
 
 A LoRA, a GraLoRA and a hybrid are all exactly a plain pair A (R, n), B (m, R) with the scaling in B (factors.py), so
-one forward serves them: y = x W^T + b + (x A^T) B^T. Layers of one shape form a group whose trainable tensors, working
-pairs, gradients and base weights are stacks with the layer as first dimension. Making the working pairs of a step, and
-bringing their gradients back, is then a handful of kernels per group, not some per layer, and no layer casts anything.
+one forward serves them: y = x W^T + b + (x A^T) B^T. Layers that read the same input (queries, keys and values) are one
+unit: their weights and A stand below each other, and B has a block for each layer, so that they are one product too.
+Units of one shape form a group, whose trainable tensors, working pairs, gradients and base weights are stacks with the
+unit as first dimension. Making the working pairs of a step, and bringing their gradients back, is then a handful of
+kernels per group, not some per layer, and no layer casts anything.
 
 The stacks replace the storage of what PEFT and the model hold: their parameters become views, with the same bits.
-Letters as in factors.py; L is the number of layers of a group.
+Letters as in factors.py; L is the number of units of a group, P that of layers in a unit, M the sum of their m.
 """
 
 from __future__ import annotations
@@ -18,57 +20,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import kernels
 from .adapters import NAME, AdaptedLayer
 from .factors import row_norms_squared
+from .products import FusedLinear, Unit, perturb
 
-
-class FusedLinear(nn.Module):
-    """Stands in for an adapted layer while the fast step runs. It owns nothing: all tensors are the group's."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor):
-        super().__init__()
-        # In a tuple: neither parameters nor buffers, so the model's state dict never knows.
-        self.tensors = (weight, bias, a, b)
-
-    def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        """(..., n) -> (..., m)."""
-        weight, bias, a, b = self.tensors
-        rows = x.reshape(-1, x.shape[-1])
-        y = torch.addmm(F.linear(rows, weight, bias), rows @ a.T, b.T)
-        return y.view(*x.shape[:-1], -1)
-
-
-class _Redrawn(torch.autograd.Function):
-    """y = x (W + eps)^T + bias, rows (N, n) -> (N, m); W + eps is made in forward and again in backward."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, bias: Tensor | None, group: Group, index: int) -> Tensor:
-        ctx.group, ctx.index = group, index
-        return F.linear(rows, group.redraw(index), bias)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return grad @ ctx.group.redraw(ctx.index), None, None, None
-
-
-class RedrawnLinear(nn.Module):
-    """The same with a perturbation that is not kept."""
-
-    def __init__(self, group: Group, index: int, bias: Tensor | None, a: Tensor, b: Tensor):
-        super().__init__()
-        self.where, self.tensors = (group, index), (bias, a, b)
-
-    @torch.compiler.disable  # the layer number would make every layer a program of its own
-    def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:  # type: ignore[override]
-        """(..., n) -> (..., m)."""
-        bias, a, b = self.tensors
-        rows = x.reshape(-1, x.shape[-1])
-        y: Any = _Redrawn.apply(rows, bias, *self.where)
-        return torch.addmm(y, rows @ a.T, b.T).view(*x.shape[:-1], -1)
+SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of siblings that usually read the same input, in the order in which their models call them."""
 
 
 def obstacle(layers: list[AdaptedLayer]) -> str:
@@ -84,75 +43,77 @@ def obstacle(layers: list[AdaptedLayer]) -> str:
 
 
 class Group:
-    """Layers of one shape and kind.
+    """Units of one shape and kind.
 
     Args:
-        layers: all with the same weight shape, dtype and adapter settings.
+        units: lists of layers, all with the same shapes, dtype and adapter settings.
         dtype: of the working pairs; the base's.
-        first: number of the first layer in the model's order of groups, which keys its perturbation.
+        first: number of the first unit in the model's order of groups, which keys its perturbation.
         noise: "none"; "kept": perturbed weights stay from forward to backward, in a stack of their own; "redrawn":
-            they are made twice, in one place that all layers share.
+            they are made twice, one unit at a time.
+        seed: of the perturbation.
+        step: number of the optimiser step, (1,) int64 on the device, which the caller changes in place.
     """
 
-    def __init__(self, layers: list[AdaptedLayer], dtype: torch.dtype, first: int, noise: str):
-        self.layers, self.first = layers, first
-        module: Any = layers[0].module
+    def __init__(
+        self, units: list[list[AdaptedLayer]], dtype: torch.dtype, first: int, noise: str, seed: int, step: Tensor
+    ):
+        self.units, self.noise, self.seed, self.step = units, noise, seed, step
+        self.layers = [layer for unit in units for layer in unit]
+        module: Any = self.layers[0].module
         self.scaling = float(module.scaling[NAME])
-        self.kind = _kind(layers[0])
-        self.names = _NAMES[self.kind[0]] + (_GENERAL if self.kind[0] == "gralora" and self.kind[2] else ())
-        self.masters = [self._stacked(name) for name in self.names]
+        self.kind = _kind(self.layers[0])
+        self.heights = [layer.base.weight.shape[0] for layer in units[0]]
+        names = _NAMES[self.kind[0]] + (_GENERAL if self.kind[0] == "gralora" and self.kind[2] else ())
+        places = [(part, name) for part in range(len(self.heights)) for name in names]
+        self.masters = [self._stacked(part, name) for part, name in places]
         self.grads = [torch.zeros_like(master) for master in self.masters]
-        for stack, name in zip(self.grads, self.names, strict=True):
-            for index, layer in enumerate(layers):
-                self._parameter(layer, name).grad = stack[index]
-        m, n = layers[0].base.weight.shape
-        rank = self._rank()
-        count = len(layers)
-        self.a = self.masters[0].new_zeros((count, rank, n), dtype=dtype)
-        self.b = self.masters[0].new_zeros((count, m, rank), dtype=dtype)
-        # Leaves of autograd, one pair per layer, that share the stacks' storage.
+        for stack, (part, name) in zip(self.grads, places, strict=True):
+            for unit, view in zip(units, stack, strict=True):
+                _parameter(unit[part], name).grad = view
+        self._make_pairs(dtype)
+        self._stack_base(first)
+
+    def _stacked(self, part: int, name: str) -> Tensor:
+        """One parameter of the units' layers ``part`` in one tensor (L, ...), which they become views of."""
+        parameters = [_parameter(unit[part], name) for unit in self.units]
+        stack = torch.stack([parameter.detach() for parameter in parameters])
+        for parameter, view in zip(parameters, stack, strict=True):
+            parameter.data = view
+        return stack
+
+    def _make_pairs(self, dtype: torch.dtype) -> None:
+        """A (L, P R, n), B (L, M, P R) with zeros outside its blocks, and their gradients."""
+        kind, rank, hybrid, k = self.kind
+        self.rank = k * rank + hybrid if kind == "gralora" else rank
+        count, width = len(self.units), len(self.heights) * self.rank
+        self.a = self.masters[0].new_zeros((count, width, self.layers[0].base.weight.shape[1]), dtype=dtype)
+        self.b = self.masters[0].new_zeros((count, sum(self.heights), width), dtype=dtype)
+        # Leaves of autograd, one pair per unit, that share the stacks' storage.
         pairs = zip(self.a, self.b, strict=True)
         self.leaves = [(a.detach().requires_grad_(), b.detach().requires_grad_()) for a, b in pairs]
         wide = torch.promote_types(dtype, torch.float32)
         self.grad_a, self.grad_b = torch.zeros_like(self.a, dtype=wide), torch.zeros_like(self.b, dtype=wide)
-        self.noise = noise
-        if noise != "none":
-            self._stack_base()
 
-    def _parameter(self, layer: AdaptedLayer, name: str) -> Any:
-        found: Any = getattr(layer.module, name)[NAME]
-        return found.weight if isinstance(found, nn.Linear) else found
-
-    def _stacked(self, name: str) -> Tensor:
-        """All layers' parameters of one name in one tensor (L, ...), which they become views of."""
-        parameters = [self._parameter(layer, name) for layer in self.layers]
-        stack = torch.stack([parameter.detach() for parameter in parameters])
-        for parameter, part in zip(parameters, stack, strict=True):
-            parameter.data = part
-        return stack
-
-    def _stack_base(self) -> None:
-        """W (L, m, n), |W_i|^2 (L, m), the standard deviation of every row of eps (L, m) and room for W + eps."""
-        bases = [layer.base for layer in self.layers]
-        self.weight = torch.stack([base.weight.detach() for base in bases])
-        for base, part in zip(bases, self.weight, strict=True):
-            base.weight.data = part
+    def _stack_base(self, first: int) -> None:
+        """W (L, M, n); with noise |W_i|^2 (L, M), the standard deviations of eps (L, M), and room for W + eps."""
+        like = self.layers[0].base.weight
+        self.weight = like.new_empty((len(self.units), sum(self.heights), like.shape[1]))
+        for unit, whole in zip(self.units, self.weight, strict=True):
+            for layer, part in zip(unit, whole.split(self.heights), strict=True):
+                part.copy_(layer.base.weight)
+                layer.base.weight.data = part  # and what held it is free
+        self.biases = [_bias(unit) for unit in self.units]
+        if self.noise == "none":
+            return
         self.norms = torch.stack([row_norms_squared(part) for part in self.weight])
         self.scale = torch.zeros_like(self.norms, dtype=torch.float32)
-        self.draw: tuple[int, Tensor] = (0, torch.zeros((), dtype=torch.int64, device=self.weight.device))
-        self.noisy = self.weight.clone() if self.noise == "kept" else torch.empty_like(self.weight[0])
-
-    def _rank(self) -> int:
-        kind, rank, hybrid, k = self.kind
-        return k * rank + hybrid if kind == "gralora" else rank
+        self.numbers = torch.arange(first, first + len(self.units), device=self.weight.device)
+        self.noisy = self.weight.clone() if self.noise == "kept" else self.weight
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Working pairs from the trainable tensors; the zeros of GraLoRA's pattern were written once and stay."""
-        if self.kind[0] == "lora":
-            self.a.copy_(self.masters[0])
-            self.b.copy_(self.masters[1] * self.scaling if self.scaling != 1 else self.masters[1])
-            return
+        """Working pairs from the trainable tensors; zeros were written once and stay."""
         for view, master, factor in self._pattern(self.a, self.b, self.masters):
             view.copy_(master * factor if factor != 1 else master)
 
@@ -161,27 +122,35 @@ class Group:
         """Gradients of the trainable tensors from those of the working pairs, divided by ``divisor`` ()."""
         self.grad_a.div_(divisor)
         self.grad_b.div_(divisor)
-        if self.kind[0] == "lora":
-            self.grads[0].copy_(self.grad_a)
-            self.grads[1].copy_(self.grad_b * self.scaling if self.scaling != 1 else self.grad_b)
-            return
         for view, grad, factor in self._pattern(self.grad_a, self.grad_b, self.grads):
             grad.copy_(view * factor if factor != 1 else view)
 
     def _pattern(self, a: Tensor, b: Tensor, stored: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """(part of a pair, the same numbers as stored, factor) with equal shapes: gralora_to_lora, as views.
+        """(part of a pair, the same numbers as stored, factor) with equal shapes, for all layers of the units."""
+        each, top = len(stored) // len(self.heights), 0
+        for part, height in enumerate(self.heights):
+            columns = slice(part * self.rank, (part + 1) * self.rank)
+            blocks = a[:, columns], b[:, top : top + height, columns]
+            yield from self._pattern_of_one(*blocks, stored[part * each : (part + 1) * each])
+            top += height
 
-        Rank index (i, j, t) of output block i, input block j; see :func:`lowrank_diffusion.factors.gralora_to_lora`.
+    def _pattern_of_one(self, a: Tensor, b: Tensor, stored: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """The same for one layer; :func:`lowrank_diffusion.factors.gralora_to_lora` as views.
+
+        GraLoRA's rank index is (i, j, t) of output block i, input block j.
         """
-        _, rank, hybrid, k = self.kind
-        t, count = rank // k, len(self.layers)
+        kind, rank, hybrid, k = self.kind
+        if kind == "lora":
+            yield a, stored[0], 1.0
+            yield b, stored[1], self.scaling
+            return
+        t, count = rank // k, len(self.units)
         columns, rows = a.shape[2] // k, b.shape[1] // k
-        blocks_a, blocks_b = a[:, : k * rank], b[:, :, : k * rank]
         # (L, i, j, t, J, c), of which J = j is not zero -> (L, i, t, c, j)
-        inside = blocks_a.view(count, k, k, t, k, columns).diagonal(dim1=2, dim2=4)
+        inside = a[:, : k * rank].unflatten(2, (k, columns)).unflatten(1, (k, k, t)).diagonal(dim1=2, dim2=4)
         yield inside, stored[0].view(count, k, columns, k, t).permute(0, 3, 4, 2, 1), 1.0
         # (L, I, o, i, j, t), of which I = i is not zero -> (L, o, j, t, i)
-        inside = blocks_b.unflatten(2, (k, k, t)).unflatten(1, (k, rows)).diagonal(dim1=1, dim2=3)
+        inside = b[:, :, : k * rank].unflatten(2, (k, k, t)).unflatten(1, (k, rows)).diagonal(dim1=1, dim2=3)
         yield inside, stored[1].view(count, k, k, t, rows).permute(0, 4, 2, 3, 1), self.scaling
         if hybrid:
             yield a[:, k * rank :], stored[2], 1.0
@@ -196,8 +165,8 @@ class Group:
             a.grad = b.grad = None
 
     @torch.no_grad()
-    def perturb(self, sigma: Tensor, seed: int, step: Tensor) -> None:
-        """Begin the perturbation of a step (methods: flat.py); ``sigma`` () and ``step`` (1,) live on the device."""
+    def perturb(self, sigma: Tensor) -> None:
+        """Begin the perturbation of a step (methods: flat.py); ``sigma`` () lives on the device."""
         if self.noise == "none":
             return
         b = self.b.to(self.norms.dtype)
@@ -206,30 +175,32 @@ class Group:
         own = ((b @ gram) * b).sum(dim=2)
         merged = (self.norms + 2 * cross + own).clamp_min(0).sqrt()
         self.scale.copy_(merged * (sigma / math.sqrt(self.weight.shape[2])))
-        self.draw = (seed, step)
         if self.noise == "kept":
-            _perturb(self.weight, self.scale, seed, step, self.first, self.noisy)
-
-    @torch.no_grad()
-    def redraw(self, index: int) -> Tensor:
-        """W + eps of one layer, in the shared place."""
-        seed, step = self.draw
-        return _perturb(self.weight[index], self.scale[index], seed, step, self.first + index, self.noisy)
+            perturb(self.weight, self.scale, self.seed, self.step, self.numbers[:1], self.noisy)
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """(path, stand-in) of every layer."""
-        for index, (layer, (a, b)) in enumerate(zip(self.layers, self.leaves, strict=True)):
-            bias = layer.base.bias
+        for index, (layers, pair, bias) in enumerate(zip(self.units, self.leaves, self.biases, strict=True)):
+            weight = self.noisy[index] if self.noise == "kept" else self.weight[index]
+            draw = (None, 0, None, None)
             if self.noise == "redrawn":
-                yield layer.path, RedrawnLinear(self, index, bias, a, b)
-            else:
-                weight = self.noisy[index] if self.noise == "kept" else layer.base.weight.detach()
-                yield layer.path, FusedLinear(weight, bias, a, b)
+                draw = (self.scale[index], self.seed, self.step, self.numbers[index : index + 1])
+            unit = Unit(self.heights, self.rank, (weight, bias, *pair, *draw))
+            for part, layer in enumerate(layers):
+                yield layer.path, FusedLinear(unit, part)
 
 
-def _perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, out: Tensor) -> Tensor:
-    run = kernels.perturb_reference if kernels.available(weight.device) else kernels.perturb
-    return run(weight, scale, seed, step, layer, out)
+def _parameter(layer: AdaptedLayer, name: str) -> Any:
+    found: Any = getattr(layer.module, name)[NAME]
+    return found.weight if isinstance(found, nn.Linear) else found
+
+
+def _bias(layers: list[AdaptedLayer]) -> Tensor | None:
+    """The biases of a unit below each other (M,), zero where a layer has none; None if none has one."""
+    if all(layer.base.bias is None for layer in layers):
+        return None
+    weights = [(layer.base.bias, layer.base.weight) for layer in layers]
+    return torch.cat([w.new_zeros(w.shape[0]) if bias is None else bias.detach() for bias, w in weights])
 
 
 _NAMES = {"lora": ("lora_A", "lora_B"), "gralora": ("gralora_A", "gralora_B")}
@@ -245,6 +216,23 @@ def _kind(layer: AdaptedLayer) -> tuple[str, int, int, int]:
     return "gralora", rank, int(module.hybrid_r[NAME]), k
 
 
+def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedLayer]]:
+    """``layers`` in units, by their names: siblings of :data:`SHARED` with inputs of one width and the same adapter."""
+    found: dict[Any, list[AdaptedLayer]] = defaultdict(list)
+    for layer in layers:
+        parent, _, name = layer.path.rpartition(".")
+        family = next((names for names in SHARED if name in names), None)
+        # In cross-attention the queries come from somewhere else.
+        if family is None or (name == "to_q" and getattr(model.get_submodule(parent), "is_cross_attention", False)):
+            found[layer.path].append(layer)
+        else:
+            found[parent, family, layer.base.weight.shape[1], layer.base.weight.dtype, _kind(layer)].append(layer)
+    for key, unit in found.items():
+        if isinstance(key, tuple):
+            unit.sort(key=lambda layer, names=key[1]: names.index(layer.path.rpartition(".")[2]))
+    return list(found.values())
+
+
 class Fused:
     """All adapted layers of a model.
 
@@ -252,19 +240,23 @@ class Fused:
         model: the model that holds the layers.
         layers: what :func:`lowrank_diffusion.adapters.attach` returned; see :func:`obstacle` for what they must be.
         dtype: of the base, and so of all products.
-        noise: see :class:`Group`.
+        noise, seed, step: see :class:`Group`; ``step`` may be left out without noise.
     """
 
-    def __init__(self, model: nn.Module, layers: list[AdaptedLayer], dtype: torch.dtype, noise: str):
+    def __init__(
+        self, model: nn.Module, layers: list[AdaptedLayer], dtype: torch.dtype, noise: str = "none", seed: int = 0,
+        step: Tensor | None = None,
+    ):  # fmt: skip
         self.model = model
-        shapes: dict[Any, list[AdaptedLayer]] = defaultdict(list)
-        for layer in layers:
-            weight = layer.base.weight
-            shapes[(*weight.shape, weight.dtype, _kind(layer))].append(layer)
+        step = torch.zeros(1, dtype=torch.int64) if step is None else step
+        shapes: dict[Any, list[list[AdaptedLayer]]] = defaultdict(list)
+        for unit in units_of(model, layers):
+            weights = [layer.base.weight for layer in unit]
+            shapes[(*(w.shape for w in weights), weights[0].dtype, _kind(unit[0]))].append(unit)
         self.groups: list[Group] = []
         first = 0
         for members in shapes.values():
-            self.groups.append(Group(members, dtype, first, noise))
+            self.groups.append(Group(members, dtype, first, noise, seed, step))
             first += len(members)
         self._stand_ins = dict(pair for group in self.groups for pair in group.modules())
 

@@ -51,7 +51,7 @@ def available(device: torch.device) -> str:
     return ""
 
 
-def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, out: Tensor) -> Tensor:
+def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor) -> Tensor:
     """Write ``weight + scale[..., None] * eps`` into ``out`` in one launch; the sum is rounded once, from float32.
 
     Nothing is read back from the GPU and no value of ``step`` is baked in, so a captured CUDA graph draws new noise at
@@ -62,7 +62,7 @@ def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, 
         scale: standard deviation of every row, (m,) or (L, m), float32.
         seed: 64 bits; a captured graph keeps it.
         step: the optimiser step, one int64 element on the weight's device.
-        layer: number of the first matrix, below 2^31; a captured graph keeps it.
+        layer: number of the first matrix, below 2^31: one int64 element on the weight's device, or an int.
         out: of the weight's shape, of any of these types. It must not overlap ``weight``.
 
     Raises:
@@ -73,16 +73,19 @@ def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, 
     if weight.numel() == 0:
         return out
     grid = (-(-rows * columns // TILE), weight.numel() // (rows * columns))
-    numbers = (_signed(seed), _signed(seed >> 32), layer, columns, rows, rows * columns)
+    layer = layer if isinstance(layer, Tensor) else torch.full_like(step, layer)
+    numbers = (_signed(seed), _signed(seed >> 32), columns, rows, rows * columns)
     with torch.cuda.device_of(weight):
         _compiled()[grid](
-            weight, scale, out, step, *numbers,
+            weight, scale, out, step, layer, *numbers,
             TILE=TILE, ROUNDS=ROUNDS, WHOLE=columns % GROUP == 0, FAST=_speaks_ptx(weight), num_warps=WARPS,
         )  # fmt: skip
     return out
 
 
-def perturb_reference(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int, out: Tensor) -> Tensor:
+def perturb_reference(
+    weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor
+) -> Tensor:
     """What ``perturb`` computes, in plain torch on any device; float64 is summed in float64.
 
     It makes several times the weight's size in temporary tensors, one matrix of a stack at a time.
@@ -98,7 +101,7 @@ def perturb_reference(weight: Tensor, scale: Tensor, seed: int, step: Tensor, la
 
 
 def normals_reference(
-    shape: tuple[int, ...], seed: int, step: Tensor | int, layer: int, device: torch.device | str = "cpu"
+    shape: tuple[int, ...], seed: int, step: Tensor | int, layer: int | Tensor, device: torch.device | str = "cpu"
 ) -> Tensor:
     """eps of one matrix without its scale: standard normals of ``shape`` (m, n), float32."""
     size = math.prod(shape)
@@ -165,13 +168,11 @@ def _compiled() -> Any:
     """The kernel, compiled by Triton when it is first launched with each set of types."""
     global tl
     tl = importlib.import_module("triton.language")
-    return importlib.import_module("triton").jit(
-        _perturb, do_not_specialize=["key_a", "key_b", "layer", "columns", "rows"]
-    )
+    return importlib.import_module("triton").jit(_perturb, do_not_specialize=["key_a", "key_b", "columns", "rows"])
 
 
 def _perturb(  # noqa: PLR0913 - a kernel has no object to take its arguments from
-    weight, scale, out, step, key_a, key_b, layer, columns, rows, size,
+    weight, scale, out, step, layer, key_a, key_b, columns, rows, size,
     TILE: tl.constexpr, ROUNDS: tl.constexpr, WHOLE: tl.constexpr, FAST: tl.constexpr,  # pyright: ignore
 ):  # fmt: skip
     """One program: TILE neighbouring elements of one matrix. Triton source, see ``perturb`` and the module.
@@ -194,7 +195,8 @@ def _perturb(  # noqa: PLR0913 - a kernel has no object to take its arguments fr
 
     now = tl.load(step).to(tl.uint64)
     key_a, key_b = key_a.to(tl.uint32), key_b.to(tl.uint32)
-    a, b, c, d = group, (layer + matrix).to(tl.uint32), now.to(tl.uint32), (now >> 32).to(tl.uint32)
+    first = tl.load(layer).to(tl.int32)
+    a, b, c, d = group, (first + matrix).to(tl.uint32), now.to(tl.uint32), (now >> 32).to(tl.uint32)
     for _ in tl.static_range(ROUNDS):
         left, right = a.to(tl.uint64) * 0xD2511F53, c.to(tl.uint64) * 0xCD9E8D57
         a, c = (right >> 32).to(tl.uint32) ^ b ^ key_a, (left >> 32).to(tl.uint32) ^ d ^ key_b

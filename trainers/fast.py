@@ -54,13 +54,13 @@ class FastStep(Step):
             if self.channels_last:
                 # Convolutions run in this layout anyway, and else turn every input and output around.
                 task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        noise = "none" if not cfg.flat.sigma else "kept" if cfg.flat.keep else "redrawn"
-        self.fused = Fused(task.model, task.layers, dtype, noise)
-        self.noise_seed = seeds.number(self.noise_seed, 0, "flat")
         number = {"device": device, "dtype": torch.float32}
         self.lr, self.sigma = torch.zeros((), **number), torch.zeros((), **number)
         self.total, self.count = torch.zeros((), **number), torch.ones((), **number)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
+        noise = "none" if not cfg.flat.sigma else "kept" if cfg.flat.keep else "redrawn"
+        noise_seed = seeds.number(self.noise_seed, 0, "flat")
+        self.fused = Fused(task.model, task.layers, dtype, noise, noise_seed, self.step_number)
         self.bad = torch.zeros((), **number)  # 1 from the first loss or gradient on that is no number
         self.report = torch.zeros(3, **number)  # loss, norm of the gradient, bad
         self.pool = torch.cuda.graph_pool_handle() if mode == "captured" else None
@@ -126,7 +126,7 @@ class FastStep(Step):
             group.grad_a.zero_()
             group.grad_b.zero_()
             group.refresh()
-            group.perturb(self.sigma, self.noise_seed, self.step_number)
+            group.perturb(self.sigma)
 
     def _micro(self, batch: Any) -> None:
         """Forward and backward of one micro-batch, through the static copy of its shape."""

@@ -37,15 +37,18 @@ class Data:
 
 
 class Attention(nn.Module):
-    """Projections of different shapes, with and without bias, and two of each."""
+    """Projections of different shapes, with and without bias: three of one input, then two that turn out not to be."""
 
     def __init__(self) -> None:
         super().__init__()
         self.to_q, self.to_k = nn.Linear(16, 16), nn.Linear(16, 16)
         self.to_v, self.to_out = nn.Linear(16, 24, bias=False), nn.ModuleList([nn.Linear(24, 16)])
+        self.q_proj, self.k_proj = nn.Linear(16, 16), nn.Linear(16, 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.to_out[0](torch.tanh(self.to_v(torch.tanh(self.to_k(torch.tanh(self.to_q(x)))))))
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        y = self.to_out[0](torch.tanh(v) * (q * k).sum(dim=-1, keepdim=True).tanh())
+        return self.k_proj(torch.tanh(self.q_proj(y)))
 
 
 class Regression:
@@ -93,7 +96,7 @@ def test_layers_and_gradients_equal_pefts(kind: str):
     grads = {name: p.grad.clone() for name, p in adapters.trainable(task.model).items() if p.grad is not None}
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     fused = Fused(task.model, task.layers, torch.float64, "none")
-    assert sum(len(group.layers) for group in fused.groups) == 4
+    assert [[len(unit) for unit in group.units] for group in fused.groups] == [[3], [1], [2]]
     with fused.active():
         for group in fused.groups:
             group.refresh()
@@ -128,19 +131,25 @@ def test_fast_steps_equal_eager_steps(kind: str):
 def test_perturbed_weights_have_the_merged_rows_norms(kind: str, keep: bool):
     task = Regression(settings(kind))
     base = {layer.path: layer.base.weight.clone() for layer in task.layers}
-    fused = Fused(task.model, task.layers, torch.float64, "kept" if keep else "redrawn")
-    sigma, step = torch.tensor(0.1, dtype=torch.float64), torch.tensor([3])
+    fused = Fused(task.model, task.layers, torch.float64, "kept" if keep else "redrawn", 5, torch.tensor([3]))
+    sigma = torch.tensor(0.1, dtype=torch.float64)
     for group in fused.groups:
         group.refresh()
-        group.perturb(sigma, 5, step)
-        for index, layer in enumerate(group.layers):
-            pair = layer.factors()
-            rows = (base[layer.path] + pair.delta()).norm(dim=1) * 0.1 / layer.base.in_features**0.5
-            assert (group.scale[index] - rows).abs().max() < 1e-6
-            noisy = group.noisy[index] if keep else group.redraw(index)
-            spread = ((noisy - base[layer.path]) / rows[:, None]).std()
-            assert 0.8 < spread < 1.2
-            assert torch.equal(layer.base.weight, base[layer.path])
+        group.perturb(sigma)
+        paths = [layer.path for layer in group.units[0]]
+        weight = torch.cat([base[path] for path in paths])
+        merged = [base[layer.path] + layer.factors().delta() for layer in group.units[0]]
+        rows = torch.cat(merged).norm(dim=1) * 0.1 / weight.shape[1] ** 0.5
+        assert (group.scale[0] - rows).abs().max() < 1e-6
+        with fused.active():  # the rows of an identity bring out the weights
+            unit = task.model.get_submodule(paths[0]).unit
+            x = torch.eye(weight.shape[1], dtype=torch.float64)
+            group.a.zero_()
+            noisy = torch.cat([unit.output(part, x) for part in range(len(paths))], dim=1).T
+        bias = group.biases[0]
+        noisy = noisy if bias is None else noisy - bias[:, None]
+        assert 0.85 < ((noisy - weight) / rows[:, None]).std() < 1.15
+        assert all(torch.equal(layer.base.weight, base[layer.path]) for layer in group.layers)
 
 
 def test_kept_and_redrawn_noise_give_the_same_training():

@@ -1,0 +1,138 @@
+"""The product of an adapted layer, y = x (W + eps)^T + bias + (x A^T) B^T, as one operator, and layers that share it.
+
+One operator to autograd and to the compiler, which would both copy the first product to add the second one, and run the
+noise's kernel as a program of its own for every layer. Letters as in factors.py; N is the number of rows of x.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import kernels
+
+
+@torch.library.custom_op("lowrank_diffusion::fused_linear", mutates_args=())
+def fused_linear(  # noqa: PLR0913 - operators take tensors, no objects
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor,
+    scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y = x (W + eps)^T + bias + h B^T and h = x A^T, for rows x (N, n), W (m, n), A (R, n), B (m, R).
+
+    ``scale`` (m,), ``seed``, ``step`` (1,) and ``layer`` (1,) say what eps is, see :func:`.kernels.perturb`; it is made
+    again in the backward pass. Without ``scale`` there is none.
+    """
+    h = x @ a.T
+    y = F.linear(x, drawn(weight, scale, seed, step, layer), bias)
+    return y.addmm_(h, b.T), h
+
+
+@fused_linear.register_fake
+def _(x, weight, _bias, a, *_noise):
+    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(x.shape[0], a.shape[0])
+
+
+@torch.library.custom_op("lowrank_diffusion::fused_linear_backward", mutates_args=())
+def _fused_linear_backward(  # noqa: PLR0913
+    grad: Tensor, x: Tensor, h: Tensor, weight: Tensor, a: Tensor, b: Tensor, passing: bool,
+    scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x (empty unless ``passing``), A and B."""
+    low = grad @ b
+    onward = grad.new_empty(0)
+    if passing:
+        onward = (grad @ drawn(weight, scale, seed, step, layer)).addmm_(low, a)
+    return onward, low.T @ x, grad.T @ h
+
+
+@_fused_linear_backward.register_fake
+def _(_grad, x, _h, _weight, a, b, passing, *_noise):
+    return torch.empty_like(x) if passing else x.new_empty(0), torch.empty_like(a), torch.empty_like(b)
+
+
+def _keep_for_backward(ctx, inputs, output):
+    x, weight, _, a, b, scale, seed, step, layer = inputs
+    ctx.save_for_backward(x, output[1], weight, a, b, scale, step, layer)
+    ctx.seed = seed
+
+
+def _backward(ctx, grad, _grad_of_h):
+    x, h, weight, a, b, scale, step, layer = ctx.saved_tensors
+    passing = ctx.needs_input_grad[0]
+    onward, of_a, of_b = _fused_linear_backward(
+        grad.contiguous(), x, h, weight, a, b, passing, scale, ctx.seed, step, layer
+    )
+    return onward if passing else None, None, None, of_a, of_b, None, None, None, None
+
+
+fused_linear.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def drawn(weight: Tensor, scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None) -> Tensor:
+    """W + eps in a tensor of its own, or W itself."""
+    if scale is None or step is None or layer is None:
+        return weight
+    return perturb(weight, scale, seed, step, layer, torch.empty_like(weight))
+
+
+def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: Tensor, out: Tensor) -> Tensor:
+    """:func:`kernels.perturb` where it runs, else its definition."""
+    run = kernels.perturb_reference if kernels.available(weight.device) else kernels.perturb
+    return run(weight, scale, seed, step, layer, out)
+
+
+class Unit:
+    """Layers that are expected to be called with one and the same input: the first call computes all of them.
+
+    It owns nothing: all tensors are the group's.
+    """
+
+    def __init__(self, heights: list[int], rank: int, tensors: tuple[Any, ...]):
+        self.heights, self.rank, self.tensors = heights, rank, tensors
+        self.source: Tensor | None = None
+        self.results: list[Tensor] = []
+
+    def output(self, index: int, x: Tensor) -> Tensor:
+        """What layer ``index`` makes of ``x``: (..., n) -> (..., m)."""
+        if index == 0:
+            y = _apply(x, *self.tensors)
+            if len(self.heights) == 1:
+                return y
+            self.source, self.results = x, list(y.split(self.heights, dim=-1))
+        elif self.source is not x:
+            return self._alone(index, x)
+        found = self.results[index]
+        if index == len(self.heights) - 1:
+            self.source, self.results = None, []
+        return found
+
+    def _alone(self, index: int, x: Tensor) -> Tensor:
+        """A layer that was called with something else after all."""
+        self.source, self.results = None, []
+        weight, bias, a, b, scale, seed, step, layer = self.tensors
+        rows = slice(sum(self.heights[:index]), sum(self.heights[: index + 1]))
+        if scale is not None:  # noise is numbered by its place in the whole unit
+            return _apply(x, *self.tensors)[..., rows]
+        columns = slice(index * self.rank, (index + 1) * self.rank)
+        part = weight[rows], None if bias is None else bias[rows], a[columns], b[rows, columns]
+        return _apply(x, *part, scale, seed, step, layer)
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, *noise: Any) -> Tensor:
+    y, _ = fused_linear(x.reshape(-1, x.shape[-1]), weight, bias, a, b, *noise)
+    return y.view(*x.shape[:-1], -1)
+
+
+class FusedLinear(nn.Module):
+    """Stands in for an adapted layer while the fast step runs."""
+
+    def __init__(self, unit: Unit, index: int):
+        super().__init__()
+        self.unit, self.index = unit, index
+
+    def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        """(..., n) -> (..., m)."""
+        return self.unit.output(self.index, x)
