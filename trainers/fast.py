@@ -11,9 +11,6 @@ Results come back one call late, so that the host prepares a step while the devi
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_diffusion import devices, kernels, paths, seeds
+from lowrank_diffusion import devices, kernels, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.flat import sigma_at
 from lowrank_diffusion.fused import Fused, obstacle
 
-from . import optim
+from . import compiling, optim
 from .parallel import ALONE, World
 from .step import Result, Step
 from .task import Task
@@ -68,13 +65,11 @@ class FastStep(Step):
         self.slots: dict[Any, Any] = {}
         self.pending: list[tuple[int, float, float, Tensor, Any]] = []
         self.ready, self.reported = False, 0.0
-        self.blocks: list[nn.Module] = []
-        self.compiled: list[Any] = []
+        self.compiled: list[tuple[nn.Module, str, Any]] = []
 
     def compile(self) -> None:
-        """Let the blocks that the model repeats run compiled code."""
-        self.blocks = _blocks(self.task.model)
-        self.compiled = [torch.compile(block._call_impl, dynamic=False) for block in self.blocks]
+        """Let the parts that the model repeats run compiled code."""
+        self.compiled = compiling.compiled(self.task.model)
 
     def __call__(self, step: int) -> Result:
         """Do one step and wait for its result."""
@@ -227,14 +222,14 @@ class FastStep(Step):
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:
-        """Blocks run compiled code, inside the context only: evaluation has other layers and would compile again."""
+        """Parts run compiled code, inside the context only: evaluation has other layers and would compile again."""
         try:
-            for block, call in zip(self.blocks, self.compiled, strict=True):
-                block._compiled_call_impl = call
+            for module, place, call in self.compiled:
+                module.__dict__[place] = call
             yield
         finally:
-            for block in self.blocks:
-                block._compiled_call_impl = None
+            for module, place, _ in self.compiled:
+                module.__dict__.pop(place, None)
 
 
 def build(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, world: World = ALONE) -> Step:
@@ -245,7 +240,7 @@ def build(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, wor
     """
     wanted = cfg.train.step
     hindrance = obstacle_of(task, cfg, device, dtype)
-    missing = compiler_missing()
+    missing = compiling.missing()
     refused = hindrance or (missing if wanted == "compiled" else "")
     if wanted in ("compiled", "captured") and refused:
         raise DeviceError(f"train.step: {wanted} cannot be had: {refused}. Take train.step=auto.")
@@ -270,23 +265,6 @@ def obstacle_of(task: Task, cfg: Config, device: torch.device, dtype: torch.dtyp
     if cfg.optimizer.name != "adamw":
         return f"optimizer.name={cfg.optimizer.name} cannot be captured, adamw can"
     return (kernels.available(device) if cfg.flat.sigma else "") or obstacle(task.layers)
-
-
-def compiler_missing() -> str:
-    """What torch.compile lacks on this machine; empty if nothing."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
-        return "there is no C compiler"
-    return ""
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The parts that a model repeats: compiled once, used everywhere."""
-    names = {"ResnetBlock2D", *(getattr(model, "_repeated_blocks", None) or ["BasicTransformerBlock"])}
-    torch._dynamo.config.recompile_limit = 64  # resnets come in many shapes
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_folder() / "compiled"))
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:

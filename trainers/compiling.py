@@ -1,0 +1,52 @@
+"""Which parts of a model run compiled code.
+
+Not the whole model: what it repeats is compiled once and used everywhere, in seconds instead of minutes. Compiled code
+is kept between runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from lowrank_diffusion import paths
+
+
+def compiled(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """(module, attribute to set while it shall run compiled, the compiled method) for all that ``model`` repeats."""
+    torch._dynamo.config.recompile_limit = 64  # resnets come in many shapes
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_folder() / "compiled"))
+    return [
+        (module, place, torch.compile(getattr(module, name), dynamic=False)) for module, name, place in repeated(model)
+    ]
+
+
+def missing() -> str:
+    """What torch.compile lacks on this machine; empty if nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return "there is no C compiler"
+    return ""
+
+
+METHODS = {"Transformer2DModel": ("_operate_on_continuous_inputs", "_get_output_for_continuous_inputs")}
+"""Ways into and out of a stack of blocks: a norm, a turned layout and a projection, by the names of their classes."""
+
+
+def repeated(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """(module, method, attribute that replaces it) of what a model repeats: compiled once, used everywhere."""
+    blocks = getattr(model, "_repeated_blocks", None) or getattr(model, "_no_split_modules", None) or ()
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind == "ResnetBlock2D" or kind in blocks:
+            yield module, "_call_impl", "_compiled_call_impl"
+        for name in METHODS.get(kind, ()):
+            if hasattr(module, name):
+                yield module, name, name
