@@ -233,6 +233,12 @@ def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedL
     return list(found.values())
 
 
+def _slot(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
+    """Where a module is kept: its parent's table, and its name there."""
+    parent, _, name = path.rpartition(".")
+    return model.get_submodule(parent)._modules, name
+
+
 class Fused:
     """All adapted layers of a model.
 
@@ -258,22 +264,20 @@ class Fused:
         for members in shapes.values():
             self.groups.append(Group(members, dtype, first, noise, seed, step))
             first += len(members)
-        self._stand_ins = dict(pair for group in self.groups for pair in group.modules())
+        places = dict(pair for group in self.groups for pair in group.modules())
+        self._places = [(*_slot(model, path), stand_in) for path, stand_in in places.items()]
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """The stand-ins in the layers' places, inside the context."""
-        before = {path: self.model.get_submodule(path) for path in self._stand_ins}
+        before = [siblings[name] for siblings, name, _ in self._places]
         try:
-            self._place(self._stand_ins)
+            for siblings, name, stand_in in self._places:
+                siblings[name] = stand_in
             yield
         finally:
-            self._place(before)
-
-    def _place(self, modules: dict[str, Any]) -> None:
-        for path, module in modules.items():
-            parent, _, name = path.rpartition(".")
-            self.model.get_submodule(parent)._modules[name] = module
+            for (siblings, name, _), layer in zip(self._places, before, strict=True):
+                siblings[name] = layer
 
     def masters(self) -> list[Tensor]:
         """The trainable tensors, as stacks."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from .paths import PROJECT
+from .paths import PROJECT, cache_folder
 from .runs import Run, RunError
 
 
@@ -30,7 +30,7 @@ def start(run: Run) -> None:
         child = subprocess.Popen(
             command(run),
             cwd=PROJECT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -43,6 +43,11 @@ def start(run: Run) -> None:
         child.wait()
         raise
     threading.Thread(target=child.wait, daemon=True).start()  # reap it, so that it does not stay a zombie
+
+
+def environment() -> dict[str, str]:
+    """This process's environment; code that is compiled for training is kept with the other caches."""
+    return {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled"), **os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def command(run: Run) -> list[str]:

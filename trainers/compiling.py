@@ -1,7 +1,7 @@
 """Which parts of a model run compiled code.
 
 Not the whole model: what it repeats is compiled once and used everywhere, in seconds instead of minutes. Compiled code
-is kept between runs.
+is kept between runs, where supervisor.py says.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank_diffusion import paths
-
 
 def compiled(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     """(module, attribute to set while it shall run compiled, the compiled method) for all that ``model`` repeats."""
     torch._dynamo.config.recompile_limit = 64  # resnets come in many shapes
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_folder() / "compiled"))
     return [
-        (module, place, torch.compile(getattr(module, name), dynamic=False)) for module, name, place in repeated(model)
+        (module, place, torch.compile(_shaped(getattr(module, name), name), dynamic=False))
+        for module, name, place in repeated(model)
     ]
+
+
+def _shaped(method: Any, name: str) -> Any:
+    """The method, or one that leaves a stack of blocks in the layout in which convolutions run."""
+    if name != OUT:
+        return method
+    return lambda *args, **kwargs: method(*args, **kwargs).contiguous(memory_format=torch.channels_last)
 
 
 def missing() -> str:
@@ -36,7 +41,8 @@ def missing() -> str:
     return ""
 
 
-METHODS = {"Transformer2DModel": ("_operate_on_continuous_inputs", "_get_output_for_continuous_inputs")}
+OUT = "_get_output_for_continuous_inputs"
+METHODS = {"Transformer2DModel": ("_operate_on_continuous_inputs", OUT)}
 """Ways into and out of a stack of blocks: a norm, a turned layout and a projection, by the names of their classes."""
 
 

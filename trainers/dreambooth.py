@@ -13,7 +13,7 @@ from torch import Tensor
 from lowrank_diffusion import adapters, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
-from lowrank_diffusion.image import attention, buckets, crops, loss, model, prior
+from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, prior
 from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import DataError, Picture, scan
 from lowrank_diffusion.image.model import Base, Embedding
@@ -97,6 +97,7 @@ class DreamBooth:
         progress("Loading the UNet", 0, 1)
         self.model = self.base.part("unet")
         attention.use_short_keys(self.model, device)
+        gated.use_gates(self.model, device)
         self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             self.model.enable_gradient_checkpointing()

@@ -169,8 +169,8 @@ def _backward_kernel(  # noqa: PLR0913
 
 def attend_reference(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """What :func:`attend` computes, on any device and in any precision."""
-    split = [tensor.unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (q, k, v)]
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    q, k, v = (tensor.unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class ShortKeys(AttnProcessor2_0):
@@ -181,8 +181,9 @@ class ShortKeys(AttnProcessor2_0):
         context = kwargs.get("encoder_hidden_states")
         if context is None or args or kwargs.get("attention_mask") is not None or not _fits(hidden_states, context):
             return super().__call__(attn, hidden_states, *args, **kwargs)
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        return attn.to_out[1](attn.to_out[0](attend(q, k, v, attn.heads)))  # type: ignore[index]
+        layers: Any = attn
+        q, k, v = layers.to_q(hidden_states), layers.to_k(context), layers.to_v(context)
+        return layers.to_out[1](layers.to_out[0](attend(q, k, v, layers.heads)))
 
 
 def _fits(hidden_states: Tensor, context: Tensor) -> bool:

@@ -142,7 +142,7 @@ def test_perturbed_weights_have_the_merged_rows_norms(kind: str, keep: bool):
         rows = torch.cat(merged).norm(dim=1) * 0.1 / weight.shape[1] ** 0.5
         assert (group.scale[0] - rows).abs().max() < 1e-6
         with fused.active():  # the rows of an identity bring out the weights
-            unit = task.model.get_submodule(paths[0]).unit
+            unit: Any = task.model.get_submodule(paths[0]).unit
             x = torch.eye(weight.shape[1], dtype=torch.float64)
             group.a.zero_()
             noisy = torch.cat([unit.output(part, x) for part in range(len(paths))], dim=1).T

@@ -1,4 +1,4 @@
-"""Attention to few keys against torch's own, in Triton's interpreter and on a GPU."""
+"""The kernels of the UNet (attention to few keys, gated units) against torch, in Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from lowrank_diffusion.image import attention
+from lowrank_diffusion.image import attention, gated
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -21,7 +22,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_kernels_in_the_interpreter():
     """In a process of its own: Triton decides when it is imported whether it compiles or interprets."""
-    code = "from tests.parity import test_attention; test_attention.interpreted()"
+    code = "from tests.parity import test_unet_kernels; test_attention.interpreted()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
@@ -34,12 +35,29 @@ def interpreted() -> None:
     attention.PROGRAMS = 8
     for shape in ((1, 300, 77, 3, 64), (2, 128, 5, 2, 16), (2, 700, 128, 2, 32)):
         check(shape, torch.float16, "cpu", 1e-3)
+    check_gate(torch.float16, "cpu", 1e-3)
+
+
+def check_gate(dtype: torch.dtype, device: str, bound: float) -> None:
+    torch.manual_seed(0)
+    both = (2 * torch.randn(3, 37, 48, device=device)).to(dtype).requires_grad_()
+    upstream = torch.randn(3, 37, 24, device=device).to(dtype)
+    found, wanted = gated.gate(both), gated.gate_reference(both.float())
+    (one,), (other,) = (torch.autograd.grad(y, both, upstream.to(y.dtype)) for y in (found, wanted))
+    assert (found.float() - wanted).abs().max() < bound * wanted.abs().max()
+    assert (one.float() - other.float()).abs().max() < bound * other.abs().max().float()
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_on_a_gpu(dtype: torch.dtype):
+    check_gate(dtype, "cuda", 1e-2 if dtype == torch.bfloat16 else 1e-3)
 
 
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    "shape", [(1, 1024, 77, 20, 64), (2, 4096, 77, 10, 64), (3, 100, 128, 2, 32), (4, 64, 1, 3, 128)]
+    "shape", [(1, 1024, 77, 20, 64), (2, 4096, 77, 10, 64), (3, 100, 128, 2, 32), (4, 64, 3, 3, 128)]
 )
 def test_kernels_on_a_gpu(shape: tuple[int, ...], dtype: torch.dtype):
     one = check(shape, dtype, "cuda", 1e-2 if dtype == torch.bfloat16 else 2e-3)
@@ -84,6 +102,7 @@ def test_the_processor_leaves_to_diffusers_what_it_cannot_do(monkeypatch: pytest
     wanted = model(*inputs).sample
     monkeypatch.setattr(attention.kernels, "available", lambda device: "")
     attention.use_short_keys(model, torch.device("cpu"))
+    gated.use_gates(model, torch.device("cpu"))
     crossing = [m for m in model.modules() if isinstance(m, Attention) and m.is_cross_attention]
     assert crossing and all(isinstance(m.processor, attention.ShortKeys) for m in crossing)
     assert torch.equal(model(*inputs).sample, wanted)
@@ -91,9 +110,11 @@ def test_the_processor_leaves_to_diffusers_what_it_cannot_do(monkeypatch: pytest
 
 @needs_cuda
 def test_a_unet_draws_the_same_with_it():
-    model = unet().to("cuda", torch.bfloat16).eval()
+    model: Any = unet().eval()
+    model.to("cuda", torch.bfloat16)
     inputs = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 32)
     moved = [value.cuda() if value.dtype == torch.int64 else value.to("cuda", torch.bfloat16) for value in inputs]
     wanted = model(*moved).sample
     attention.use_short_keys(model, torch.device("cuda"))
+    gated.use_gates(model, torch.device("cuda"))
     assert (model(*moved).sample - wanted).abs().max() < 0.03
