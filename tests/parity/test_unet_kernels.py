@@ -22,7 +22,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_kernels_in_the_interpreter():
     """In a process of its own: Triton decides when it is imported whether it compiles or interprets."""
-    code = "from tests.parity import test_unet_kernels; test_attention.interpreted()"
+    code = "from tests.parity import test_unet_kernels; test_unet_kernels.interpreted()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
