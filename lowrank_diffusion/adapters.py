@@ -14,12 +14,12 @@ import torch
 from peft.tuners.gralora import GraloraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from . import seeds
 from .config import AdapterConfig, ConfigError, Problem
 from .factors import Factors, gralora_to_lora, stack
+from .quantize import QuantizedLinear
 
 NAME = "default"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "o_proj")
@@ -40,12 +40,8 @@ class AdaptedLayer:
 
     def base_weight(self) -> Tensor:
         """The frozen weight (m, n); a quantised one is dequantised."""
-        weight = self.base.weight
-        return (
-            dequantize_module_weight(self.base)
-            if hasattr(weight, "quant_state") or weight.dtype == torch.int8
-            else weight
-        )
+        base = self.base
+        return base.dequantized() if isinstance(base, QuantizedLinear) else base.weight
 
     def factors(self) -> Factors:
         """The adapter as one plain pair with its scaling inside B; exact for GraLoRA and hybrid too."""

@@ -18,7 +18,7 @@ LAYERS = (
     "errors paths seeds",
     "config",
     "presets events",
-    "runs supervisor devices factors kernels",
+    "runs supervisor devices factors kernels quantize",
     "adapters flat fused export",
     "image",
     "terminal cli",
