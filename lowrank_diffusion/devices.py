@@ -123,6 +123,13 @@ def limit(device: torch.device, gib: float | None) -> None:
         torch.cuda.set_per_process_memory_fraction(min(gib * GIB / total, 1.0), device)
 
 
+def free(device: torch.device) -> float:
+    """Bytes of a GPU's memory that this process can still take; no limit where PyTorch does not say."""
+    import torch
+
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
+
+
 def peak(device: torch.device) -> tuple[int, int] | None:
     """Most bytes (of tensors, taken from the GPU) since the last call; None where PyTorch does not count them."""
     import torch

@@ -6,9 +6,10 @@ by its dequantised weight, in the precision of its input. What was weighed for i
 
 * torchao and bitsandbytes both dequantise and multiply where there are thousands of rows, as in training. bitsandbytes
   is needed for 8-bit AdamW already, and its 4-bit kernels also run on a CPU; torchao would be one more package.
-* Its ready-made layers are not used. ``Linear8bitLt`` rounds activations to int8 through float16, which overflows where
-  bfloat16 does not, and it keeps every input alive beside autograd's saved tensors, so that gradient checkpointing saves
-  nothing. int8 by rows is one multiplication in plain torch, on every device, so 8bit needs no package at all.
+* Its ready-made layers are not used. ``Linear8bitLt`` rounds activations to int8 through float16, which overflows
+  where bfloat16 does not, and it keeps every input alive beside autograd's saved tensors, so that gradient
+  checkpointing saves nothing. int8 by rows is one multiplication in plain torch, on every device, so 8bit needs no
+  package at all.
 * The product below keeps no weight from forward to backward (plain ``linear`` would keep every dequantised one).
   Nothing in it waits for the host, so it can be compiled and captured in a CUDA graph.
 """
@@ -24,13 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ConfigError, Problem
+from .targets import UNQUANTIZED
 
 BLOCK = 64
 """Weights that share a scale in nf4."""
-
-KEPT = r"(^|\.)(time_embedding|time_emb_proj|add_embedding|lm_head)(\.|$)"
-"""Paths that stay as they are: what is small and feeds everything (time), and what turns into logits. Norms,
-convolutions and embeddings are no linear layers, and so stay too."""
 
 
 class _Remade(torch.autograd.Function):
@@ -118,7 +116,7 @@ def _to_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
     return packed, scales.float()
 
 
-def quantize(model: nn.Module, kind: str, device: torch.device, keep: str = KEPT) -> nn.Module:
+def quantize(model: nn.Module, kind: str, device: torch.device, keep: str = UNQUANTIZED) -> nn.Module:
     """Put quantised layers in the place of ``model``'s linear layers, one after the other.
 
     The model may wait in main memory: its layers come to ``device`` one at a time, so that the device never holds more

@@ -79,9 +79,13 @@ class Outline:
         self.linear(f"{path}.proj_out", width, width)
 
 
+_DEFAULTS = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "transformer_layers_per_block": 1}
+"""What diffusers takes where a config.json says nothing."""
+
+
 def outline(config: Mapping[str, Any]) -> Outline:
     """The outline of the UNet that ``config`` (its config.json) describes."""
-    found = Outline()
+    config, found = {**_DEFAULTS, **config}, Outline()
     widths: list[int] = config["block_out_channels"]
     time = 4 * widths[0]
     found.linear("time_embedding.linear_1", time, widths[0])

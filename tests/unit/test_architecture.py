@@ -15,7 +15,7 @@ PACKAGES = ("lowrank_diffusion", "trainers", "ui")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 LAYERS = (
-    "errors paths seeds",
+    "errors paths seeds targets",
     "config",
     "presets events",
     "runs supervisor devices factors kernels quantize",
@@ -26,7 +26,7 @@ LAYERS = (
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
 
-LIGHT_IMAGE = ("captions", "data", "folders", "headers", "pictures", "request", "source")
+LIGHT_IMAGE = ("captions", "data", "folders", "headers", "memory", "pictures", "request", "source", "unet")
 """The modules of ``image`` that work without torch; the app and the command line read pictures and models with them."""
 
 
