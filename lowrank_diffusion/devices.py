@@ -120,7 +120,7 @@ def limit(device: torch.device, gib: float | None) -> None:
 
     if device.type == "cuda" and gib is not None:
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(gib * GIB / total, 1.0), device)
+        torch.cuda.set_per_process_memory_fraction(min(gib * GIB / total, 1.0), device.index)
 
 
 def free(device: torch.device) -> float:
