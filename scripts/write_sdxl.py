@@ -69,8 +69,7 @@ class Recipe:
     seed: int = 0
     dtype: torch.dtype = torch.float16
     v_prediction: bool = False
-    quick: bool = False
-    """Repeat one block of noise: as fast as the disk, and good for measuring memory and time."""
+    quick: bool = False  # repeat one block of noise: as fast as the disk
 
     def config(self, part: str) -> dict[str, Any]:
         """The JSON config of a component."""
