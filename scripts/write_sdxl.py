@@ -100,27 +100,23 @@ class Recipe:
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Noise of a size that keeps activations near one."""
-        noise = self._block(shape) if self.quick else torch.randn(shape, generator=seeds.generator(self.seed, 0, name))
-        if name.endswith(".bias"):
-            noise *= 0.02
-        elif len(shape) == 1:  # the scale of a norm
-            noise = 1 + 0.1 * noise
-        elif "embedding.weight" in name:
-            noise *= 0.02
-        else:
-            noise *= (shape[0] / noise.numel()) ** 0.5
-        return noise.to(self.dtype)
-
-    def _block(self, shape: tuple[int, ...]) -> Tensor:
-        """The same million numbers again and again, in ``shape``; a prime count, so that no two rows are alike."""
-        size = torch.Size(shape).numel()
-        block = _noise(self.seed)
-        return block.repeat(-(-size // block.numel()))[:size].reshape(shape)
+        size, scale, shift = torch.Size(shape).numel(), 0.02, 0.0
+        if len(shape) == 1 and not name.endswith(".bias"):  # the scale of a norm
+            scale, shift = 0.1, 1.0
+        elif len(shape) > 1 and "embedding.weight" not in name:
+            scale = (shape[0] / size) ** 0.5
+        if self.quick:
+            block = _block(self.seed, scale, shift, self.dtype)
+            return torch.cat([block] * -(-size // len(block)))[:size].view(shape)
+        noise = torch.randn(shape, generator=seeds.generator(self.seed, 0, name))
+        return noise.mul_(scale).add_(shift).to(self.dtype)
 
 
 @cache
-def _noise(seed: int) -> Tensor:
-    return torch.randn(1_048_573, generator=seeds.generator(seed, 0, "block"))
+def _block(seed: int, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
+    """A million numbers to repeat; a prime count, so that no two rows of a weight are alike."""
+    noise = torch.randn(1_048_573, generator=seeds.generator(seed, 0, "block"))
+    return noise.mul_(scale).add_(shift).to(dtype)
 
 
 def write_folder(folder: Path, recipe: Recipe) -> None:
@@ -268,7 +264,7 @@ def write_tensors(path: Path, entries: list[Entry]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for entry in ordered:
-            file.write(entry.make().contiguous().numpy().tobytes())
+            file.write(entry.make().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
