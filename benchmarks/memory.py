@@ -100,7 +100,7 @@ def measure(row: Row, work: Path, available: float) -> dict[str, Any]:
     home, begin = work / "homes" / row.name, time.monotonic()
     shutil.rmtree(home, ignore_errors=True)
     kernels = {"TORCHINDUCTOR_CACHE_DIR": str(work / "compiled")}  # compiled code is no part of what is measured
-    environment = os.environ | kernels | {"LOWRANK_HOME": str(home), "PYTHONPATH": str(PROJECT)}
+    environment = os.environ | kernels | {"LOWRANK_HOME": str(home)}
     done = subprocess.run(row.command(), cwd=PROJECT, env=environment, capture_output=True, text=True)
     seconds = time.monotonic() - begin
     print(f"--- {row.name}: {seconds:.0f} s\n{done.stdout[-1500:]}{done.stderr[-1500:]}", flush=True)
