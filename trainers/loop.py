@@ -73,10 +73,10 @@ class Peaks:
 
     def tell(self, stage: str) -> None:
         """What happened since the last call was ``stage``."""
-        found = devices.peak(self.state.device)
-        if found and found > self.told.get(stage, (0, 0)):
-            self.told[stage] = found
-            self.log.append(events.Memory(stage, *found))
+        found, before = devices.peak(self.state.device), self.told.get(stage, (0, 0))
+        if found and (found[0] > before[0] or found[1] > before[1]):
+            self.told[stage] = max(found[0], before[0]), max(found[1], before[1])
+            self.log.append(events.Memory(stage, *self.told[stage]))
 
 
 def _due(step: int, every: int, steps: int) -> bool:
