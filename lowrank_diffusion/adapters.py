@@ -14,16 +14,15 @@ import torch
 from peft.tuners.gralora import GraloraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from . import seeds
 from .config import AdapterConfig, ConfigError, Problem
 from .factors import Factors, gralora_to_lora, stack
+from .quantize import QuantizedLinear
+from .targets import matching
 
 NAME = "default"
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,8 @@ class AdaptedLayer:
 
     def base_weight(self) -> Tensor:
         """The frozen weight (m, n); a quantised one is dequantised."""
-        weight = self.base.weight
-        return (
-            dequantize_module_weight(self.base)
-            if hasattr(weight, "quant_state") or weight.dtype == torch.int8
-            else weight
-        )
+        base = self.base
+        return base.dequantized() if isinstance(base, QuantizedLinear) else base.weight
 
     def factors(self) -> Factors:
         """The adapter as one plain pair with its scaling inside B; exact for GraLoRA and hybrid too."""
@@ -63,15 +58,7 @@ class AdaptedLayer:
 def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
     """The linear layers that ``adapter.targets`` means, by path. Raises ConfigError for a target without a layer."""
     linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    named = {"attention": ATTENTION, "attention+feed_forward": ATTENTION + FEED_FORWARD}
-    if isinstance(targets, str) and targets not in named:
-        found = {path for path in linears if re.fullmatch(targets, path)}
-        missing = [] if found else [targets]
-    else:
-        names = named[targets] if isinstance(targets, str) else targets
-        hits = {name: {path for path in linears if path == name or path.endswith(f".{name}")} for name in names}
-        found = set().union(*hits.values())
-        missing = [name for name in names if not hits[name] and (not found or not isinstance(targets, str))]
+    found, missing = matching(linears, targets)
     if missing:
         hint = f"Layers are called: {', '.join(_last_names(linears))}."
         raise ConfigError([Problem("adapter.targets", f"{name!r} matches no linear layer.", hint) for name in missing])

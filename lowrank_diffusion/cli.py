@@ -12,6 +12,7 @@ from pathlib import Path
 from . import config, devices, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
 from .errors import UserError
+from .image import memory
 from .image.data import DataError, scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken
 from .image.source import ModelError, resolve
@@ -79,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     _add_generate(add("generate", _generate))
     add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
     add("settings", _settings)
+    need = add("memory", _memory)
+    need.add_argument("preset", help="name of a preset, or path of a YAML file")
+    need.add_argument("settings", nargs="*", metavar="key=value", help="for example train.batch=4")
     return top
 
 
@@ -108,6 +112,14 @@ def _train(options: argparse.Namespace) -> int:
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     return _start(run, options.detach)
+
+
+def _memory(options: argparse.Namespace) -> int:
+    """Estimate how much GPU memory a run takes, without starting it."""
+    preset = presets.find_preset(options.preset)
+    cfg = presets.with_absolute_paths(presets.build(preset.values, presets.parse_overrides(options.settings)))
+    print("\n".join(memory.estimate(cfg).lines()))
+    return terminal.DONE
 
 
 def _problems(cfg: config.Config) -> list[Problem]:

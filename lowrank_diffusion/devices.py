@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 
+GIB = 2**30
+
+
 class DeviceError(UserError):
     """The machine does not have what a setting asks for."""
 
@@ -31,6 +34,8 @@ def problems(config: Config) -> list[Problem]:
         found.append(
             Problem("optimizer.name", "adamw8bit needs the package bitsandbytes.", "Install it, or take adamw.")
         )
+    if config.base.quantize == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        found.append(Problem("base.quantize", "nf4 needs the package bitsandbytes.", "Install it, or take 8bit."))
     return found
 
 
@@ -104,6 +109,36 @@ def repeatable() -> None:
     torch.backends.cudnn.benchmark = False
     # Its backward adds up in any order; flash attention's can be told not to.
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def limit(device: torch.device, gib: float | None) -> None:
+    """Let this process take at most ``gib`` GiB of a GPU's memory, as if it had no more; what does not fit fails.
+
+    CUDA's own context (about half a GiB) and what other programs take come on top.
+    """
+    import torch
+
+    if device.type == "cuda" and gib is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(gib * GIB / total, 1.0), device.index)
+
+
+def free(device: torch.device) -> float:
+    """Bytes of a GPU's memory that this process can still take; no limit where PyTorch does not say."""
+    import torch
+
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
+
+
+def peak(device: torch.device) -> tuple[int, int] | None:
+    """Most bytes (of tensors, taken from the GPU) since the last call; None where PyTorch does not count them."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    found = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return found
 
 
 def release(device: torch.device) -> None:

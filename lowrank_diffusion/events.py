@@ -103,6 +103,17 @@ class Note(Event):
 
 
 @dataclass(frozen=True)
+class Memory(Event):
+    """Most GPU memory of a stage ("preparing", "steps" or "samples") so far, in bytes."""
+
+    stage: str
+    allocated: int
+    """In tensors."""
+    reserved: int
+    """Taken from the GPU: the tensors, and room between them."""
+
+
+@dataclass(frozen=True)
 class Stopped(Event):
     """Ended on request after ``step`` steps, saved; can be resumed."""
 

@@ -16,11 +16,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import seeds
 from .adapters import AdaptedLayer
 from .factors import merged_row_norms, row_norms_squared
+from .quantize import remade_linear
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,6 @@ def noise(draw: Draw, weight: Tensor) -> Tensor:
 def noisy_weight(weight: Tensor, draw: Draw, dtype: torch.dtype) -> Tensor:
     """W + eps in a new tensor of ``dtype``: (m, n). The sum is rounded once."""
     return noise(draw, weight).add_(weight).to(dtype)
-
-
-class _PerturbedLinear(torch.autograd.Function):
-    """y = x (W + eps)^T + bias with W frozen, x (N, n) -> y (N, m); eps is made in forward and again in backward.
-
-    Two dimensions only: with more, ``linear`` returns a view, and PEFT's GraLoRA adds to its base layer's result in
-    place, which autograd forbids on a view that was made inside a custom function.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, layer: AdaptedLayer, bias: Tensor | None, draw: Draw) -> Tensor:
-        ctx.layer, ctx.draw = layer, draw
-        return nn.functional.linear(x, noisy_weight(layer.base_weight(), draw, x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        weight = noisy_weight(ctx.layer.base_weight(), ctx.draw, grad.dtype)
-        return grad @ weight, None, None, None
 
 
 class Flat:
@@ -118,12 +101,7 @@ def _replaced_forward(layer: AdaptedLayer, draw: Draw) -> Iterator[None]:
     before = base.__dict__.get("forward")
 
     def forward(x: Tensor) -> Tensor:
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        bias = None if base.bias is None else base.bias.to(dtype)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        result: Any = _PerturbedLinear.apply(rows, layer, bias, draw)
-        return result.view(*x.shape[:-1], -1)
+        return remade_linear(x, base.bias, lambda dtype: noisy_weight(layer.base_weight(), draw, dtype))
 
     base.forward = forward
     try:

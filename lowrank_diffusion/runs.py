@@ -164,6 +164,8 @@ class Status:
     mode: str = ""
     """How its steps run, and why not faster (``reason``)."""
     reason: str = ""
+    memory: int = 0
+    """Most GPU memory taken so far, bytes; 0 on other devices."""
     seconds_per_step: float = 0.0
     started: float = 0.0
     updated: float = 0.0
@@ -195,8 +197,8 @@ class Status:
                 self.validation.append((step, loss))
             case events.Sampled(step=step, prompt=prompt, path=path):
                 self.samples.append((step, prompt, path))
-            case events.Note(message=message):
-                self.notes.append(message)
+            case events.Note() | events.Memory() as event:
+                self._tell(event)
             case events.Stopped() | events.Finished():
                 self.state, self.message = type(record.event).__name__.lower(), ""
             case events.Failed(message=message):
@@ -212,6 +214,12 @@ class Status:
         for name in ("losses", "rates", "validation", "samples"):
             setattr(self, name, [item for item in getattr(self, name) if item[0] <= last])
         self.started = self.started or moment
+
+    def _tell(self, event: events.Note | events.Memory) -> None:
+        if isinstance(event, events.Note):
+            self.notes.append(event.message)
+        else:
+            self.memory = max(self.memory, event.reserved)
 
     def _step(self, event: events.Stepped) -> None:
         self.step = event.step

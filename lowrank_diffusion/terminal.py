@@ -106,6 +106,8 @@ class Screen:
             self._bar.update(status.step - self._bar.n)
             self._bar.close()
         self.say(f"{self.run.name}: {status.state} after step {status.step}. {status.message}".rstrip())
+        if status.memory:
+            self.say(f"  most GPU memory taken: {status.memory / 2**30:.2f} GiB")
         if status.state == "finished":
             for path in self.run.files():
                 self.say(f"  {path}")

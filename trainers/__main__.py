@@ -15,6 +15,7 @@ from lowrank_diffusion import devices, events
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.events import EventLog
+from lowrank_diffusion.image import memory
 from lowrank_diffusion.runs import Run, all_runs
 
 
@@ -132,6 +133,10 @@ def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     device = devices.pick(cfg.train.device)
     dtype = devices.dtype(cfg.train.precision, device)
     world, device = parallel.join(cfg.train.gpus, device)
+    advice = memory.advice(cfg, devices.free(device))
+    if advice:
+        log.append(events.Note(advice))
+    devices.limit(device, cfg.train.memory)
     if not world.first:
         world.wait()  # until the first process has filled the caches
     task = dreambooth.DreamBooth(run, cfg, device, dtype, _progress(log, stopping if world.first else None))
@@ -163,7 +168,8 @@ def explain(error: Exception, run: Run) -> str:
     if name in ("OutOfMemoryError", "MemoryError") or "not enough memory" in str(error):
         return (
             "Out of memory. Lower train.batch (train.accumulate makes up for it) or data.resolution, set "
-            "train.checkpointing=true, or take a smaller adapter.rank. What was trained is saved: resume to go on."
+            "train.checkpointing=true or base.quantize=8bit, or take a smaller adapter.rank. What was trained is "
+            "saved: resume to go on."
         )
     return f"{name}: {error}. Details: {run.log_path}"
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from lowrank_diffusion import adapters, seeds
+from lowrank_diffusion import adapters, devices, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
 from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, prior
@@ -203,6 +203,7 @@ class DreamBooth:
         cfg = self.cfg.sample
         if not cfg.prompts:
             return []
+        devices.release(self.device)  # of a step's memory, which comes in other sizes
         vae = self.base.part("vae", torch.float32)
         pipeline = StableDiffusionXLPipeline(
             vae, None, None, None, None, self.model, self.scheduler, force_zeros_for_empty_prompt=True  # type: ignore[arg-type]
@@ -219,6 +220,8 @@ class DreamBooth:
             path = folder / f"step-{step:06d}-{number}.png"
             picture.save(path)
             drawn.append((prompt, path))
+        del vae, pipeline
+        devices.release(self.device)
         return drawn
 
     def _spoken(self, prompt: str) -> dict[str, Tensor]:

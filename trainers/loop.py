@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from lowrank_diffusion import events
+from lowrank_diffusion import devices, events
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.runs import Run
@@ -31,6 +31,8 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     precision = str(state.dtype).removeprefix("torch.")
     log.append(events.Started(start, steps, state.device.type, precision, size, state.mode, state.reason))
     loss = None
+    memory = Peaks(state, log)
+    memory.tell("preparing")
 
     def report(results: list[Result]) -> None:
         nonlocal loss
@@ -46,10 +48,12 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
             save = ends or (step > start and step % cfg.save.every == 0)
             if validate or sample or save:
                 report(state.drain())
+                memory.tell("steps")
             if validate:
                 _validate(task, state, log)
             if sample:
                 _sample(run, task, state, log)
+                memory.tell("samples")
             if save:
                 _save(run, task, state, log, loss)
             if ends:
@@ -59,6 +63,20 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
         _rescue(run, state, log, start)
         raise
     log.append(events.Finished(steps) if state.done == steps else events.Stopped(state.done))
+
+
+class Peaks:
+    """Tells how much GPU memory each stage takes, whenever it is more than before."""
+
+    def __init__(self, state: Step, log: EventLog):
+        self.state, self.log, self.told = state, log, dict[str, tuple[int, int]]()
+
+    def tell(self, stage: str) -> None:
+        """What happened since the last call was ``stage``."""
+        found, before = devices.peak(self.state.device), self.told.get(stage, (0, 0))
+        if found and (found[0] > before[0] or found[1] > before[1]):
+            self.told[stage] = max(found[0], before[0]), max(found[1], before[1])
+            self.log.append(events.Memory(stage, *self.told[stage]))
 
 
 def _due(step: int, every: int, steps: int) -> bool:

@@ -72,6 +72,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         facts.append(("device", f"{status.device}, {status.precision}"))
     if status.mode:
         facts.append(("execution", status.mode))
+    if status.memory:
+        facts.append(("GPU memory", f"{status.memory / 2**30:.1f} GiB"))
     if status.parameters:
         facts.append(("parameters", f"{status.parameters / 1e6:.2f} M"))
     return facts

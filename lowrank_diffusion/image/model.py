@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import devices
 from ..config import BaseModelConfig
+from ..quantize import quantize
 from . import cache
 from .crops import Crop
 from .data import content_key
@@ -39,11 +40,13 @@ class Base:
     vae: str | None
     device: torch.device
     dtype: torch.dtype
+    quantize: str = "none"
+    """How the UNet's linear layers are stored; see :mod:`lowrank_diffusion.quantize`."""
 
     @classmethod
     def of(cls, cfg: BaseModelConfig, device: torch.device, dtype: torch.dtype) -> Base:
         """From settings. Raises ModelError."""
-        return cls(resolve(cfg), cfg.vae, device, dtype)
+        return cls(resolve(cfg), cfg.vae, device, dtype, cfg.quantize)
 
     @property
     def key(self) -> str:
@@ -53,12 +56,15 @@ class Base:
     def part(self, name: str, dtype: torch.dtype | None = None) -> Any:
         """One component; models come onto the device, frozen, in eval mode. Raises ModelError."""
         part = load_part(self.source, name, dtype or self.dtype, self.vae)
+        if name == "unet":
+            quantize(part, self.quantize, self.device)
         return part.to(self.device).eval().requires_grad_(False) if isinstance(part, torch.nn.Module) else part
 
     def pipeline(self) -> StableDiffusionXLPipeline:
         """All of it, silent. Raises ModelError."""
         pipeline = load_pipeline(self.source, self.dtype, self.vae)
         pipeline.set_progress_bar_config(disable=True)
+        quantize(pipeline.unet, self.quantize, self.device)
         return pipeline.to(self.device)
 
     def native_size(self) -> int:
@@ -121,7 +127,9 @@ def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -
         if not encoder:
             encoder.append(base.part("vae", torch.float32))
         vae = encoder[0]
-        distribution = _distribution(vae, to_tensor(crops[index].pixels(background)).to(base.device))
+        pixels = to_tensor(crops[index].pixels(background)).to(base.device)
+        with torch.no_grad():
+            distribution = _whole_or_in_tiles(vae, vae.encode, pixels[None]).latent_dist
         shift = vae.config.shift_factor or 0.0
         mean = (distribution.mean[0] - shift) * vae.config.scaling_factor
         std = distribution.std[0].float() * vae.config.scaling_factor
@@ -137,20 +145,19 @@ def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -
     return found
 
 
-@torch.no_grad()
-def _distribution(vae: Any, pixels: Tensor) -> Any:
-    """What the VAE says of one picture (3, H, W); if memory runs out, from now on in tiles."""
+def _whole_or_in_tiles(vae: Any, work: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+    """What the VAE makes of ``tensor`` (1, C, H, W); if memory runs out, from now on in tiles."""
     try:
-        return vae.encode(pixels[None]).latent_dist
+        return work(tensor)
     except RuntimeError as error:
         if vae.use_tiling or not _NO_MEMORY.search(str(error)):
             raise
     # Not inside the handler: the error holds on to all that was computed before it.
-    devices.release(pixels.device)
+    devices.release(tensor.device)
     vae.tile_sample_min_size = TILE
     vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
     vae.enable_tiling()
-    return vae.encode(pixels[None]).latent_dist
+    return work(tensor)
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -168,11 +175,12 @@ def draw(pipeline: StableDiffusionXLPipeline, prompt: dict[str, Any], seed: int,
     """One picture from prompt embeddings or text; the same seed gives the same starting noise on every device.
 
     The latent is decoded here and not by the pipeline, which cannot hand a half-precision UNet's latent to a
-    float32 VAE.
+    float32 VAE; whole if that fits in memory, else in tiles.
     """
     generator = torch.Generator().manual_seed(seed)
     latents: Any = pipeline(**prompt, generator=generator, output_type="latent", **options).images  # type: ignore[union-attr]
     vae = pipeline.vae
     latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    pictures: Any = pipeline.image_processor.postprocess(vae.decode(latents).sample, output_type="pil")
+    decoded = _whole_or_in_tiles(vae, vae.decode, latents).sample
+    pictures: Any = pipeline.image_processor.postprocess(decoded, output_type="pil")
     return pictures[0]

@@ -29,7 +29,8 @@ def pictures(base: Base, cfg: Config, side: int, progress: Progress) -> list[Pic
 def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
     """The folder of pictures that this base draws for this prompt; only missing ones are drawn."""
     prior = cfg.prior
-    name = cache.key(base.key, base.source.prediction, prior.prompt, prior.guidance, prior.steps, side)
+    stored = [] if base.quantize == "none" else [base.quantize]
+    name = cache.key(base.key, base.source.prediction, prior.prompt, prior.guidance, prior.steps, side, *stored)
     folder = cache_folder() / "class" / name
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in range(prior.count) if not (folder / f"{seed:05d}.png").exists()]

@@ -24,13 +24,22 @@ def run(home: Path) -> Run:
         log.append(events.Stepped(step, 0.3 / step, 1e-3, 1.0, 0.5))
     log.append(events.Sampled(5, PROMPT, "samples/step-000005-0.png"))
     log.append(events.Note("A note <i>here</i>."))
+    log.append(events.Memory("steps", 6 * 2**30, 13 * 2**29))
     log.append(events.Stopped(6))
     return run
 
 
 def test_the_panel_shows_state_progress_and_notes_as_text(run: Run) -> None:
     text = live.status_html(run, watching.status(run))
-    for part in ("my-cats", "stopped", "step 6 of 10", "0.50 s/step", "cpu, float32", "A note &lt;i&gt;here"):
+    for part in (
+        "my-cats",
+        "stopped",
+        "step 6 of 10",
+        "0.50 s/step",
+        "cpu, float32",
+        "6.5 GiB",
+        "A note &lt;i&gt;here",
+    ):
         assert part in text
 
 

@@ -15,10 +15,10 @@ PACKAGES = ("lowrank_diffusion", "trainers", "ui")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 LAYERS = (
-    "errors paths seeds",
+    "errors paths seeds targets",
     "config",
     "presets events",
-    "runs supervisor devices factors kernels products",
+    "runs supervisor devices factors kernels products quantize",
     "adapters flat fused export",
     "image",
     "terminal cli",
@@ -26,7 +26,7 @@ LAYERS = (
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
 
-LIGHT_IMAGE = ("captions", "data", "folders", "headers", "pictures", "request", "source")
+LIGHT_IMAGE = ("captions", "data", "folders", "headers", "memory", "pictures", "request", "source", "unet")
 """The modules of ``image`` that work without torch; the app and the command line read pictures and models with them."""
 
 
@@ -123,15 +123,15 @@ def test_the_training_process_can_say_that_it_starts_before_it_loads_torch():
 
 
 def test_the_command_line_lists_and_refuses_without_torch(home: Path):
-    """Really, not only at import: `list`, `presets`, `settings` and a wrong setting."""
+    """Really, not only at import: `list`, `presets`, `settings`, `memory` and a wrong setting."""
     code = (
         "import sys; from lowrank_diffusion.cli import main\n"
-        "codes = [main([name]) for name in ('list', 'presets', 'settings')]\n"
+        "codes = [main([name]) for name in ('list', 'presets', 'settings')] + [main(['memory', 'smoke'])]\n"
         "codes += [main(['train', 'smoke', 'adapter.rnak=8']), main(['train', 'smoke', 'data.instance=/gone'])]\n"
         "print(codes, 'torch' in sys.modules, file=sys.stderr)"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert shown.stderr.strip().splitlines()[-1] == "[0, 0, 0, 1, 1] False"
+    assert shown.stderr.strip().splitlines()[-1] == "[0, 0, 0, 0, 1, 1] False"
 
 
 def test_no_file_is_longer_than_a_person_reads_at_once():

@@ -77,6 +77,19 @@ def test_eight_bit_adamw_needs_its_package(tmp_path: Path):
         ]
 
 
+def test_four_bits_need_bitsandbytes_and_eight_do_not(monkeypatch: pytest.MonkeyPatch):
+    assert devices.problems(presets.build({}, {"base.quantize": "8bit"})) == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # as where nothing is installed
+    assert [str(problem) for problem in devices.problems(presets.build({}, {"base.quantize": "nf4"}))] == [
+        "base.quantize: nf4 needs the package bitsandbytes. Install it, or take 8bit."
+    ]
+
+
+def test_memory_is_not_counted_or_limited_on_a_cpu():
+    devices.limit(CPU, 1e-9)
+    assert devices.free(CPU) == float("inf") and devices.peak(CPU) is None
+
+
 def test_what_there_is_can_be_picked():
     assert devices.pick("cpu") == CPU
     present = [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]

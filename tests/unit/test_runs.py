@@ -189,10 +189,15 @@ def test_what_a_status_holds(run: Run):
     assert (status.step, status.steps) == (2, 60)
     assert status.losses == [(1, 0.5), (2, 0.25)] and status.rates == [(1, 1e-4), (2, 1e-4)]
     assert status.validation == [(2, 0.3)] and status.samples == [(2, "a fox", "samples/x.png")]
-    assert status.notes == ["mind the gap"]
+    assert status.notes == ["mind the gap"] and status.memory == 0
     assert status.seconds_per_step == pytest.approx(0.9 * 2 + 0.1 * 4)
     assert status.eta == pytest.approx(58 * status.seconds_per_step)
     assert 0 < status.started <= status.updated <= time.time() + 1
+
+
+def test_the_most_memory_of_all_stages_is_what_a_run_took(run: Run):
+    tell(run, STARTED, events.Memory("steps", 5, 8), events.Memory("samples", 4, 9), events.Memory("steps", 6, 7))
+    assert run.status().memory == 9
 
 
 def test_a_failure_says_why_until_the_next_start(run: Run):

@@ -1,0 +1,260 @@
+"""How much GPU memory a run will take, told before it starts: from its settings and config.json, without torch.
+
+Every stage of a job holds something else; the largest stage is the peak. Weights, adapter and optimiser are counted
+exactly. What a forward pass leaves for the backward pass, and what the VAE needs, is proportional to the size of the
+picture: those factors, :data:`FACTORS`, were measured on SDXL with benchmarks/memory.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import paths, presets
+from ..config import Config
+from ..targets import UNQUANTIZED, matching
+from . import folders, headers
+from .source import Source, resolve
+from .unet import Outline, outline
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What is measured. Bytes per element are per number in the tensor between two layers."""
+
+    transformer: dict[str, float]
+    """Bytes that a transformer block leaves for backward, per token and channel, by the way steps run."""
+    resnet: dict[str, float]
+    """Bytes that a resnet leaves for backward, per pixel of the latent and channel in or out."""
+    checkpoint: float
+    """With checkpointing: bytes that a block leaves instead, per element of its input."""
+    drawing: float
+    """Bytes of the largest moment of a forward pass without gradients, per element of its largest block."""
+    encoded_pixel: float
+    """Bytes that SDXL's VAE needs for each pixel of a picture that it encodes."""
+    decoded_pixel: float
+    """Bytes that it needs for each pixel of a picture that it draws."""
+    workspace: float
+    """Bytes for the libraries' own use."""
+    slack: float
+    """Memory that is taken from the GPU for each byte in use: the rest lies between the blocks."""
+
+
+FACTORS = Factors(
+    transformer={"eager": 64.0, "fast": 40.0},
+    resnet={"eager": 8.8, "fast": 4.5},
+    checkpoint=2.9,
+    drawing=8.0,
+    encoded_pixel=2600.0,
+    decoded_pixel=5200.0,
+    workspace=0.1 * GIB,
+    slack=1.04,
+)
+TILE = 512
+"""Side of the tiles that the VAE falls back on, pixels."""
+SDXL = {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "vae": 83_653_863}
+"""Weights of SDXL's other parts, for a base whose files are not here yet."""
+STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0, "adafactor": 0.1}
+"""Bytes that an optimiser keeps for each trained number."""
+QUANTIZED = {"none": 0.0, "8bit": 1.0, "nf4": 4.5 / 8}
+"""Bytes of a weight that is quantised."""
+EASIER = (
+    ("flat.keep", False), ("train.checkpointing", True), ("base.quantize", "8bit"), ("train.batch", 1),
+    ("data.resolution", 768), ("base.quantize", "nf4"),
+)  # fmt: skip
+"""What takes less memory, the least loss first."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of GPU memory, by stage and what they are for."""
+
+    stages: dict[str, dict[str, int]]
+
+    @property
+    def stage(self) -> str:
+        """The stage that takes the most."""
+        return max(self.stages, key=self.total)
+
+    @property
+    def peak(self) -> int:
+        """What it takes."""
+        return self.total(self.stage)
+
+    def total(self, stage: str) -> int:
+        """The bytes of one stage."""
+        return sum(self.stages[stage].values())
+
+    def lines(self) -> list[str]:
+        """For a person: a line for each stage, and the peak."""
+        lines = []
+        for stage, parts in self.stages.items():
+            inside = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size >= 0.005 * GIB)
+            lines.append(f"{stage:18} {self.total(stage) / GIB:6.2f} GiB: {inside}")
+        return [*lines, f"{'at most':18} {self.peak / GIB:6.2f} GiB, in the stage: {self.stage}"]
+
+
+def estimate(cfg: Config, available: float = float("inf")) -> Estimate:
+    """What a run takes of a GPU in bytes; CUDA's own context, about half a GiB, comes on top.
+
+    Args:
+        cfg: the settings.
+        available: bytes that the GPU has. The VAE works in tiles where it would need more.
+
+    Raises:
+        ModelError: the base does not exist or is broken.
+    """
+    return _Job(cfg, min(available, (cfg.train.memory or float("inf")) * GIB)).estimate()
+
+
+def advice(cfg: Config, available: float) -> str:
+    """A warning for a run that needs more than ``available`` bytes, with what would make it fit; empty for others."""
+    available = min(available, (cfg.train.memory or float("inf")) * GIB)
+    if math.isinf(available):
+        return ""
+    need = estimate(cfg, available)
+    if need.peak <= available:
+        return ""
+    text = f"This run may need {need.peak / GIB:.1f} GiB of GPU memory ({need.stage}); {available / GIB:.1f} are there."
+    changes: list[str] = []
+    values = cfg.dotted()
+    for key, value in EASIER:
+        smaller = presets.build({}, values | {key: value})
+        saved = estimate(smaller, available)
+        if saved.peak >= 0.99 * need.peak:
+            continue
+        values, need, changes = values | {key: value}, saved, [*changes, f"{key}={str(value).lower()}"]
+        if need.peak <= available:
+            break
+    return f"{text} With {', '.join(changes)} it takes about {need.peak / GIB:.1f}." if changes else text
+
+
+class _Job:
+    """The parts of one run."""
+
+    def __init__(self, cfg: Config, available: float):
+        self.cfg, self.available = cfg, available
+        self.source = resolve(cfg.base)
+        root = Path(self.source.path) if self.source.kind == "folder" else paths.SDXL_CONFIG
+        config = folders.read_json(root / "unet" / "config.json")
+        self.unet: Outline = outline(config)
+        places = [Path(cfg.base.vae or ""), root / "vae", paths.SDXL_CONFIG / "vae"]
+        vae = next(place for place in places if place.name and (place / "config.json").is_file())
+        channels = folders.read_json(vae / "config.json")["block_out_channels"]
+        self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
+        self.side = cfg.data.resolution or config["sample_size"] * self.scale
+        self.width = 4 if cfg.train.precision == "fp32" else 2
+        found, _ = matching(self.unet.linears, cfg.adapter.targets)
+        self.adapted = Counter(self.unet.linears[path] for path in found)
+        extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0
+        self.sides = sum((m + n) * count for (m, n), count in self.adapted.items())
+        self.trained = (cfg.adapter.rank + extra) * self.sides
+        self.rank = cfg.adapter.rank * (cfg.adapter.k if cfg.adapter.kind == "gralora" else 1) + extra
+
+    def estimate(self) -> Estimate:
+        text = {"text encoders": float(self.width * self._count("text_encoder", "text_encoder_2"))}
+        stages: dict[str, dict[str, float]] = {"reading captions": text}
+        stages["encoding pictures"] = self._with_vae({}, FACTORS.encoded_pixel)
+        unet = {"unet": self._unet()}
+        if self.cfg.prior.weight and not self.cfg.prior.pictures:
+            stages["class pictures"] = self._with_vae(unet | text, FACTORS.decoded_pixel, drawing=self._drawing())
+        held = unet | {"adapter": self._adapter(), "optimizer": self._optimizer()}
+        kept, activations = self._perturbed(), self._activations()
+        steps = held | {"gradients": 4 * self.trained, "perturbed weights": kept, "activations": activations}
+        stages["steps"] = steps
+        if self.cfg.sample.prompts:
+            # A captured graph keeps its memory while samples are drawn.
+            stages["samples"] = self._with_vae(
+                steps if self.fast else held, FACTORS.decoded_pixel, drawing=self._drawing()
+            )
+        for parts in stages.values():
+            parts["workspace"] = FACTORS.workspace
+        return Estimate({
+            stage: {name: round(FACTORS.slack * size) for name, size in parts.items()}
+            for stage, parts in stages.items()
+        })  # fmt: skip
+
+    @property
+    def fast(self) -> bool:
+        """Whether steps are captured; see trainers/fast.py for all the reasons why not."""
+        cfg = self.cfg
+        eager = cfg.train.step == "eager" or cfg.optimizer.name != "adamw" or cfg.train.precision == "fp16"
+        return not (eager or cfg.adapter.dropout or cfg.base.quantize != "none")
+
+    def _count(self, *parts: str) -> int:
+        return sum(_weights(self.source, part, self.cfg.base.variant) for part in parts)
+
+    def _unet(self) -> float:
+        kind = self.cfg.base.quantize
+        sizes = {path: m * n for path, (m, n) in self.unet.linears.items() if not re.search(UNQUANTIZED, path)}
+        packed = sum(sizes.values()) if kind != "none" else 0
+        return self.width * (self.unet.weights - packed) + QUANTIZED[kind] * packed
+
+    def _adapter(self) -> float:
+        """Trained numbers, their average, and copies in the precision of the products."""
+        copies = self.width if self.width < 4 and not self.fast else 0
+        pairs = self.rank * self.sides * (2 * self.width + 4) if self.fast else 0
+        return self.trained * (4 + copies + 4 * bool(self.cfg.train.ema)) + pairs
+
+    def _optimizer(self) -> float:
+        return STATE[self.cfg.optimizer.name] * self.trained
+
+    def _perturbed(self) -> float:
+        if not self.cfg.flat.sigma:
+            return 0
+        if not self.fast:
+            return 8 * max(m * n for m, n in self.adapted)
+        if self.cfg.flat.keep:
+            return self.width * sum(m * n * count for (m, n), count in self.adapted.items())
+        return self.width * sum(m * n for m, n in self.adapted)
+
+    def _activations(self) -> float:
+        """What lies between forward and backward of one micro-batch; class pictures double it."""
+        mode, half = ("fast" if self.fast else "eager"), self.width / 2
+        pictures = self.cfg.train.batch * (2 if self.cfg.prior.weight else 1)
+        area, whole, kept = (self.side // self.scale) ** 2, [], 0.0
+        for block in self.unet.blocks:
+            elements = area / 4**block.level
+            if block.kind == "transformer":
+                whole.append(elements * block.outputs * FACTORS.transformer[mode])
+            else:
+                whole.append(elements * (block.inputs + block.outputs) * FACTORS.resnet[mode])
+            kept += elements * block.inputs * FACTORS.checkpoint
+        return half * pictures * (kept + max(whole) if self.cfg.train.checkpointing else sum(whole))
+
+    def _drawing(self) -> float:
+        """A forward pass without gradients for two: with and without the prompt."""
+        area, pictures = (self.side // self.scale) ** 2, 2 if self.cfg.sample.guidance > 1 else 1
+        largest = max(area / 4**block.level * (block.inputs + block.outputs) for block in self.unet.blocks)
+        return pictures * largest * self.width * FACTORS.drawing / 2
+
+    def _with_vae(self, held: dict[str, float], pixel: float, drawing: float = 0) -> dict[str, float]:
+        """``held`` and the VAE at work on a picture, whole if that fits. It starts when ``drawing`` is over."""
+        weights = 4 * self._count("vae")
+
+        def parts(side: int) -> dict[str, float]:
+            return held | {"vae": weights, "vae at work": max(drawing, pixel * self.vae_width * side**2)}
+
+        whole = parts(self.side)
+        fits = FACTORS.slack * (sum(whole.values()) + FACTORS.workspace) <= self.available
+        return whole if fits else parts(min(self.side, TILE))
+
+
+def _weights(source: Source, part: str, variant: str | None) -> int:
+    """How many numbers a part has, from the headers of its files; SDXL's where they are not here."""
+    if source.kind == "file":
+        prefix = {"text_encoder": headers.TEXT_ENCODER, "text_encoder_2": headers.TEXT_ENCODER_2}.get(part, headers.VAE)
+        found = headers.read(Path(source.path)).shapes
+        shapes = [shape for name, shape in found.items() if name.startswith(prefix)]
+    elif source.kind == "folder":
+        name, _ = folders.weight_names(folders.PARTS[part].stem, variant)
+        file = Path(source.path) / part / name
+        shapes = list(headers.read(file).shapes.values()) if file.is_file() else []
+    else:
+        shapes = []
+    return sum(math.prod(shape) for shape in shapes) or SDXL[part]

@@ -1,0 +1,102 @@
+"""What a run will take of a GPU: counted against the real models, and estimated against what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from lowrank_diffusion import cli, presets
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.image import memory
+from lowrank_diffusion.image.unet import outline
+from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
+
+GIB = memory.GIB
+SDXL = {"base.path": "stabilityai/stable-diffusion-xl-base-1.0", "data.resolution": 1024, "train.precision": "bf16"}
+
+
+def config(**others: Any) -> Config:
+    return presets.build({}, SDXL | {key.replace("__", "."): value for key, value in others.items()})
+
+
+@pytest.mark.parametrize("folder", [SDXL_CONFIG, EMBEDDED_BASE], ids=["sdxl", "embedded"])
+def test_the_outline_of_a_unet_is_that_of_the_real_one(folder: Path):
+    facts = json.loads((folder / "unet" / "config.json").read_text())
+    with init_empty_weights():
+        unet: Any = UNet2DConditionModel.from_config(facts)
+    found = outline(facts)
+    assert found.weights == sum(parameter.numel() for parameter in unet.parameters())
+    layers = {path: (m.out_features, m.in_features) for path, m in unet.named_modules() if isinstance(m, nn.Linear)}
+    assert found.linears == layers
+    kinds = [type(module).__name__ for module in unet.modules()]
+    for kind, name in (("resnet", "ResnetBlock2D"), ("transformer", "BasicTransformerBlock")):
+        assert sum(block.kind == kind for block in found.blocks) == kinds.count(name)
+
+
+@pytest.mark.parametrize(
+    ("batch", "checkpointing", "measured"), [(1, False, 12.9), (4, False, 34.7), (1, True, 6.3), (4, True, 8.3)]
+)
+def test_steps_take_what_was_measured(batch: int, checkpointing: bool, measured: float):
+    """LoRA of rank 32, eager steps: peaks of tensors on an H100, PyTorch 2.11, GiB."""
+    settings = {"train__batch": batch, "train__checkpointing": checkpointing, "train__step": "eager"}
+    found = memory.estimate(config(adapter__kind="lora", adapter__rank=32, **settings))
+    assert found.total("steps") / GIB / memory.FACTORS.slack == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["sdxl-8gb", "sdxl-12gb", "sdxl-24gb"])
+def test_presets_fit_what_they_are_named_after(name: str):
+    cfg = presets.build(presets.find_preset(name).values)
+    size = int(name.removeprefix("sdxl-").removesuffix("gb"))
+    assert cfg.train.memory is not None and cfg.train.memory <= size - 0.5
+    assert memory.estimate(cfg).peak <= cfg.train.memory * GIB
+    assert memory.advice(cfg, size * GIB) == ""
+
+
+def test_the_largest_stage_is_the_peak_and_stages_hold_what_is_there_then():
+    plain, prior = config(), config(prior__weight=1.0, prior__prompt="a dog", sample__prompts=("a dog",))
+    assert set(memory.estimate(plain).stages) == {"reading captions", "encoding pictures", "steps"}
+    found = memory.estimate(prior)
+    assert set(found.stages) == {*memory.estimate(plain).stages, "class pictures", "samples"}
+    assert found.peak == max(map(found.total, found.stages)) == found.total(found.stage)
+    assert found.stages["reading captions"]["text encoders"] == round(
+        memory.FACTORS.slack * 2 * (memory.SDXL["text_encoder"] + memory.SDXL["text_encoder_2"])
+    )
+    assert found.lines()[-1] == f"at most            {found.peak / GIB:6.2f} GiB, in the stage: {found.stage}"
+
+
+@pytest.mark.parametrize(("kind", "bytes_each"), [("none", 2), ("8bit", 1), ("nf4", 4.5 / 8)])
+def test_quantised_weights_are_counted_as_they_are_stored(kind: str, bytes_each: float):
+    unet = memory.estimate(config(base__quantize=kind)).stages["steps"]["unet"] / memory.FACTORS.slack
+    linear = 1_228_800_000 + 955_187_200 + 23_756_800  # feed-forward, attention, ways in and out of the transformers
+    assert unet == pytest.approx(2 * (2_567_463_684 - linear) + bytes_each * linear, rel=1e-6)
+
+
+def test_the_vae_works_in_tiles_where_it_does_not_fit_whole():
+    whole = memory.estimate(config(sample__prompts=("x",), train__checkpointing=True))
+    tight = config(sample__prompts=("x",), train__checkpointing=True, train__memory=9)
+    assert memory.estimate(tight).total("samples") < 9 * GIB < whole.total("samples")
+    assert memory.estimate(tight) == memory.estimate(tight, 9 * GIB) and memory.estimate(tight, 80 * GIB).peak < 9 * GIB
+
+
+def test_advice_names_what_to_change_until_it_fits():
+    cfg = config(train__batch=4, adapter__kind="lora")
+    assert memory.advice(cfg, 80 * GIB) == memory.advice(cfg, float("inf")) == ""
+    text = memory.advice(cfg, 11 * GIB)
+    assert text.startswith("This run may need ") and "11.0 are there. With train.checkpointing=true it takes" in text
+    assert "train.checkpointing=true, base.quantize=8bit, " in memory.advice(cfg, 5 * GIB)
+
+
+def test_the_command_line_tells_it(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["memory", "sdxl-12gb", "train.batch=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" GiB")[0].rstrip("0123456789.").strip() for line in lines] == [
+        "reading captions", "encoding pictures", "steps", "samples", "at most",
+    ]  # fmt: skip
+    assert cli.main(["memory", "smoke"]) == 0  # the embedded base: its own configuration and files
+    assert capsys.readouterr().out.splitlines()[-1].startswith("at most              0.")
