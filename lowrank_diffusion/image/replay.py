@@ -71,9 +71,8 @@ class Replay:
     def active(self) -> Iterator[None]:
         """The UNet's calls come here, inside the context; the adapters are those that PEFT has switched on now."""
         self.adapters.update()
-        layouts = (0, self.adapters.layout)
-        for key in [key for key in self._graphs if key[0] not in layouts]:
-            del self._graphs[key]  # reads tensors that are gone
+        for key in [key for key in self._graphs if key[0] not in (0, self.adapters.newest)]:
+            del self._graphs[key]
         unet: Any = self.unet
         ordinary = unet.forward
         with self.adapters.active():

@@ -48,7 +48,8 @@ class StaticAdapters:
     def __init__(self, model: nn.Module):
         self.model = model
         self.layout, self.reason = 0, ""
-        self._layouts = 0
+        self.newest = 0
+        """The last layout that was not 0; graphs of earlier ones read tensors that are gone."""
         self._pairs: dict[str, Factors] = {}
         self._stand_ins: dict[str, nn.Module] = {}
 
@@ -64,8 +65,8 @@ class StaticAdapters:
         narrow = [layer for layer, rank in ranks.items() if rank > self._room(layer.path)]
         for layer in narrow:
             self._make_room(layer, ranks[layer])
-        self._layouts += bool(narrow)
-        self.layout = self._layouts if layers else 0
+        self.newest += bool(narrow)
+        self.layout = self.newest if layers else 0
         if layers:
             self._fill(found)
 
