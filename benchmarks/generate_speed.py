@@ -51,12 +51,11 @@ class Bench:
         unet: Any = sdxl.build(self.device, self.dtype, args.tiny).eval().requires_grad_(False)
         self.unet = unet.to(memory_format=torch.channels_last)
         self.pristine = sdxl.Pristine(self.unet)
-        config: Any = AutoencoderKL.load_config(ASSETS / "sdxl" / "vae")
+        config = json.loads((ASSETS / "sdxl" / "vae" / "config.json").read_text(encoding="utf-8"))
         with self.device:
             vae: Any = AutoencoderKL.from_config(config | (TINY_VAE if args.tiny else {}))
-        scheduler = EulerDiscreteScheduler.from_config(
-            EulerDiscreteScheduler.load_config(ASSETS / "sdxl" / "scheduler")
-        )
+        facts: Any = EulerDiscreteScheduler.load_config(ASSETS / "sdxl" / "scheduler")
+        scheduler: Any = EulerDiscreteScheduler.from_config(facts)
         self.pipeline = StableDiffusionXLPipeline(
             vae.eval(), None, None, None, None, unet, scheduler, force_zeros_for_empty_prompt=True  # type: ignore[arg-type]
         )  # fmt: skip
