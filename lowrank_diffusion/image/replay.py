@@ -93,8 +93,8 @@ class Replay:
 
     def _call(self, ordinary: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What a call of the UNet does. Only the pipeline's own kind of call is captured."""
-        inputs = _inputs(args, named)
-        if inputs is None or self.obstacle:
+        inputs = None if self.obstacle else _inputs(args, named)
+        if inputs is None:
             return ordinary(*args, **named)
         key = (self.adapters.layout, *((name, value.shape, value.dtype) for name, value in inputs.items()))
         if key not in self._graphs:

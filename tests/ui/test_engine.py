@@ -36,7 +36,10 @@ def draw(engine: Engine, folder: Path, request: DrawRequest = SHORT, name: str =
 
 
 def test_pictures_come_with_progress_and_their_settings_inside(engine: Engine, tmp_path: Path) -> None:
+    engine.warm()
+    warmed = engine.pid
     *steps, done = engine.draw("page", Job(SHORT, tmp_path / "out"))
+    assert warmed is not None and engine.pid == warmed, "the worker that was started before takes the job"
     assert isinstance(done, Done)
     assert tuple(step for step in steps if isinstance(step, Picture)) == done.pictures
     assert all(isinstance(step, Progress | Picture) for step in steps)
@@ -122,17 +125,6 @@ def test_release_waits_for_the_job_and_then_frees_the_memory(engine: Engine, tmp
     *_, done = job
     assert isinstance(done, Done)
     assert engine.pid is None
-
-
-def test_a_warm_worker_takes_the_first_job_and_a_busy_engine_needs_no_warming(tmp_path: Path) -> None:
-    engine = Engine()
-    engine.warm()
-    warmed = engine.pid
-    engine.warm()
-    assert warmed is not None and engine.pid == warmed
-    assert len(draw(engine, tmp_path / "out", DrawRequest(prompt="x", steps=1)).pictures) == 1
-    assert engine.pid == warmed
-    engine.close()
 
 
 def test_an_idle_worker_goes_away(tmp_path: Path) -> None:
