@@ -46,3 +46,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plain(name: str) -> str:
+    """A row's name as part of a file's."""
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "-" for letter in name)

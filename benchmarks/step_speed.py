@@ -160,7 +160,7 @@ class Bench:
         text = seen.key_averages().table(sort_by=by, row_limit=50, max_name_column_width=90)
         folder = self.args.out or report.RESULTS
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{self.args.name}-{case.name.replace(':', '-')}-{case.batch}.txt").write_text(text, encoding="utf-8")
+        (folder / f"{self.args.name}-{report.plain(case.name)}-{case.batch}.txt").write_text(text, encoding="utf-8")
 
     def clear(self) -> None:
         """Nothing of the row before is left: no compiled code, captured graph, cached memory or peak."""

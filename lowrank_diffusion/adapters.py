@@ -42,17 +42,38 @@ class AdaptedLayer:
         base = self.base
         return base.dequantized() if isinstance(base, QuantizedLinear) else base.weight
 
-    def factors(self) -> Factors:
-        """The adapter as one plain pair with its scaling inside B; exact for GraLoRA and hybrid too."""
+    def factors(self, name: str = NAME) -> Factors:
+        """An adapter as one plain pair with its scaling inside B; exact for GraLoRA and hybrid too.
+
+        A convolution's A, (R, n, height, width), comes as (R, n * height * width).
+        """
         layer: Any = self.module
-        scaling = layer.scaling[NAME]
+        scaling = layer.scaling[name]
         if isinstance(self.module, LoraLayer):
-            return Factors(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight * scaling)
-        blocks = gralora_to_lora(layer.gralora_A[NAME], layer.gralora_B[NAME], scaling)
-        if not layer.hybrid_r[NAME]:
+            return Factors(layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1) * scaling)
+        blocks = gralora_to_lora(layer.gralora_A[name], layer.gralora_B[name], scaling)
+        if not layer.hybrid_r[name]:
             return blocks
-        plain = Factors(layer.gralora_A_general[NAME].weight, layer.gralora_B_general[NAME].weight * scaling)
+        plain = Factors(layer.gralora_A_general[name].weight, layer.gralora_B_general[name].weight * scaling)
         return stack(blocks, plain)
+
+    def in_effect(self) -> list[str]:
+        """Names of this layer's adapters that are switched on."""
+        layer: Any = self.module
+        held = layer.lora_A if isinstance(layer, LoraLayer) else layer.gralora_A
+        return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in held]
+
+    def beyond_factors(self) -> str:
+        """What of the adapters in effect a plain pair cannot say; empty if nothing."""
+        layer: Any = self.module
+        if not isinstance(self.base, nn.Linear | nn.Conv2d) or not self.base.weight.is_floating_point():
+            return f"{self.path} is a {type(self.base).__name__}"
+        for name in self.in_effect() if isinstance(layer, LoraLayer) else []:
+            if name in layer.lora_variant:
+                return f"{self.path} has an adapter of another kind ({type(layer.lora_variant[name]).__name__})"
+            if layer.lora_B[name].bias is not None:
+                return f"the adapter of {self.path} has a bias"
+        return ""
 
 
 def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:

@@ -14,7 +14,7 @@ from .config import ConfigError, Problem
 from .errors import UserError
 from .image import memory
 from .image.data import DataError, scan
-from .image.request import LIMITS, AdapterChoice, DrawRequest, broken
+from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
 from .image.source import ModelError, resolve
 
 
@@ -203,21 +203,23 @@ def _generate(options: argparse.Namespace) -> int:
         adapters=tuple(_adapter(text) for text in options.adapter),
         **{name: getattr(options, name) for name in _REQUEST_OPTIONS},
     )
+    leave_out_quantisation()
     from .image.generate import Studio  # torch
 
     options.out.mkdir(parents=True, exist_ok=True)
+    studio, stamp = Studio(), time.strftime("%Y%m%d-%H%M%S")
     with terminal.tqdm(total=1, unit="step", disable=not sys.stderr.isatty()) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        drawn = Studio().draw(request, progress)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for picture in drawn:
-        path = options.out / f"{stamp}-seed{picture.seed}-{'adapted' if picture.adapted else 'base'}.png"
-        picture.image.save(path)
-        print(path)
+        for picture in studio.draw(request, progress):
+            path = options.out / f"{stamp}-seed{picture.seed}-{'adapted' if picture.adapted else 'base'}.png"
+            picture.image.save(path)
+            bar.write(str(path), file=sys.stdout)
+    if studio.note:
+        print(studio.note, file=sys.stderr)
     return terminal.DONE
 
 

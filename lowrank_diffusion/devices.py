@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,15 @@ def peak(device: torch.device) -> tuple[int, int] | None:
     found = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     torch.cuda.reset_peak_memory_stats(device)
     return found
+
+
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
+"""What CUDA, MPS, the CPU and cuDNN say; only the first has an exception of its own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error goes away with less to hold in memory."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def release(device: torch.device) -> None:

@@ -17,6 +17,7 @@ from lowrank_diffusion.image import attention, buckets, crops, gated, loss, mode
 from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import DataError, Picture, scan
 from lowrank_diffusion.image.model import Base, Embedding
+from lowrank_diffusion.image.replay import Replay
 from lowrank_diffusion.runs import Run
 
 Progress = Callable[[str, int, int], None]
@@ -212,11 +213,14 @@ class DreamBooth:
         folder = self.run.path / "samples"
         folder.mkdir(exist_ok=True)
         drawn = []
+        # Its graphs go with it: between samples their memory is the training's.
+        replay = Replay(self.model)
         for number, prompt in enumerate(cfg.prompts):
-            picture = model.draw(
-                pipeline, self._spoken(prompt), cfg.seed, num_inference_steps=cfg.steps,
-                guidance_scale=cfg.guidance, width=self.side, height=self.side,
-            )  # fmt: skip
+            with replay.active():
+                (picture,) = model.draw(
+                    pipeline, self._spoken(prompt), [cfg.seed], num_inference_steps=cfg.steps,
+                    guidance_scale=cfg.guidance, width=self.side, height=self.side,
+                )  # fmt: skip
             path = folder / f"step-{step:06d}-{number}.png"
             picture.save(path)
             drawn.append((prompt, path))

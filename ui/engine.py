@@ -14,7 +14,7 @@ from typing import Any
 
 from lowrank_diffusion.errors import UserError
 
-from .worker import Done, Failed, Job, Progress, Waiting, serve
+from .worker import Done, Failed, Job, Message, Picture, Progress, Waiting, serve
 
 DIED = (
     "The drawing process was ended from outside, most likely because memory ran out. "
@@ -50,8 +50,16 @@ class Engine:
         """The worker's process id while there is one."""
         return self._process.pid if self._process is not None and self._process.is_alive() else None
 
-    def draw(self, job: str, work: Job) -> Iterator[Waiting | Progress | Done]:
-        """Progress, and at the end Done. Closing the iterator before that cancels the job.
+    def warm(self) -> None:
+        """Start the worker before it is needed, so that what it imports does not delay the first picture."""
+        if self.pid is None and self._turn.acquire(blocking=False):
+            try:
+                self._worker()
+            finally:
+                self._finish()
+
+    def draw(self, job: str, work: Job) -> Iterator[Waiting | Progress | Picture | Done]:
+        """Progress, every picture when it is drawn, and at the end Done. Closing the iterator cancels the job.
 
         Raises:
             CancelledError: if :meth:`cancel` was called for this job.
@@ -120,15 +128,16 @@ class Engine:
         return self._connection
 
     @staticmethod
-    def _messages(connection: Connection) -> Iterator[Progress | Done | Failed]:
+    def _messages(connection: Connection) -> Iterator[Message]:
         """Messages to the end of the job, progress at most some times a second. Raises EOFError."""
         shown = 0.0
         while True:
             message = connection.recv()
             if not isinstance(message, Progress):
                 yield message
+            if isinstance(message, Done | Failed):
                 return
-            if time.monotonic() - shown > 0.15:
+            if isinstance(message, Progress) and time.monotonic() - shown > 0.15:
                 shown = time.monotonic()
                 yield message
 

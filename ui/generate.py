@@ -84,6 +84,7 @@ class GenerateTab:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on([demo.load, tab.select], self.refresh, self.uploads, self.choices, **quiet)
+        tab.select(self.warm, None, None, **quiet)
         self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
         self.upload.upload(
             self.take,
@@ -101,6 +102,11 @@ class GenerateTab:
         """Runs come and go: offer those there are."""
         options = asking.adapter_choices(uploads)
         return [gr.update(choices=options) for _ in self.choices]
+
+    def warm(self) -> None:
+        """The tab was opened: load what drawing needs while the prompt is written; a training has the machine first."""
+        if not watching.active():
+            self.engine.warm()
 
     def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """An adapter file was uploaded: check it and put it into the first free row."""
@@ -133,6 +139,7 @@ class GenerateTab:
             note = message_html(BUSY_NOTE) if watching.active() else ""
             yield busy | {self.problems: note, self.progress: bar(0, 0, "starting", 0)}
             began = time.monotonic()
+            drawn: list[Picture] = []
             for update in self.engine.draw(page.session_hash or "", Job(request, folder)):
                 match update:
                     case Waiting():
@@ -142,8 +149,11 @@ class GenerateTab:
                         began = began if done else time.monotonic()
                         left = (time.monotonic() - began) / done * (total - done) if done > 1 else 0
                         yield {self.progress: bar(done, total, words, left)}
-                    case Done(pictures=pictures, seconds=seconds):
-                        yield idle | self._shown(pictures, request, seconds)
+                    case Picture():
+                        drawn.append(update)
+                        yield {self.gallery: self._gallery(drawn)}
+                    case Done():
+                        yield idle | {self.gallery: self._gallery(drawn), self.facts: facts_html(request, update)}
         except CancelledError as error:
             yield idle | {self.progress: message_html(str(error))}
         except asking.RequestError as error:
@@ -151,16 +161,13 @@ class GenerateTab:
         except UserError as error:
             yield idle | {self.problems: message_html(str(error), "bad")}
 
-    def _shown(self, pictures: tuple[Picture, ...], request: asking.DrawRequest, seconds: float) -> dict[Any, Any]:
+    def _gallery(self, pictures: list[Picture]) -> gr.Gallery:
         captions = [
             (str(item.path), f"seed {item.seed} · {'adapted' if item.adapted else 'base'}") for item in pictures
         ]
-        pairs = request.compare and len({item.adapted for item in pictures}) == 2
+        pairs = len({item.adapted for item in pictures}) == 2
         columns = 2 if pairs else min(4, max(2, len(pictures)))
-        return {
-            self.gallery: gr.Gallery(value=captions, columns=columns, selected_index=None),
-            self.facts: facts_html(request, pictures, seconds),
-        }
+        return gr.Gallery(value=captions, columns=columns, selected_index=None)
 
     def give_up(self, page: gr.Request) -> str:
         """Cancel was pressed."""
@@ -179,8 +186,9 @@ def bar(done: int, total: int, words: str, left: float) -> str:
     )
 
 
-def facts_html(request: asking.DrawRequest, pictures: tuple[Picture, ...], seconds: float) -> str:
+def facts_html(request: asking.DrawRequest, done: Done) -> str:
     """The exact settings of the pictures shown: one line for the eye, all of them below it."""
+    pictures, took = done.pictures, live.duration(done.seconds)
     adapters = ", ".join(f"{Path(item.path).stem} × {item.strength:g}" for item in request.adapters) or "none"
     seeds = sorted({item.seed for item in pictures})
     seed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
@@ -189,7 +197,8 @@ def facts_html(request: asking.DrawRequest, pictures: tuple[Picture, ...], secon
     full = [{"file": item.path.name, **settings(request, item.seed, item.adapted)} for item in pictures]
     text = html.escape(json.dumps(full, indent=2, ensure_ascii=False))
     return (
-        f'<div class="facts"><b>{html.escape(request.prompt)}</b><br>{html.escape(line)} · {live.duration(seconds)}'
+        f'<div class="facts"><b>{html.escape(request.prompt)}</b><br>{html.escape(line)} · {took}'
         f"<details><summary>All settings (each PNG holds its own as text metadata)</summary><pre>{text}</pre></details>"
+        f"{f'<small>{html.escape(done.note)}</small><br>' if done.note else ''}"
         f"<small>Kept in <code>{html.escape(str(pictures[0].path.parent))}</code></small></div>"
     )

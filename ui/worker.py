@@ -15,11 +15,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowrank_diffusion import devices
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image.request import DrawCancelled, DrawRequest
+from lowrank_diffusion.image.request import DrawCancelled, DrawRequest, leave_out_quantisation
 
 if TYPE_CHECKING:
-    from lowrank_diffusion.image.generate import Drawn
+    from lowrank_diffusion.image.generate import Drawn, Studio
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Done:
 
     pictures: tuple[Picture, ...]
     seconds: float
+    note: str = ""
+    """Why it could have gone faster; empty if it could not."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Failed:
     cancelled: bool = False
 
 
-Message = Progress | Done | Failed
+Message = Progress | Picture | Done | Failed
 
 
 def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
@@ -84,43 +87,51 @@ def serve(connection: Connection, cancel: Event) -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their hints are about code, not for the person here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the app, which then closes the connection
-    studio: list[Any] = []
+    leave_out_quantisation()
+    studio: list[Studio] = []
+    with contextlib.suppress(Exception):  # a job meets the same again, and says so
+        _open(studio)
+        if not connection.poll():
+            studio[0].prepare(DrawRequest(prompt=""))  # the embedded base, most likely wanted, and small
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job: Job = connection.recv()
             connection.send(_answer(job, studio, connection.send, cancel.is_set))
 
 
+def _open(studio: list[Studio]) -> Studio:
+    """The one studio; making it imports torch and diffusers."""
+    if not studio:
+        from lowrank_diffusion.image.generate import Studio
+
+        studio.append(Studio())
+    return studio[0]
+
+
 def _answer(
-    job: Job, studio: list[Any], send: Callable[[Message], None], cancelled: Callable[[], bool]
+    job: Job, studio: list[Studio], send: Callable[[Message], None], cancelled: Callable[[], bool]
 ) -> Done | Failed:
     try:
-        if not studio:
-            from lowrank_diffusion.image.generate import Studio
-
-            studio.append(Studio())
+        drawing = _open(studio)
         began = time.monotonic()
-        drawn = studio[0].draw(job.request, lambda done, total: send(Progress(done, total)), cancelled)
-        seconds = time.monotonic() - began
-        return Done(tuple(_save(picture, job) for picture in drawn), seconds)
+        pictures = []
+        for picture in drawing.draw(job.request, lambda done, total: send(Progress(done, total)), cancelled):
+            pictures.append(_save(picture, job))
+            send(pictures[-1])
+        return Done(tuple(pictures), time.monotonic() - began, drawing.note)
     except DrawCancelled:
         return Failed("Cancelled.", cancelled=True)
     except Exception as error:  # whatever it is: the worker goes on, and a bug does not look like a death by memory
-        if _is_memory(error):
+        if devices.is_out_of_memory(error):
             studio.clear()
         return Failed(_words(error, job))
-
-
-def _is_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def _words(error: Exception, job: Job) -> str:
     """What to tell the person."""
     if isinstance(error, UserError):
         return str(error)
-    if _is_memory(error):
+    if devices.is_out_of_memory(error):
         return "Out of memory. Take a smaller size or fewer adapters, or stop what else is running."
     if isinstance(error, OSError):
         return f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."

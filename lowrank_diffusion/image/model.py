@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +26,6 @@ Progress = Callable[[str, int, int], None]
 TILE = 512
 """Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
 made for, which for SDXL means no tiles at all at 1024 px."""
-
-_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
-"""What CUDA, MPS, the CPU and cuDNN say; only the first has an exception of its own."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ def _whole_or_in_tiles(vae: Any, work: Callable[[Tensor], Any], tensor: Tensor) 
     try:
         return work(tensor)
     except RuntimeError as error:
-        if vae.use_tiling or not _NO_MEMORY.search(str(error)):
+        if vae.use_tiling or not devices.is_out_of_memory(error):
             raise
     # Not inside the handler: the error holds on to all that was computed before it.
     devices.release(tensor.device)
@@ -171,16 +167,21 @@ def native_size(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -
 
 
 @torch.no_grad()
-def draw(pipeline: StableDiffusionXLPipeline, prompt: dict[str, Any], seed: int, **options: Any) -> Image.Image:
-    """One picture from prompt embeddings or text; the same seed gives the same starting noise on every device.
+def draw(
+    pipeline: StableDiffusionXLPipeline, prompt: dict[str, Any], seeds: Sequence[int], **options: Any
+) -> list[Image.Image]:
+    """One picture per seed in one batch, from prompt embeddings or text.
 
-    The latent is decoded here and not by the pipeline, which cannot hand a half-precision UNet's latent to a
-    float32 VAE; whole if that fits in memory, else in tiles.
+    A seed gives the same starting noise on every device and in every batch, so the picture that it gives alone up to
+    rounding. The latents are decoded here and not by the pipeline, which cannot hand a half-precision latent to a
+    float32 VAE; one by one, whole if that fits in memory, else in tiles.
     """
-    generator = torch.Generator().manual_seed(seed)
-    latents: Any = pipeline(**prompt, generator=generator, output_type="latent", **options).images  # type: ignore[union-attr]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    latents: Any = pipeline(
+        **prompt, generator=generators, num_images_per_prompt=len(seeds), output_type="latent", **options
+    ).images  # type: ignore[union-attr]
     vae = pipeline.vae
     latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    decoded = _whole_or_in_tiles(vae, vae.decode, latents).sample
+    decoded = torch.cat([_whole_or_in_tiles(vae, vae.decode, latent).sample.cpu() for latent in latents.split(1)])
     pictures: Any = pipeline.image_processor.postprocess(decoded, output_type="pil")
-    return pictures[0]
+    return pictures

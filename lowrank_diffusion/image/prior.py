@@ -10,6 +10,7 @@ from ..paths import cache_folder
 from . import cache
 from .data import Picture, scan
 from .model import Base, Progress, draw
+from .replay import Replay
 
 
 def pictures(base: Base, cfg: Config, side: int, progress: Progress) -> list[Picture]:
@@ -36,15 +37,17 @@ def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
     missing = [seed for seed in range(prior.count) if not (folder / f"{seed:05d}.png").exists()]
     if missing:
         pipeline = base.pipeline()
+        replay = Replay(pipeline.unet)
         for seed in missing:
-            picture = draw(
-                pipeline, {"prompt": prior.prompt}, seed, num_inference_steps=prior.steps,
-                guidance_scale=prior.guidance, width=side, height=side,
-            )  # fmt: skip
+            with replay.active():
+                (picture,) = draw(
+                    pipeline, {"prompt": prior.prompt}, [seed], num_inference_steps=prior.steps,
+                    guidance_scale=prior.guidance, width=side, height=side,
+                )  # fmt: skip
             partial = folder / f".{seed:05d}.partial"
             picture.save(partial, format="PNG")
             partial.rename(folder / f"{seed:05d}.png")
             progress("Drawing class pictures", prior.count - len(missing) + missing.index(seed) + 1, prior.count)
-        del pipeline
+        del pipeline, replay
         devices.release(base.device)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,3 +62,11 @@ class DrawRequest:
 
 class DrawCancelled(Exception):
     """The person asked to stop drawing."""
+
+
+def leave_out_quantisation() -> None:
+    """For a process that only draws: keep diffusers from importing bitsandbytes, two seconds before the first picture.
+
+    To be called before diffusers is imported. A module that is None counts as not installed.
+    """
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]

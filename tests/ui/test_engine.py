@@ -16,7 +16,7 @@ from PIL import Image
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
 from ui.engine import DIED, CancelledError, Engine, EngineError
-from ui.worker import Done, Job, Progress, Waiting
+from ui.worker import Done, Job, Picture, Progress, Waiting
 
 SHORT = DrawRequest(prompt="an emoji of a fox", steps=2, seed=5, count=2)
 LONG = DrawRequest(prompt="an emoji of a fox", steps=200, count=16)
@@ -36,9 +36,13 @@ def draw(engine: Engine, folder: Path, request: DrawRequest = SHORT, name: str =
 
 
 def test_pictures_come_with_progress_and_their_settings_inside(engine: Engine, tmp_path: Path) -> None:
+    engine.warm()
+    warmed = engine.pid
     *steps, done = engine.draw("page", Job(SHORT, tmp_path / "out"))
+    assert warmed is not None and engine.pid == warmed, "the worker that was started before takes the job"
     assert isinstance(done, Done)
-    assert all(isinstance(step, Progress) for step in steps)
+    assert tuple(step for step in steps if isinstance(step, Picture)) == done.pictures
+    assert all(isinstance(step, Progress | Picture) for step in steps)
     assert [(picture.seed, picture.adapted) for picture in done.pictures] == [(5, False), (6, False)]
     with Image.open(done.pictures[1].path) as image:
         image.load()

@@ -1,0 +1,164 @@
+"""A UNet that draws, its repeated calls replayed from CUDA graphs.
+
+One call launches some thousands of kernels, and at the sizes of a picture that takes longer than running them; a graph
+is launched once. Nothing is compiled: that takes longer, for every shape, than the pictures of a sitting save by it.
+The first calls of a shape are ordinary ones, which warm up what a capture needs. The next is captured, which costs
+about as much as an ordinary one, so that even the first picture comes sooner.
+
+With a graph or without, the same kernels run: a picture does not depend on it. Adapters live in static tensors
+(static.py), so a graph outlasts any choice of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import devices
+from .static import StaticAdapters
+
+ORDINARY_CALLS = 2
+"""So many calls of a shape come before its capture: libraries choose kernels and load them."""
+
+MOST_GRAPHS = 8
+"""So many shapes are kept; they share their working memory, but not inputs and outputs."""
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured call: where its inputs go, what launches it, where its result is then."""
+
+    inputs: Inputs
+    launch: Callable[[], None]
+    output: Tensor
+
+
+class Replay:
+    """Runs a UNet's calls inside :meth:`active`, captured where that can be; ``reason`` says why it cannot.
+
+    Args:
+        unet: An SDXL UNet in eval mode, on its device. Graphs read its weights where they are now.
+    """
+
+    def __init__(self, unet: nn.Module):
+        self.unet = unet
+        self.adapters = StaticAdapters(unet)
+        self.device = next(unet.parameters()).device
+        self.reason = "" if self.device.type == "cuda" else f"the device is {self.device.type}, only CUDA captures"
+        self._calls: Counter[Any] = Counter()
+        self._graphs: dict[Any, Captured] = {}
+        self._pool: Any = None
+
+    @property
+    def obstacle(self) -> str:
+        """Why calls are not captured now; empty if they are."""
+        return self.reason or self.adapters.reason
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes are captured."""
+        return len(self._graphs)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The UNet's calls come here, inside the context; the adapters are those that PEFT has switched on now."""
+        self.adapters.update()
+        for key in [key for key in self._graphs if key[0] not in (0, self.adapters.newest)]:
+            del self._graphs[key]
+        unet: Any = self.unet
+        ordinary = unet.forward
+        with self.adapters.active():
+            unet.forward = lambda *args, **named: self._call(ordinary, args, named)
+            try:
+                yield
+            finally:
+                del unet.forward
+
+    def release(self, reason: str = "") -> bool:
+        """Give the graphs' memory back; with a ``reason`` none are made any more. Whether there were any."""
+        held = bool(self._graphs)
+        self._graphs.clear()
+        self._calls.clear()
+        self._pool = None
+        self.reason = self.reason or reason
+        return held
+
+    def _call(self, ordinary: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What a call of the UNet does. Only the pipeline's own kind of call is captured."""
+        inputs = None if self.obstacle else _inputs(args, named)
+        if inputs is None:
+            return ordinary(*args, **named)
+        key = (self.adapters.layout, *((name, value.shape, value.dtype) for name, value in inputs.items()))
+        if key not in self._graphs:
+            self._calls[key] += 1
+            if self._calls[key] <= ORDINARY_CALLS:
+                return ordinary(*args, **named)
+            self._capture(key, ordinary, inputs)
+        if key not in self._graphs:  # there is a reason now
+            return ordinary(*args, **named)
+        return (self._replay(self._graphs[key], inputs),)
+
+    @staticmethod
+    def _replay(captured: Captured, inputs: Inputs) -> Tensor:
+        for name, value in inputs.items():
+            captured.inputs[name].copy_(value, non_blocking=True)
+        captured.launch()
+        return captured.output.clone()  # another shape's graph may work where this one's result lies
+
+    def _capture(self, key: Any, ordinary: Callable[..., Any], inputs: Inputs) -> None:
+        """Capture a call, or note the reason why not."""
+        while len(self._graphs) >= MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        static = {name: value.to(self.device, copy=True) for name, value in inputs.items()}
+        if self._pool is None:
+            self._pool = pool()
+        failed = ""
+        try:
+            launch, output = capture(lambda: _outcome(ordinary, static), self._pool)
+        except RuntimeError as error:
+            first = str(error).strip().partition("\n")[0]
+            failed = "memory is short" if devices.is_out_of_memory(error) else f"a capture failed: {first}"
+        else:
+            self._graphs[key] = Captured(static, launch, output)
+        if failed:
+            self.release(failed)
+
+
+def _inputs(args: tuple[Any, ...], named: dict[str, Any]) -> Inputs | None:
+    """The tensors of a call as the SDXL pipeline makes it; None for another kind of call."""
+    others = {name: value for name, value in named.items() if value is not None}
+    added, whole = others.pop("added_cond_kwargs", {}), others.pop("return_dict", True)
+    tokens = others.pop("encoder_hidden_states", None)
+    if others or whole or len(args) != 2 or torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type):
+        return None
+    found = {"sample": args[0], "timestep": args[1], "encoder_hidden_states": tokens, **added}
+    return found if all(isinstance(value, Tensor) for value in found.values()) else None
+
+
+def _outcome(ordinary: Callable[..., Any], inputs: Inputs) -> Tensor:
+    """The UNet's prediction from the tensors of :func:`_inputs`."""
+    rest = dict(inputs)
+    sample, timestep, tokens = (rest.pop(name) for name in ("sample", "timestep", "encoder_hidden_states"))
+    return ordinary(sample, timestep, encoder_hidden_states=tokens, added_cond_kwargs=rest, return_dict=False)[0]
+
+
+def pool() -> Any:
+    """A memory pool that graphs share: they run one after the other."""
+    return torch.cuda.graph_pool_handle()
+
+
+def capture(work: Callable[[], Tensor], shared: Any) -> tuple[Callable[[], None], Tensor]:
+    """``work`` as a graph: what launches it, and its result, which every launch writes again. Raises RuntimeError."""
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: another thread's calls, such as NCCL's, do not spoil the capture.
+    with torch.cuda.graph(graph, pool=shared, capture_error_mode="thread_local"):
+        output = work()
+    return graph.replay, output
