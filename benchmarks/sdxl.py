@@ -68,16 +68,17 @@ def schedule() -> DDPMScheduler:
 class Pristine:
     """A model's modules as they are now.
 
-    :meth:`restore` takes out whatever training put in: adapter layers, compiled code, replaced methods, hooks,
-    gradients and other memory formats. Values of parameters are not kept.
+    :meth:`restore` takes out whatever training put in: adapter layers, compiled code, replaced methods and
+    classes, hooks, gradients and other memory formats. Values of parameters are not kept.
     """
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._kept = [(module, _attributes(module)) for module in model.modules()]
+        self._kept = [(module, type(module), _attributes(module)) for module in model.modules()]
 
     def restore(self) -> None:
-        for module, attributes in self._kept:
+        for module, kind, attributes in self._kept:
+            module.__class__ = kind
             module.__dict__.clear()
             module.__dict__.update(_copied(attributes))
         self._model.requires_grad_(False)

@@ -179,16 +179,18 @@ class ShortKeys(AttnProcessor2_0):
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         context = kwargs.get("encoder_hidden_states")
-        if context is None or args or kwargs.get("attention_mask") is not None or not _fits(hidden_states, context):
+        fits = (
+            context is not None and hidden_states.is_cuda and hidden_states.dim() == 3 and context.shape[1] <= LONGEST
+        )
+        if not fits or args or kwargs.get("attention_mask") is not None:
             return super().__call__(attn, hidden_states, *args, **kwargs)
         layers: Any = attn
         q, k, v = layers.to_q(hidden_states), layers.to_k(context), layers.to_v(context)
-        return layers.to_out[1](layers.to_out[0](attend(q, k, v, layers.heads)))
-
-
-def _fits(hidden_states: Tensor, context: Tensor) -> bool:
-    half = hidden_states.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cuda")
-    return hidden_states.is_cuda and hidden_states.dim() == 3 and half and context.shape[1] <= LONGEST
+        if q.dtype not in (torch.bfloat16, torch.float16):
+            y = attend_reference(q, k, v, layers.heads)
+        else:  # autocast does not reach the operator
+            y = attend(q, k.to(q.dtype), v.to(q.dtype), layers.heads)
+        return layers.to_out[1](layers.to_out[0](y))
 
 
 def use_short_keys(model: nn.Module, device: torch.device) -> None:

@@ -1,0 +1,34 @@
+"""What a model repeats must be one program to the compiler: a program for each block would take minutes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from benchmarks import sdxl
+from lowrank_diffusion import kernels, presets
+from trainers import compiling
+from trainers.fast import FastStep
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["lora", "gralora"])
+def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """With all that CUDA would swap in: its kernels step aside on a CPU, but what calls them does not."""
+    monkeypatch.setattr(kernels, "available", lambda device: "")
+    torch.manual_seed(0)
+    unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
+    cfg = presets.build({}, {"adapter.kind": kind, "adapter.rank": 4, "adapter.targets": tuple(sdxl.TARGETS)})
+    task: Any = sdxl.CachedDreamBooth(unet, cfg, sdxl.inputs(unet, 1, 64))
+    state = FastStep(task, cfg, CPU, torch.float32, "compiled")
+    torch.compiler.reset()
+    counters.clear()
+    blocks = [part for part in compiling.repeated(unet) if type(part[0]).__name__ == "BasicTransformerBlock"]
+    state.compiled = [(m, place, torch.compile(getattr(m, name), backend="aot_eager")) for m, name, place in blocks]
+    state(0)
+    assert len(blocks) > 4
+    assert counters["stats"]["unique_graphs"] <= 2 and not counters["graph_break"]
