@@ -19,6 +19,7 @@ from .runs import RunsTab
 from .theme import theme
 from .toolkit import gr, static_text
 from .train import TrainTab
+from .worker import Drawer
 
 TITLE = "Lowrank Diffusion"
 LARGEST_UPLOAD = "2gb"
@@ -32,7 +33,7 @@ class LaunchError(UserError):
 
 def build(engine: Engine | None = None) -> gr.Blocks:
     """The page. Nothing heavy is loaded: no torch here, nor on opening it."""
-    engine = engine or Engine()
+    engine = engine or Engine(Drawer)
     atexit.register(engine.close)
     with gr.Blocks(title=TITLE, delete_cache=(DAY, 30 * DAY), analytics_enabled=False, fill_width=True) as demo:
         gr.HTML(

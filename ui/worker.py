@@ -1,25 +1,21 @@
-"""The process that draws: it holds the pipeline, so that the web process needs no torch and survives its death."""
+"""The process that draws: it holds the pipeline."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image.request import DrawCancelled, DrawRequest
 
+from .process import Cancelled, Finished, Partial
+
 if TYPE_CHECKING:
-    from lowrank_diffusion.image.generate import Drawn
+    from lowrank_diffusion.image.generate import Drawn, Studio
 
 
 @dataclass(frozen=True)
@@ -31,12 +27,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Another page's pictures are being drawn first."""
-
-
-@dataclass(frozen=True)
-class Progress:
+class Progress(Partial):
     """Denoising steps done of all; total 0 while the model loads."""
 
     done: int
@@ -53,22 +44,11 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Done:
-    """The end of a job that went well."""
+class Done(Finished):
+    """All pictures of a job."""
 
     pictures: tuple[Picture, ...]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The end of a job that did not; ``message`` is for the person."""
-
-    message: str
-    cancelled: bool = False
-
-
-Message = Progress | Done | Failed
 
 
 def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
@@ -79,53 +59,42 @@ def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
     return values
 
 
-def serve(connection: Connection, cancel: Event) -> None:
-    """Draw jobs until the other end is gone."""
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their hints are about code, not for the person here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the app, which then closes the connection
-    studio: list[Any] = []
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            job: Job = connection.recv()
-            connection.send(_answer(job, studio, connection.send, cancel.is_set))
+class Drawer:
+    """Draws jobs with one studio, which keeps what it loaded."""
 
+    name: ClassVar[str] = "draw"
+    died: ClassVar[str] = (
+        "The drawing process was ended from outside, most likely because memory ran out. "
+        "Take a smaller size or fewer pictures, or stop a running training, and try again."
+    )
+    out_of_memory: ClassVar[str] = "Out of memory. Take a smaller size or fewer adapters, or stop what else is running."
+    failed: ClassVar[str] = "Drawing failed"
 
-def _answer(
-    job: Job, studio: list[Any], send: Callable[[Message], None], cancelled: Callable[[], bool]
-) -> Done | Failed:
-    try:
-        if not studio:
-            from lowrank_diffusion.image.generate import Studio
+    def __init__(self) -> None:
+        self._studio: Studio | None = None
 
-            studio.append(Studio())
+    def forget(self) -> None:
+        """Let go of the pipeline."""
+        self._studio = None
+
+    def do(self, job: Job, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Done:
+        """Draw one request and write its pictures. Raises Cancelled and UserError."""
+        send(Progress(0, 0))
+        if self._studio is None:
+            from lowrank_diffusion.image.generate import Studio  # torch and diffusers: seconds
+
+            self._studio = Studio()
         began = time.monotonic()
-        drawn = studio[0].draw(job.request, lambda done, total: send(Progress(done, total)), cancelled)
+        try:
+            drawn = self._studio.draw(job.request, lambda done, total: send(Progress(done, total)), cancelled)
+        except DrawCancelled:
+            raise Cancelled from None
         seconds = time.monotonic() - began
-        return Done(tuple(_save(picture, job) for picture in drawn), seconds)
-    except DrawCancelled:
-        return Failed("Cancelled.", cancelled=True)
-    except Exception as error:  # whatever it is: the worker goes on, and a bug does not look like a death by memory
-        if _is_memory(error):
-            studio.clear()
-        return Failed(_words(error, job))
-
-
-def _is_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
-
-
-def _words(error: Exception, job: Job) -> str:
-    """What to tell the person."""
-    if isinstance(error, UserError):
-        return str(error)
-    if _is_memory(error):
-        return "Out of memory. Take a smaller size or fewer adapters, or stop what else is running."
-    if isinstance(error, OSError):
-        return f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."
-    traceback.print_exc()
-    return f"Drawing failed: {type(error).__name__}: {error}. The terminal that the app runs in shows where."
+        try:
+            return Done(tuple(_save(picture, job) for picture in drawn), seconds)
+        except OSError as error:
+            message = f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."
+            raise UserError(message) from None
 
 
 def _save(picture: Drawn, job: Job) -> Picture:
