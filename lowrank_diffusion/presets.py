@@ -237,7 +237,8 @@ def with_absolute_paths(config: Config) -> Config:
         return str(found[0].resolve()) if found else text
 
     data = config.data.model_copy(update={"instance": located(config.data.instance)})
+    text = config.text.model_copy(update={"held_out": located(config.text.held_out)})
     prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
     path = config.base.path if config.base.path == EMBEDDED else located(config.base.path)
     base = config.base.model_copy(update={"path": path, "vae": located(config.base.vae)})
-    return config.model_copy(update={"data": data, "prior": prior, "base": base})
+    return config.model_copy(update={"data": data, "text": text, "prior": prior, "base": base})

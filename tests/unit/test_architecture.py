@@ -16,6 +16,8 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 
 LAYERS = (
     "errors paths seeds",
+    "declare",
+    "sections",
     "config",
     "presets events",
     "runs supervisor devices factors kernels",
