@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import config, devices, presets, runs, supervisor, terminal
+from .bases import ModelError
 from .config import ConfigError, Problem
 from .errors import UserError
 from .image.data import DataError, scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken
-from .image.source import ModelError, resolve
+from .image.source import resolve
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,10 +27,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging
 
 from .. import paths
+from ..bases import MODEL_KEY, ModelError
 from ..config import Problem
 from . import folders, headers, hub
-from .folders import MODEL_KEY, PARTS, VAE_KEY
-from .source import ModelError, Source, locate
+from .folders import PARTS, VAE_KEY
+from .source import Source, locate
 
 _MODELS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,

@@ -19,10 +19,11 @@ LAYERS = (
     "declare",
     "sections",
     "config",
-    "presets events",
+    "presets events bases",
+    "hub",
     "runs supervisor devices factors kernels",
     "adapters flat fused export",
-    "image",
+    "image text",
     "terminal cli",
     "__init__ __main__",
 )
