@@ -91,7 +91,8 @@ def end_of_turn(tokenizer: Tokenizer) -> int:
 
 def pad_id(tokenizer: Tokenizer) -> int:
     """The token to fill up with. A base without one gets its end-of-text token: filling is never seen or learnt."""
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # type: ignore[return-value]
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else _end(tokenizer)
 
 
 def prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -171,8 +172,8 @@ def _too_long(file: Path, long: list[tuple[int, int]], length: int) -> str:
 
 def _plain(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
     ids = list(tokenizer(text)["input_ids"])
-    if ids[-1:] != [tokenizer.eos_token_id]:
-        ids.append(tokenizer.eos_token_id)
+    if ids[-1:] != [_end(tokenizer)]:
+        ids.append(_end(tokenizer))
     return ids, [True] * len(ids)
 
 
@@ -247,7 +248,14 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message], *, answer: bool =
 
 def _closing(tokenizer: Tokenizer) -> set[int]:
     """The tokens that may close a turn: whatever was added to the vocabulary, and the end-of-text token."""
-    return {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
+    return {*tokenizer.added_tokens_decoder, _end(tokenizer)}
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    """The end-of-text token; :func:`tokenizer_problems` refuses a tokenizer without one."""
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    return end
 
 
 def _adds_begin(tokenizer: Tokenizer) -> bool:

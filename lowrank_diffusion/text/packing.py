@@ -83,7 +83,7 @@ def collate(sequences: Sequence[Sequence[Encoded]], size: int, pad: int) -> Pack
     return Packed(ids, labels, positions, segments, float((labels != IGNORED).sum()))
 
 
-def attention_mask(segments: Tensor) -> Tensor:
+def mask(segments: Tensor) -> Tensor:
     """Who may look at whom: (B, 1, S, S) bool for SDPA, True where a token sees an earlier one of its own example.
 
     ``segments`` is (B, S) int64. Needed only where a sequence holds several examples: filling stands at the end, where
