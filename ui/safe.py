@@ -57,7 +57,7 @@ def uploaded(path: str | Path) -> Path:
 def run(name: str | None) -> runs.Run:
     """The run with exactly this directory name; a path is not a name. Raises RunError."""
     if not name or not isinstance(name, str):
-        raise runs.RunError("No run is selected. Choose one, or start one in the Train tab.")
+        raise runs.RunError("No run is selected. Choose one, or start one.")
     path = runs_folder() / name
     if Path(name).name != name or not (path / "config.yaml").is_file():
         raise runs.RunError(f"There is no run {name!r} any more. Choose another one.")

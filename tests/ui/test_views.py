@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,17 @@ def test_files_are_the_finished_ones_else_the_newest_checkpoints(run: Run) -> No
     assert runs_view.files_of(run) == []
     for step in (100, 200):
         folder = run.path / "checkpoints" / f"step-{step:06d}"
-        (folder / "my-cats-peft").mkdir(parents=True)
-        (folder / "my-cats-peft" / "adapter_config.json").write_text("{}")
+        for kind in ("lora-peft", "peft"):
+            (folder / f"my-cats-{kind}").mkdir(parents=True)
+            (folder / f"my-cats-{kind}" / "adapter_config.json").write_text("{}")
         for name in ("state", "my-cats", "my-cats-kohya"):
             (folder / f"{name}.safetensors").touch()
     names = [Path(path).relative_to(run.path).as_posix() for path in runs_view.files_of(run)]
     assert names == [f"checkpoints/step-000200/{name}.safetensors" for name in ("my-cats-kohya", "my-cats")]
     packed = runs_view.zipped_peft(run)
     assert packed.is_relative_to(safe.downloads_folder())
+    assert zipfile.ZipFile(packed).namelist() == [
+        f"my-cats-{kind}/adapter_config.json" for kind in ("lora-peft", "peft")
+    ]
     (run.path / "my-cats.safetensors").touch()
     assert [Path(path).name for path in runs_view.files_of(run)] == ["my-cats.safetensors"]
