@@ -20,7 +20,7 @@ LAYERS = (
     "sections",
     "config",
     "presets events bases",
-    "hub",
+    "hub loading",
     "runs supervisor devices factors kernels",
     "adapters flat fused export",
     "image text",
