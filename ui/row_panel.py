@@ -21,7 +21,7 @@ from .engine import CancelledError, Engine
 from .form import from_widget, message_html, problems_html
 from .process import Waiting
 from .speaker import Counting, Tokenise, Tokenised
-from .toolkit import gr
+from .toolkit import gr, static_text
 from .train import TrainTab, base_problems
 
 PAGE = 5
@@ -36,7 +36,8 @@ SEEN_BY = (
     "text.overlong",
 )
 """The settings on which it depends what the model sees."""
-FORMATS = "chat messages, prompt and completion, Alpaca fields, or plain text"
+FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
+BACK, NEXT = "‹ Back", "Next ›"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class RowPanel:
         """Make the components here."""
         with gr.Row(equal_height=True):
             self.drop = gr.File(
-                label=f"Drop a .jsonl, .json or .txt file here: {FORMATS}",
+                label="Drop a .jsonl, .json or .txt file here",
                 height=108, elem_id="text-drop", elem_classes=["drop"], scale=3,
             )  # fmt: skip
             with gr.Column(scale=1, min_width=150, elem_classes=["stack"]):
@@ -103,15 +104,17 @@ class RowPanel:
                     for file in example_files()
                 }
                 self.clear = gr.Button("Remove", size="sm", elem_id="text-remove")
-        # Kept by the browser under a fixed name, so that a reload finds the file again.
-        self.file = gr.BrowserState("", storage_key="lowrank-diffusion-rows", secret="lowrank-diffusion")
+        self.file = gr.HTML(
+            "", html_template="<div></div>", js_on_load=static_text("kept.js"), elem_id="text-file",
+            apply_default_css=False,
+        )  # fmt: skip
         self.first = gr.State(0)
-        self.note = gr.HTML(elem_id="text-note", apply_default_css=False)
+        self.note = gr.HTML(FORMATS, elem_id="text-note", apply_default_css=False)
         self.counts = gr.HTML(elem_id="text-counts", apply_default_css=False)
         with gr.Row(visible=False, elem_classes=["pager"]) as self.pager:
-            self.back = gr.Button("‹ Back", size="sm", scale=0, min_width=80, elem_id="text-back")
+            self.back = gr.Button(BACK, size="sm", scale=0, min_width=80, elem_id="text-back")
             self.where = gr.HTML(elem_id="text-where", apply_default_css=False)
-            self.on = gr.Button("Next ›", size="sm", scale=0, min_width=80, elem_id="text-next")
+            self.on = gr.Button(NEXT, size="sm", scale=0, min_width=80, elem_id="text-next")
         self.view = gr.HTML(elem_id="text-rows", apply_default_css=False)
 
     @property
@@ -147,7 +150,7 @@ class RowPanel:
             )
             taking.then(**again)
         self.clear.click(self.empty, None, taken, **quiet)
-        demo.load(self.restore, {self.file}, [self.file, *shown], **quiet).then(**again)
+        self.file.restore(self.restore, None, [self.file, *shown], **quiet).then(**again)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
             turning = button.click(lambda first, step=step: max(0, first + step), self.first, self.first, **quiet)
             turning.then(**again)
@@ -166,15 +169,14 @@ class RowPanel:
 
     def empty(self) -> dict[Any, Any]:
         """Remove was pressed."""
-        blank = {part: "" for part in (self.note, self.counts, self.where, self.view)}
-        return blank | {self.file: "", self.first: 0, self.pager: gr.update(visible=False)}
+        blank = {part: "" for part in (self.file, self.counts, self.where, self.view)}
+        return blank | {self.note: FORMATS, self.first: 0, self.pager: gr.update(visible=False)}
 
-    def restore(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """The page was opened or reloaded: its file is still there, if it was not cleaned up since."""
-        if not data[self.file]:
-            return self.empty()
+    def restore(self, event: gr.EventData) -> dict[Any, Any]:
+        """The page was reloaded: its file is still there, if it was not cleaned up since."""
         try:
-            return {self.file: data[self.file]} | self._plain(safe.uploaded(str(data[self.file])))
+            path = safe.uploaded(str(getattr(event, "kept", "")))
+            return {self.file: str(path)} | self._plain(path)
         except UserError:
             return self.empty()
 
@@ -208,8 +210,8 @@ class RowPanel:
         return {
             self.pager: gr.update(visible=total > PAGE),
             self.where: f'<span class="where">rows {first + 1} to {last} of {total:,}</span>',
-            self.back: gr.update(interactive=first > 0),
-            self.on: gr.update(interactive=last < total),
+            self.back: gr.update(value=BACK, interactive=first > 0),
+            self.on: gr.update(value=NEXT, interactive=last < total),
         }
 
     def look(self, data: dict[Any, Any], page: gr.Request) -> Iterator[dict[Any, Any]]:
@@ -225,7 +227,11 @@ class RowPanel:
                     case Waiting():
                         yield {self.counts: message_html("Waiting: the language process is at work for another view.")}
                     case Counting(done=done, total=total):
-                        words = f"Counting tokens: row {done:,} of {total:,}." if total else "Loading the tokenizer."
+                        words = (
+                            f"Counting tokens: row {done:,} of {total:,}."
+                            if total
+                            else "Loading the tokenizer. The first time, this takes half a minute."
+                        )
                         yield {self.counts: message_html(words)}
                     case Tokenised():
                         yield self._seen(update, config, job.first)

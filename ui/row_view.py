@@ -78,18 +78,20 @@ def counts_html(counts: Counts, text: TextConfig) -> str:
     notes = []
     if counts.too_long and text.overlong == "refuse":
         notes.append(
-            f"{_rows(counts.too_long)} longer than {text.length} tokens: training refuses them. Raise Tokens per "
+            f"{_lines(counts.too_long)} longer than {text.length} tokens, which training refuses. Raise Tokens per "
             f"sequence (the longest row has {counts.longest:,}), or set Rows that are too long to cut."
         )
     elif counts.too_long:
-        notes.append(f"{_rows(counts.too_long)} longer than {text.length} tokens: {counts.cut:,} tokens are cut off.")
+        notes.append(f"{_lines(counts.too_long)} longer than {text.length} tokens: {counts.cut:,} tokens are cut off.")
     if counts.unusable:
-        notes.append(f"{_rows(counts.unusable)} not of use with this base; their place below says why.")
+        notes.append(f"{_lines(counts.unusable)} of no use with this base, which training refuses.")
     if counts.counted < counts.rows:
         notes.append(f"The figures are those of the first {counts.counted:,} rows.")
     words = "".join(f'<p class="message bad">{html.escape(note)}</p>' for note in notes)
     return f'<dl class="figures">{shown}</dl>{words}'
 
 
-def _rows(number: int) -> str:
-    return "1 row is" if number == 1 else f"{number:,} rows are"
+def _lines(lines: tuple[int, ...]) -> str:
+    """So many rows, and which."""
+    first = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
+    return f"1 row (line {first}) is" if len(lines) == 1 else f"{len(lines):,} rows (lines {first}) are"

@@ -55,12 +55,12 @@ class Counts:
     tokens: int
     learnt: int
     longest: int
-    too_long: int
-    """Rows."""
+    too_long: tuple[int, ...]
+    """Lines of rows."""
     cut: int
     """Tokens."""
-    unusable: int
-    """Rows."""
+    unusable: tuple[int, ...]
+    """Lines of rows."""
     sequences: int
     """That the usable rows are packed into."""
 
@@ -71,12 +71,14 @@ def counts(found: list[Row], encoded: list[Encoded | str], text: TextConfig) -> 
 
     usable = [(row, item) for row, item in zip(found, encoded, strict=False) if not isinstance(item, str)]
     lengths = [len(item.ids) for _, item in usable]
-    over = [len(item.ids) - text.length for row, item in usable if row.messages and len(item.ids) > text.length]
+    over = {row.line: len(item.ids) - text.length for row, item in usable if row.messages}
+    over = {line: tokens for line, tokens in over.items() if tokens > 0}
+    unusable = tuple(row.line for row, item in zip(found, encoded, strict=False) if isinstance(item, str))
     parts = [part for row, item in usable for part in _parts(row, len(item.ids), text.length)]
     return Counts(
         rows=len(found), counted=len(encoded), tokens=sum(lengths),
         learnt=sum(sum(item.learn[: text.length] if row.messages else item.learn) for row, item in usable),
-        longest=max(lengths, default=0), too_long=len(over), cut=sum(over), unusable=len(encoded) - len(usable),
+        longest=max(lengths, default=0), too_long=tuple(over), cut=sum(over.values()), unusable=unusable,
         sequences=len(pack(parts, text.length)) if text.packing else len(parts),
     )  # fmt: skip
 
