@@ -34,12 +34,13 @@ class ChatTab:
                 self.problems = gr.HTML(elem_id="chat-problems", apply_default_css=False)
                 self.message = gr.Textbox(
                     show_label=False, container=False, lines=1, max_lines=8, elem_id="chat-message",
+                    elem_classes=["one-line"],
                     placeholder="Message (Enter sends it, Shift + Enter makes a new line)",
                 )  # fmt: skip
                 with gr.Row(elem_classes=["buttons"]):
-                    self.send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=3)
-                    self.stop = gr.Button("Stop", elem_id="chat-stop", scale=1, interactive=False)
-                    self.new = gr.Button("New conversation", elem_id="chat-new", scale=1)
+                    self.send = gr.Button("Send", variant="primary", size="sm", elem_id="chat-send", scale=3)
+                    self.stop = gr.Button("Stop", size="sm", elem_id="chat-stop", scale=1, interactive=False)
+                    self.new = gr.Button("New conversation", size="sm", elem_id="chat-new", scale=1)
 
     def _inputs(self) -> None:
         self.adapter = gr.Dropdown(

@@ -48,14 +48,16 @@ class RowFile:
 
     def problems(self, values: dict[str, Any]) -> list[Problem]:
         """What keeps a run with these settings from learning from it."""
+        held_out = str(values.get("text.held_out") or "")
+        return self._problems(values) + (_file_problems("text.held_out", Path(held_out)) if held_out else [])
+
+    def _problems(self, values: dict[str, Any]) -> list[Problem]:
         named = str(values.get("data.instance") or "")
         if named and self.path:
             return [Problem("data.instance", "names a file, and there is one above.", "Use one or the other.")]
-        if not named and not self.path:
-            return [Problem("Rows", "there are none.", "Drop a file into the field above, or load the example.")]
-        held_out = str(values.get("text.held_out") or "")
-        found = _file_problems("data.instance" if named else "Rows", Path(named).expanduser() if named else self.path)
-        return found + (_file_problems("text.held_out", Path(held_out).expanduser()) if held_out else [])
+        if named or self.path:
+            return _file_problems("data.instance" if named else "Rows", Path(named) if named else self.path)
+        return [Problem("Rows", "there are none.", "Drop a file into the field above, or load the example.")]
 
     def write(self, run: Run) -> dict[str, Any]:
         """Copy it into the run."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lowrank_diffusion.config import BaseModelConfig, TextConfig
 from lowrank_diffusion.errors import UserError
@@ -19,9 +20,8 @@ from .process import Cancelled, Finished, Partial
 from .tokens import Counts, Shown
 
 if TYPE_CHECKING:
-    from lowrank_diffusion.text.generate import Speaker
-
     from lowrank_diffusion.text.encode import Encoded
+    from lowrank_diffusion.text.generate import Speaker
 
 MOST_COUNTED = 20_000
 """Rows; the figures of a longer file are those of its beginning, which the tab says."""
@@ -155,19 +155,15 @@ class Linguist:
         replies = []
         for index, side in enumerate(job.sides):
             began = time.monotonic()
-            texts[index] = ""
-            for piece in speaker.stream(list(side.messages), job.settings, side.adapted):
-                texts[index] = f"{texts[index]}{piece}"
+            for said in _growing(speaker.stream(side.messages, job.settings, side.adapted), cancelled):
+                texts[index] = said
                 send(Saying(tuple(texts)))
-                if cancelled():
-                    raise Cancelled
             said = texts[index] or ""
             replies.append(Reply(said, len(speaker.tokenizer(said)["input_ids"]), time.monotonic() - began))
         return Answered(tuple(replies))
 
     def _loaded_speaker(self, job: Chat) -> Speaker:
         from lowrank_diffusion.text.generate import Speaker
-
         from lowrank_diffusion.text.model import Base
 
         if self._speaker is None or self._speaker[0] != (job.base, job.template):
@@ -178,6 +174,20 @@ class Linguist:
             self._speaker = ((job.base, job.template), speaker)
         self._speaker[1].load(job.adapter)
         return self._speaker[1]
+
+
+def _growing(pieces: Iterator[str], cancelled: Callable[[], bool]) -> Iterator[str]:
+    """All that has been said after each piece, and nothing at first. Raises Cancelled."""
+    said = ""
+    yield said
+    with contextlib.closing(
+        cast("Generator[str]", pieces)
+    ):  # it leaves the model without its adapter until it is closed
+        for piece in pieces:
+            said += piece
+            yield said
+            if cancelled():
+                raise Cancelled
 
 
 def _where() -> tuple[Any, Any]:

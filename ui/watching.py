@@ -26,7 +26,8 @@ class _Follower:
             if time.monotonic() - self.seen > FRESH_SECONDS:
                 status = self.watch.refresh()
                 lists = {name: list(value) for name, value in vars(status).items() if isinstance(value, list)}
-                self.status = dataclasses.replace(status, **lists)  # a page reads it while others go on
+                measures = {name: list(points) for name, points in status.measures.items()}
+                self.status = dataclasses.replace(status, **lists, measures=measures)  # read while others go on
                 self.seen = time.monotonic()
             return self.status
 

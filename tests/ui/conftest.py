@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests import tiny_language as tiny_language_model
+from ui.engine import Engine
+from ui.speaker import Linguist
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +36,17 @@ def upload(uploads: Path) -> Callable[..., Path]:
         return path
 
     return put
+
+
+@pytest.fixture(scope="session")
+def tiny_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a language model that loads at once."""
+    return tiny_language_model.write(tmp_path_factory.mktemp("language") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def linguist() -> Iterator[Engine]:
+    """The language process, one for all tests: loading torch takes it seconds."""
+    engine = Engine(Linguist)
+    yield engine
+    engine.close()

@@ -62,7 +62,7 @@ def test_the_table_lists_runs_and_an_unreadable_config_does_not_break_it(run: Ru
     assert text.count("aria-selected") == 1
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc", "", None, "no-such-run", "a/b", ".."])
+@pytest.mark.parametrize("name", ["../x", "/etc", "", None, "no-such-run", "a/b", "..", "x" * 300, "a\0b"])
 def test_a_run_is_found_by_its_name_only(run: Run, name: str | None) -> None:
     with pytest.raises(UserError):
         safe.run(name)
