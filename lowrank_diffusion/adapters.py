@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -15,15 +16,34 @@ from peft.tuners.gralora import GraloraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import seeds
 from .config import AdapterConfig, ConfigError, Problem
+from .errors import UserError
 from .factors import Factors, gralora_to_lora, stack
 
 NAME = "default"
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "gate_proj", "up_proj", "down_proj")
+UNET_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+UNET_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+LM_ATTENTION = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "Wqkv", "query_key_value", "self_attn.dense",
+    "attention.dense", "self_attention.dense",
+)  # fmt: skip
+"""As Llama, Qwen, Mistral, Gemma, Phi, OPT, GPT-NeoX, Falcon and MPT call their projections."""
+LM_MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h")
+_EVERYTHING = (*UNET_ATTENTION, *UNET_FEED_FORWARD, *LM_ATTENTION, *LM_MLP)
+TARGET_SETS = {
+    "auto": (*UNET_ATTENTION, *LM_ATTENTION, *LM_MLP),  # no model has names of both kinds
+    "attention": (*UNET_ATTENTION, *LM_ATTENTION),
+    "attention+feed_forward": _EVERYTHING,
+    "attention+mlp": _EVERYTHING,
+}
+
+
+class AdapterError(UserError):
+    """An adapter file cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +83,14 @@ class AdaptedLayer:
 def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
     """The linear layers that ``adapter.targets`` means, by path. Raises ConfigError for a target without a layer."""
     linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    named = {"attention": ATTENTION, "attention+feed_forward": ATTENTION + FEED_FORWARD}
-    if isinstance(targets, str) and targets not in named:
+    if targets == "all-linear":  # as in PEFT: but for the layer that makes the logits
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+        return {path: module for path, module in linears.items() if module is not head}
+    if isinstance(targets, str) and targets not in TARGET_SETS:
         found = {path for path in linears if re.fullmatch(targets, path)}
         missing = [] if found else [targets]
     else:
-        names = named[targets] if isinstance(targets, str) else targets
+        names = TARGET_SETS[targets] if isinstance(targets, str) else targets
         hits = {name: {path for path in linears if path == name or path.endswith(f".{name}")} for name in names}
         found = set().union(*hits.values())
         missing = [name for name in names if not hits[name] and (not found or not isinstance(targets, str))]
@@ -150,6 +172,23 @@ def adapted_layers(model: nn.Module) -> list[AdaptedLayer]:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name, in a stable order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def load(model: Any, folder: Path) -> Any:
+    """The model with the adapter of a PEFT folder, for answers only. Raises AdapterError."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):  # PEFT would take a pickle for the second
+        if not (folder / name).is_file():
+            raise AdapterError(f"{folder}: has no {name}. Give the folder of a PEFT adapter.")
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise AdapterError(f"{folder}: cannot be used with this base ({reason}). Choose the base it is for.") from error
+
+
+def unload(model: Any) -> Any:
+    """The model as it was before :func:`load`."""
+    return model.unload()
 
 
 @contextmanager

@@ -12,13 +12,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from .. import devices
-from ..errors import UserError
+from ..adapters import AdapterError as AdapterError
 from .model import Base, draw, native_size
 from .request import AdapterChoice, DrawCancelled, DrawRequest
-
-
-class AdapterError(UserError):
-    """An adapter file cannot be used."""
 
 
 @dataclass(frozen=True)
