@@ -141,7 +141,7 @@ def saying(turn: Turn, texts: tuple[str | None, ...]) -> Turn:
     talking = sum(text is not None for text in texts) - 1
     words = [("" if at < talking else "answering") if text is not None else "waiting" for at, text in enumerate(texts)]
     if talking < 0:
-        words[0] = "loading the model"
+        words[0] = "loading the model, which takes longest the first time"
     answers = zip(turn.answers, texts, words, strict=True)
     return Turn(turn.said, tuple(replace(answer, text=text or "", facts=fact) for answer, text, fact in answers))
 
@@ -156,7 +156,7 @@ def answered(turn: Turn, replies: tuple[Reply, ...], longest: int) -> Turn:
     done = []
     for answer, reply in zip(turn.answers, replies, strict=True):
         speed = f" · {reply.tokens / reply.seconds:.1f} tokens/s" if reply.tokens > 1 and reply.seconds else ""
-        cut = " · cut at the most tokens allowed" if reply.tokens >= longest else ""
+        cut = " · cut: no more tokens allowed" if reply.tokens >= longest else ""
         facts = f"{reply.tokens} token{'' if reply.tokens == 1 else 's'}{speed}{cut}"
         done.append(replace(answer, text=reply.text, facts=facts, whole=True))
     return Turn(turn.said, tuple(done))
@@ -165,7 +165,8 @@ def answered(turn: Turn, replies: tuple[Reply, ...], longest: int) -> Turn:
 def conversation_html(turns: tuple[Turn, ...]) -> str:
     """The conversation, the answers to each message side by side."""
     if not turns:
-        return '<div class="nothing">Base and adapted answer side by side. Write a message below.</div>'
+        words = "Write a message below. With an adapter chosen, it and its base answer side by side."
+        return f'<div class="chat-empty">{words}</div>'
     return f'<div class="chat"><div>{"".join(map(_turn, turns))}</div></div>'
 
 
