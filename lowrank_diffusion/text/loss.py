@@ -20,20 +20,15 @@ CHUNK = 1024
 token, and cross entropy wants them three times; the model's own, in bfloat16, stay whole."""
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the cross entropies of every sequence's targets, (B,), in at least float32.
 
-    All logits are computed, also where nothing is learnt: how many targets a batch has differs from batch to batch,
-    and a captured step has fixed shapes. They are turned to float32 in chunks, which backward does once more instead
-    of keeping the results.
+    The logits are turned to float32 in chunks, which backward does once more instead of keeping the results.
 
     Args:
-        logits: (B, S, V); those of token i speak of token i + 1.
-        labels: (B, S) int64, the ids of targets, elsewhere :data:`packing.IGNORED`; not shifted.
+        logits: (B, S, V).
+        targets: (B, S) int64: what the logits are to say, :data:`packing.IGNORED` where that does not matter.
     """
-    # Labels move and not the logits, whose slice would be a copy.
-    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    rows, ids = logits.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK)
     wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
 
     def chunk(row: Tensor, chosen: Tensor) -> Tensor:
@@ -42,27 +37,36 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     # No random numbers inside, and a captured step could not look up the generator's state.
     parts: list[Any] = [
         checkpoint(chunk, row, chosen, use_reentrant=False, preserve_rng_state=False)
-        for row, chosen in zip(rows, ids, strict=True)
+        for row, chosen in zip(logits.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True)
     ]
-    return torch.cat(parts).view(labels.shape).sum(dim=1)
+    return torch.cat(parts).view(targets.shape).sum(dim=1)
 
 
 def sequence_losses(
     model: Any, ids: Tensor, labels: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
 ) -> Tensor:
-    """:func:`token_losses` of ``model`` on a batch; all tensors are (B, S) int64 on its device.
+    """Sum of the cross entropies of every sequence's targets, (B,); all tensors are (B, S) int64 on one device.
 
     Args:
         model: A causal language model of transformers.
         ids: Tokens.
-        labels: As in :func:`token_losses`.
+        labels: The ids of targets, elsewhere :data:`packing.IGNORED`; not shifted: token i predicts label i + 1.
         positions: Of packed sequences, counted from 0 in every example.
         segments: Of packed sequences: the number of the example, 0 in the filling at the end. None: one example each.
     """
-    allowed = _allowed(model, ids, segments)
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    keep: int | Tensor = 0  # logits of all tokens
+    if ids.device.type == "cpu":
+        # Only where something is learnt. On a GPU this would wait for the device, and change the shapes from batch to
+        # batch, which a captured step must not have.
+        keep = targets.ne(IGNORED).any(dim=0).nonzero()[:, 0]
+        targets = targets[:, keep]
     with attention(model, CAUSAL):
-        logits = model(input_ids=ids, attention_mask=allowed, position_ids=positions, use_cache=False).logits
-    return token_losses(logits, labels)
+        logits = model(
+            input_ids=ids, attention_mask=_allowed(model, ids, segments), position_ids=positions, use_cache=False,
+            logits_to_keep=keep,
+        ).logits  # fmt: skip
+    return token_losses(logits, targets)
 
 
 def _allowed(model: Any, ids: Tensor, segments: Tensor | None) -> Tensor | None:

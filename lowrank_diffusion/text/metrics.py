@@ -17,7 +17,7 @@ from .loss import sequence_losses
 from .packing import collate
 from .rows import Row
 
-AT_ONCE = 16
+AT_ONCE = 25
 """Rows that are answered together."""
 
 
@@ -72,26 +72,30 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
+def answerable(rows: Sequence[Row]) -> list[Row]:
+    """The rows that end with an answer; plain texts have none."""
+    return [row for row in rows if row.messages and row.messages[-1].role == "assistant"]
+
+
 @torch.no_grad()
 def answer(model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int) -> Answers:
-    """Greedy answers to the last question of every row that is a conversation; plain texts have none.
+    """Greedy answers to the last question of every row.
 
     Args:
         model: On any device; answers :data:`AT_ONCE` rows at a time.
         tokenizer: With the chat template of training.
-        rows: At least one of them ends with an assistant's turn.
+        rows: One or more :func:`answerable` ones.
         max_tokens: Longest answer.
     """
-    chosen = [row for row in rows if row.messages and row.messages[-1].role == "assistant"]
-    asked = [prompt(row.messages[:-1], tokenizer) for row in chosen]
-    said: list[str] = [""] * len(chosen)
-    order = sorted(range(len(chosen)), key=lambda index: len(asked[index]))
+    asked = [prompt(row.messages[:-1], tokenizer) for row in rows]
+    said: list[str] = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda index: len(asked[index]))
     tokens, begin = 0, time.perf_counter()
     for start in range(0, len(order), AT_ONCE):
         group = order[start : start + AT_ONCE]
         for index, ids in zip(group, _generated(model, tokenizer, [asked[i] for i in group], max_tokens), strict=True):
             said[index], tokens = tokenizer.decode(ids, skip_special_tokens=True), tokens + len(ids)
-    wanted = tuple(row.messages[-1].content for row in chosen)
+    wanted = tuple(row.messages[-1].content for row in rows)
     return Answers(tuple(said), wanted, tokens, time.perf_counter() - begin)
 
 

