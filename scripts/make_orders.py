@@ -29,15 +29,13 @@ SENTENCES = (
     "It's {name}. I'd like {order}.{note}",
     "{name} here, I'll take {order}.{note}",
     "I'll have {order}.{note} The name is {name}.",
-    "Could we order {order}?{note} It's for {name}.",
     "Please send {order} to {name}.{note}",
-    "This is {name}, I want {order}.{note}",
     "Order for {name}: {order}.{note}",
-    "Hello! {order} please.{note} My name is {name}.",
     "{name} wants {order}.{note}",
+    "Could we order {order}?{note} It's for {name}.",
     "Put down {order} under {name}.{note}",
 )
-NOTES = ("{note}, please.", "{note}.", "And {note}.", "Note: {note}.")
+NOTES = ("{note}, please.", "{note}.", "Note: {note}.")
 NOTED = (
     "no sugar",
     "no onions",
@@ -53,21 +51,22 @@ NOTED = (
     "extra cheese",
 )
 NUMBERS = {
-    1: ("a", "one", "1", "a single"),
-    2: ("two", "2", "a couple of"),
+    1: ("a", "one", "1"),
+    2: ("two", "2"),
     3: ("three", "3"),
     4: ("four", "4"),
     5: ("five", "5"),
-    6: ("six", "6", "half a dozen"),
+    6: ("six", "6"),
     7: ("seven", "7"),
     8: ("eight", "8"),
     9: ("nine", "9"),
     10: ("ten", "10"),
-    12: ("twelve", "12", "a dozen"),
+    12: ("a dozen", "12"),
 }
 HOW_OFTEN = (8, 5, 4, 3, 2, 2, 1, 1, 1, 1, 2)
 """Of the keys of NUMBERS, in their order."""
-SIZES = {"small": ("small", "little"), "medium": ("medium", "regular"), "large": ("large", "big")}
+SIZES = ("small", "medium", "large")
+JOINTS = (" and ", ", plus ")
 
 
 @dataclass(frozen=True)
@@ -89,19 +88,32 @@ TRAINED = Vocabulary(
     falafel wrap, tomato soup, potato soup, garden salad, pasta salad, beef burger, veggie burger, pepperoni pizza,
     mushroom pizza, fish taco, bean burrito, rice bowl, noodle bowl, spring roll, apple pie, cherry pie, carrot cake,
     lemon tart, peach tart, vanilla milkshake, strawberry milkshake, almond croissant, plain bagel, egg omelette,
-    grilled peach, bacon sandwich, mint tea, honey cake, lamb kebab, cheese nacho, fruit cup
+    grilled peach, bacon sandwich, mint tea, honey cake, lamb kebab, cheese nacho, fruit cup, pomegranate spritz,
+    americano, cortado, seltzer, cola, sparkling cider, tonic, kombucha, matcha frappe, chai, grape juice, limeade,
+    buttermilk biscuit, poppy strudel, zucchini fritter, onion ring, garlic knot, mozzarella stick, meatball sub,
+    steak quesadilla, pulled pork bun, crab cake, lobster bisque, clam chowder, squash risotto, gnocchi plate,
+    ravioli plate, lasagna, cannoli, tiramisu, parfait, granola bar, yogurt pot, date square, apricot danish,
+    plum galette, cashew cluster, peanut bar, pecan roll, sesame cracker, rye loaf, sourdough loaf, cornbread,
+    jalapeno popper, chili bowl, tempura roll, tofu skewer, edamame bowl, kimchi pancake, ube tart, sausage roll,
+    cucumber salad, beet salad, kale salad, radish plate, olive focaccia, artichoke dip, hummus plate, pita pocket,
+    gelato, sorbet, popsicle, marshmallow, pavlova, macaroon, truffle, nougat, fudge brick, toffee slice
     """),
     _words("""
-    Maria, James, Anna, David, Laura, Peter, Sofia, Mark, Emma, Lucas, Julia, Tom, Nina, Paul, Clara, Simon, Alice,
-    Martin, Eva, Daniel, Sarah, Oliver, Lena, Adam, Grace, Henry, Rosa, Victor, Maya, Leo, Irene, Felix, Hannah, Ivan,
-    Ruth, Karl, Olivia, Samuel, Tara, Noah, Carlos, Amy, Boris, Kate, Elif, Jin, Nora, Sven, Aisha, Ben
+    Maria, James, Anna, David, Laura, Peter, Sofia, Mark, Emma, Lucas, Julia, Tom, Nina, Paul, Clara, Simon,
+    Alice, Martin, Eva, Daniel, Sarah, Oliver, Lena, Adam, Grace, Henry, Rosa, Victor, Maya, Leo, Irene, Felix,
+    Hannah, Ivan, Ruth, Karl, Olivia, Samuel, Tara, Noah, Carlos, Amy, Boris, Kate, Elif, Jin, Nora, Sven,
+    Aisha, Ben, Gregor, Thandiwe, Siobhan, Takumi, Xavier, Yolanda, Bjorn, Camila, Dariusz, Eduardo, Farouk,
+    Gwendolyn, Haruki, Isabel, Jamal, Katarina, Lorenzo, Mireille, Nikolai, Oksana, Pilar, Quentin, Rafael,
+    Saoirse, Tobias, Ulrike, Valentina, Winston, Ximena, Yasmin, Zachary, Anneke, Bartosz, Celeste, Desmond,
+    Eleni, Francesca, Gideon, Hiroshi, Imani, Jocelyn, Kofi, Lucinda, Magnus, Nadia, Odette, Percy, Roxanne,
+    Stefan, Tamara, Usman, Violet, Wilhelm, Zainab
     """),
 )
 UNSEEN = Vocabulary(
     _words("""
     mocha, macchiato, ginger beer, orange soda, mango lassi, coconut water, raspberry scone, walnut brownie,
     pumpkin donut, maple waffle, turkey panini, tuna melt, salmon baguette, lentil stew, shrimp curry, duck dumpling,
-    spinach quiche, avocado toast, pear crumble, fig pudding, hazelnut eclair, caramel pancake, churro, corn dog,
+    spinach quiche, avocado toast, pear crumble, fig pudding, hazelnut eclair, caramel crepe, churro, corn dog,
     paneer samosa
     """),
     _words("""
@@ -139,10 +151,10 @@ def orders(vocabulary: Vocabulary, count: int, seed: str) -> list[list[dict[str,
 def order(vocabulary: Vocabulary, draw: random.Random) -> tuple[str, dict[str, object]]:
     """One order in English, and what it means."""
     name = draw.choice(vocabulary.names)
-    items = draw.sample(vocabulary.items, draw.choices((1, 2, 3), weights=(13, 6, 1))[0])
+    items = draw.sample(vocabulary.items, draw.choices((1, 2), weights=(2, 1))[0])
     spoken, meant = zip(*(_item(item, draw) for item in items), strict=True)
     note = draw.choice(NOTED) if draw.random() < 0.4 else None
-    text = draw.choice(SENTENCES).format(order=_listed(spoken, draw), name=name, note=_note(note, draw))
+    text = draw.choice(SENTENCES).format(order=draw.choice(JOINTS).join(spoken), name=name, note=_note(note, draw))
     answer = {"name": name, "items": list(meant), "note": note}
     return text[0].upper() + text[1:], answer
 
@@ -150,10 +162,10 @@ def order(vocabulary: Vocabulary, draw: random.Random) -> tuple[str, dict[str, o
 def _item(item: str, draw: random.Random) -> tuple[str, dict[str, object]]:
     """An item as it is spoken of, and as it is meant."""
     quantity = draw.choices(tuple(NUMBERS), weights=HOW_OFTEN)[0]
-    size = draw.choice(tuple(SIZES)) if draw.random() < 0.5 else None
+    size = draw.choice(SIZES) if draw.random() < 0.5 else None
     number = draw.choice(NUMBERS[quantity])
     thing = plural(item) if quantity > 1 else item
-    described = f"{draw.choice(SIZES[size])} {thing}" if size else thing
+    described = f"{size} {thing}" if size else thing
     if number == "a" and described[0] in "aeiou":
         number = "an"
     return f"{number} {described}", {"quantity": quantity, "size": size, "item": item}
@@ -166,13 +178,6 @@ def plural(item: str) -> str:
     if item.endswith("y") and item[-2] not in "aeiou":
         return f"{item[:-1]}ies"
     return f"{item}s"
-
-
-def _listed(spoken: tuple[str, ...], draw: random.Random) -> str:
-    if len(spoken) == 1:
-        return spoken[0]
-    joint = draw.choice((" and ", " and ", ", plus ", " as well as "))
-    return f"{', '.join(spoken[:-1])}{joint}{spoken[-1]}"
 
 
 def _note(note: str | None, draw: random.Random) -> str:
