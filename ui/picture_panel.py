@@ -63,7 +63,6 @@ class PicturePanel:
     task: ClassVar[str] = "image"
     title: ClassVar[str] = "Pictures to learn from"
     first_preset: ClassVar[str] = "emoji-style"
-    blank: ClassVar[dict[str, Any]] = {"data.instance": ""}
 
     def place(self) -> None:
         """Make the components here."""
@@ -96,9 +95,9 @@ class PicturePanel:
         """The pictures in the grid. Raises RefusedError."""
         return PictureSet(pictures.chosen(data[self.grid]))
 
-    def own(self, data: dict[Any, Any]) -> dict[str, Any]:
+    def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
         """The pictures are those in the grid, whatever folder a preset names."""
-        return self.blank
+        return {"data.instance": ""}
 
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""

@@ -37,6 +37,8 @@ SEEN_BY = (
 )
 """The settings on which it depends what the model sees."""
 FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
+NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}
+HELD_OUT_NOTE = "The example's held-out rows are not used with it; set Held out to keep some of these for validation."
 BACK, NEXT = "‹ Back", "Next ›"
 
 
@@ -88,7 +90,6 @@ class RowPanel:
     task: ClassVar[str] = "text"
     title: ClassVar[str] = "Rows to learn from"
     first_preset: ClassVar[str] = "llm-orders"
-    blank: ClassVar[dict[str, Any]] = {"data.instance": "", "text.held_out": ""}
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -128,31 +129,27 @@ class RowPanel:
         """The file in the panel. Raises RefusedError."""
         return RowFile(safe.uploaded(data[self.file]) if data[self.file] else None)
 
-    def own(self, data: dict[Any, Any]) -> dict[str, Any]:
+    def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
         """The rows are those of the panel, whatever file a preset names; its held-out rows belong to its own."""
-        return {"data.instance": ""} if is_example(data[self.file]) else self.blank
+        foreign = preset.get("text", {}).get("held_out") and not (data and is_example(data[self.file]))
+        return {"data.instance": ""} | (NOT_HELD_OUT if foreign else {})
 
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        widgets = tab.form.widgets
+        self.widgets = widgets = tab.form.widgets
         self.settings = {key: widgets[key] for key in SEEN_BY}
         self.held_out = widgets["text.held_out"]
         shown = [self.note, self.counts, self.pager, self.where, self.view, self.first, self.back, self.on]
         seen = {self.file, self.first, *self.settings.values()}
-        taken = [self.drop, self.file, self.held_out, *shown]
+        taken = [self.drop, self.file, *(widgets[key] for key in NOT_HELD_OUT), *shown]
         again: dict[str, Any] = {"fn": self.look, "inputs": seen, "outputs": shown, "concurrency_limit": None, **quiet}
         self.drop.upload(self.take, {self.drop, self.held_out}, taken, **quiet).then(**again)
+        whole = list(dict.fromkeys([*taken, tab.preset, *widgets.values(), tab.about, tab.name]))
         for file, button in self.examples.items():
-            taking = button.click(
-                self._example_taker(file, tab),
-                None,
-                [*taken, tab.preset, *widgets.values(), tab.about, tab.name],
-                **quiet,
-            )
-            taking.then(**again)
+            button.click(lambda file=file: self.take_example(file, tab), None, whole, **quiet).then(**again)
         self.clear.click(self.empty, None, taken, **quiet)
-        self.file.restore(self.restore, None, [self.file, *shown], **quiet).then(**again)
+        self.file.restore(self._restorer(tab), None, whole, **quiet).then(**again)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
             turning = button.click(lambda first, step=step: max(0, first + step), self.first, self.first, **quiet)
             turning.then(**again)
@@ -166,36 +163,38 @@ class RowPanel:
             shown = self._plain(path)
         except UserError as error:
             return {self.drop: None, self.note: message_html(_about(error, data[self.drop]), "bad")}
-        kept = {} if not is_example(data[self.held_out]) else {self.held_out: ""}  # those belong to the example's rows
-        return {self.drop: None, self.file: str(path)} | shown | kept
+        if is_example(data[self.held_out]):
+            shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
+            shown[self.note] += message_html(HELD_OUT_NOTE)
+        return {self.drop: None, self.file: str(path)} | shown
 
     def empty(self) -> dict[Any, Any]:
         """Remove was pressed."""
         blank = {part: "" for part in (self.file, self.counts, self.where, self.view)}
         return blank | {self.note: FORMATS, self.first: 0, self.pager: gr.update(visible=False)}
 
-    def restore(self, event: gr.EventData) -> dict[Any, Any]:
-        """The page was reloaded: its file is still there, if it was not cleaned up since."""
-        try:
-            path = safe.uploaded(str(getattr(event, "kept", "")))
-            return {self.file: str(path)} | self._plain(path)
-        except UserError:
-            return self.empty()
-
-    def _example_taker(self, file: Path, tab: TrainTab) -> Any:
-        def take_example() -> dict[Any, Any]:
+    def _restorer(self, tab: TrainTab) -> Any:
+        def restore(event: gr.EventData) -> dict[Any, Any]:
+            """The page was reloaded: its file is still there, if it was not cleaned up since."""
             try:
-                shown = self._plain(file)
-            except UserError as error:
-                return {self.note: message_html(str(error), "bad")}
-            name = file.parent.name
-            updates = {self.file: str(file)} | shown
-            if name not in tab.names:
-                return updates
-            filled = tab.apply_preset({tab.preset: name, self.file: str(file)})
-            return updates | {tab.preset: name} | {part: filled[part] for part in filled if part is not tab.problems}
+                path = safe.uploaded(str(getattr(event, "kept", "")))
+                return self.take_example(path, tab) if is_example(path) else {self.file: str(path)} | self._plain(path)
+            except UserError:
+                return self.empty()
 
-        return take_example
+        return restore
+
+    def take_example(self, file: Path, tab: TrainTab) -> dict[Any, Any]:
+        """An example's rows, and the settings of the preset that is made for them."""
+        try:
+            updates = {self.file: str(file)} | self._plain(file)
+        except UserError as error:
+            return {self.note: message_html(str(error), "bad")}
+        name = file.parent.name
+        if name not in tab.names:
+            return updates
+        filled = tab.apply_preset({tab.preset: name, self.file: str(file)})
+        return updates | {tab.preset: name} | {part: filled[part] for part in filled if part is not tab.problems}
 
     def _plain(self, path: Path) -> dict[Any, Any]:
         """The first rows before a tokenizer has seen them, at once. Raises DataError."""

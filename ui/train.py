@@ -51,8 +51,6 @@ class Panel(Protocol):
     title: ClassVar[str]
     first_preset: ClassVar[str]
     """The preset whose settings the tab shows first."""
-    blank: ClassVar[dict[str, Any]]
-    """Settings that no preset has a say in while the panel is empty: one may name example data."""
 
     def place(self) -> None:
         """Make the components here."""
@@ -71,8 +69,8 @@ class Panel(Protocol):
         """What is in the panel. Raises UserError."""
         ...
 
-    def own(self, data: dict[Any, Any]) -> dict[str, Any]:
-        """The same, whatever is in the panel."""
+    def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
+        """Settings that a preset has no say in with what is in the panel (None: nothing): it may name example data."""
         ...
 
 
@@ -138,7 +136,7 @@ class TrainTab:
         self.first = panel.first_preset if panel.first_preset in self.names else ""
         preset = presets.find_preset(self.first) if self.first else None
         self.first_about = preset.about if preset else ""
-        self.form = Form(self._built(preset.values if preset else {}, panel.blank))
+        self.form = Form(self._built(preset.values if preset else {}, None))
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520):
                 with gr.Column(elem_classes=["sheet"]):
@@ -149,8 +147,8 @@ class TrainTab:
                 gr.HTML("<h3>Run</h3>", apply_default_css=False, elem_classes=["title"])
                 self.monitor = Monitor(self.task, release)
 
-    def _built(self, values: dict[str, Any], own: dict[str, Any]) -> Config:
-        return presets.build(values, {"task": self.task} | own)
+    def _built(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> Config:
+        return presets.build(preset, {"task": self.task} | self.panel.own(preset, data))
 
     def _settings(self) -> None:
         ids = prefix(self.task)
@@ -191,7 +189,7 @@ class TrainTab:
             return {self.problems: ""}
         try:
             preset = presets.find_preset(Path(name).name)
-            config = self._built(preset.values, self.panel.own(data))
+            config = self._built(preset.values, data)
         except ConfigError as error:
             return {self.problems: problems_html(error.problems, self.task)}
         about = message_html(preset.about)

@@ -101,12 +101,14 @@ def test_the_example_brings_its_preset_and_own_rows_drop_its_held_out_file(tab: 
     panel = tab.panel
     assert isinstance(panel, RowPanel)
     (file,) = example_files()
-    updates = panel._example_taker(file, tab)()
+    updates = panel.take_example(file, tab)
     assert updates[tab.preset] == file.parent.name == panel.first_preset
     assert is_example(updates[tab.form.widgets["text.held_out"]])
     assert updates[tab.form.widgets["data.instance"]] == ""
     own = panel.take({panel.drop: str(upload("a.txt", b"hello")), panel.held_out: updates[panel.held_out]})
     assert own[panel.held_out] == ""
+    assert own[tab.form.widgets["text.answers"]] == 0
+    assert "Held out" in own[panel.note]
     filled = tab.apply_preset({tab.preset: panel.first_preset, panel.file: own[panel.file]})
     assert filled[panel.held_out] == ""
 
