@@ -46,7 +46,7 @@ class BaseModelConfig(Section):
         "auto", "What the base predicts; auto reads it from its scheduler."
     )
     quantize: Literal["none", "8bit", "nf4"] = option(
-        "none", "Keep the frozen weights in 8 or 4 bits: less GPU memory, slower steps (needs CUDA)."
+        "none", "Keep the frozen weights in 8 or 4 bits: less memory, slower steps; CUDA, or slower still the CPU."
     )
 
 

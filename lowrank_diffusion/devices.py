@@ -31,10 +31,12 @@ def problems(config: Config) -> list[Problem]:
         found.append(
             Problem("optimizer.name", "adamw8bit needs the package bitsandbytes.", "Install it, or take adamw.")
         )
+    if config.base.quantize != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        found.append(Problem("base.quantize", "needs the package bitsandbytes.", "Install it, or set it to none."))
     return found
 
 
-_CPU_HINT = "Set train.device=auto to use what there is (the embedded base trains on a CPU; real SDXL needs a GPU)."
+_CPU_HINT = "Set train.device=auto to use what there is (the embedded bases train on a CPU; large ones need a GPU)."
 
 
 def _gpu_driver() -> bool:

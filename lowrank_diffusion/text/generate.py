@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import adapters, devices
+from ..config import Config
 from ..errors import UserError
-from .encode import end_of_turn, prompt
+from . import metrics
+from .dataset import Dataset
+from .encode import end_of_turn, pad_id, prompt
 from .model import Base
 from .request import Settings
 from .rows import Message
@@ -100,6 +103,19 @@ class Speaker:
         else:
             with adapters.disabled(self._model):
                 yield from stream(self._model, self.tokenizer, messages, settings)
+
+    def measure(self, data: Dataset, cfg: Config, rows: int | None, max_tokens: int) -> dict[str, str]:
+        """Perplexity, and of conversations the share of exact answers and the speed, in words, with what is loaded."""
+        if self._model is None:
+            self._model = self.base.model()
+        loss = metrics.token_loss(self._model, data.held_out, pad_id(self.tokenizer), cfg.train.batch)
+        found = {"perplexity": f"{metrics.perplexity(loss):.4g}"}
+        asked = metrics.answerable(data.held_out_rows)[:rows]
+        if asked:
+            answers = metrics.answer(self._model, self.tokenizer, asked, max_tokens)
+            found["exact match"] = f"{answers.exact_match:.1%} of {len(asked)}"
+            found["tokens/s"] = f"{answers.tokens_per_second:.1f}"
+        return found
 
     def release(self) -> None:
         """Forget the model and give its memory back."""
