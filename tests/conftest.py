@@ -16,3 +16,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty LOWRANK_HOME."""
     monkeypatch.setenv("LOWRANK_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def converted_bases(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Language models converted by one test serve all: reading a GGUF file takes half a minute."""
+    shared = tmp_path_factory.getbasetemp() / "bases"
+    shared.mkdir(exist_ok=True)
+    (home / "cache").mkdir(exist_ok=True)
+    (home / "cache" / "bases").symlink_to(shared)

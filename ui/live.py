@@ -82,9 +82,9 @@ def _facts(status: Status) -> list[tuple[str, str]]:
 
 
 def measure(name: str, points: list[tuple[int, float]]) -> str:
-    """The newest figure, and where it began if it has moved since."""
+    """The newest figure, and where it began if training is what has moved it since."""
     shown = [f"{value:.0%}" if name == "exact match" else f"{value:.3g}" for _, value in (points[0], points[-1])]
-    return shown[1] if shown[0] == shown[1] else f"{shown[0]} → {shown[1]}"
+    return shown[1] if shown[0] == shown[1] or name == "tokens/s" else f"{shown[0]} → {shown[1]}"
 
 
 def status_html(run: Run | None, status: Status) -> str:

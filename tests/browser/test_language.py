@@ -12,10 +12,11 @@ from lowrank_diffusion.paths import EXAMPLES
 from lowrank_diffusion.runs import Run, all_runs
 from tests.browser.conftest import Studio, shot
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.usefixtures("converted_bases")]
 
 LONG_MS = 300_000
 STEPS = 6
+"""Of the preset llm-smoke."""
 
 
 def open_language(page: Page) -> None:
@@ -40,10 +41,6 @@ def the_run() -> Run:
     return run
 
 
-def fill(page: Page, key: str, value: object) -> None:
-    page.locator(f"#text-field-{key} input, #text-field-{key} textarea").first.fill(str(value))
-
-
 def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path) -> None:
     page = studio.open()
     open_language(page)
@@ -60,8 +57,10 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
     expect(page.locator("#text-rows header b").first).to_have_text("Row 6")
     shot(page, "language-1-rows")
 
-    fill(page, "train-steps", STEPS)
-    fill(page, "sample-prompts", "Two large teas for Nina, please.")
+    page.locator("#text-preset input").click()
+    page.get_by_role("option", name="llm-smoke").click()
+    expect(page.locator("#text-field-train-steps input")).to_have_value(str(STEPS), timeout=30_000)
+    page.locator("#text-field-sample-prompts textarea").fill("Two large teas for Nina, please.")
     page.locator("#text-start").click()
     expect(page.locator("#text-run-head .pill")).to_be_visible(timeout=30_000)
     run = the_run()
@@ -86,7 +85,7 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
 
 def talk_side_by_side(page: Page) -> None:
     expect(page.locator("#chat-message textarea")).to_have_value("Two large teas for Nina, please.", timeout=30_000)
-    page.locator("#chat-max-tokens input").fill("16")
+    page.locator("#chat-max-tokens input").fill("12")
     message = page.locator("#chat-message textarea")
     message.fill(" ")
     page.locator("#chat-send").click()

@@ -100,3 +100,25 @@ def test_files_are_the_finished_ones_else_the_newest_checkpoints(run: Run) -> No
     ]
     (run.path / "my-cats.safetensors").touch()
     assert [Path(path).name for path in runs_view.files_of(run)] == ["my-cats.safetensors"]
+
+
+def test_texts_are_shown_as_samples_with_their_figures(home: Path) -> None:
+    run = runs.create(presets.build(overrides={"task": "text"}), "orders")
+    log = events.EventLog(run.events_path)
+    log.append(events.Started(0, 10, "cpu", "float32", 1000))
+    for value in (0.0, 0.84):
+        log.append(events.Measured("exact match", value))
+    (run.path / "samples").mkdir()
+    (run.path / "samples" / "a.txt").write_text("<b>said</b>")
+    for path in ("samples/a.txt", "samples/gone.txt", "../../../../etc/hostname.txt"):
+        log.append(events.Sampled(0, PROMPT, path))
+    log.append(events.Finished(10))
+    shown = live.status_html(run, watching.status(run))
+    assert "0% → 84%" in shown
+    assert "Chat" in shown
+    samples = live.samples_html(run, watching.status(run))
+    assert "&lt;b&gt;said&lt;/b&gt;" in samples
+    assert "<b>" not in samples
+    assert samples.count("its file is gone") == 2
+    assert [value for _, value in live.choices("text")] == [run.name]
+    assert live.choices("image") == []
