@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny_language as tiny_language_model
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -25,3 +27,9 @@ def converted_bases(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
     shared.mkdir(exist_ok=True)
     (home / "cache").mkdir(exist_ok=True)
     (home / "cache" / "bases").symlink_to(shared)
+
+
+@pytest.fixture(scope="session")
+def tiny_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a language model that loads at once."""
+    return tiny_language_model.write(tmp_path_factory.mktemp("language") / "tiny")

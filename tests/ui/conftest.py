@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests import tiny_language as tiny_language_model
 from ui.engine import Engine
 from ui.speaker import Linguist
 
@@ -36,12 +35,6 @@ def upload(uploads: Path) -> Callable[..., Path]:
         return path
 
     return put
-
-
-@pytest.fixture(scope="session")
-def tiny_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a language model that loads at once."""
-    return tiny_language_model.write(tmp_path_factory.mktemp("language") / "tiny")
 
 
 @pytest.fixture(scope="session")
