@@ -23,6 +23,7 @@ from ..config import Config, fields
 from ..errors import UserError
 from ..export import replace, save_peft, write_tensors
 from ..factors import Factors, compress, pad
+from ..loading import no_progress_bar
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG, TEMPLATE = "adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"
@@ -172,7 +173,8 @@ def merge(model: Any, tokenizer: Any, folder: Path, target: Path) -> Path:
         layer.weight.copy_(layer.weight.to(delta.dtype) + delta)
 
     def write(path: Path) -> None:
-        model.save_pretrained(path)
+        with no_progress_bar():
+            model.save_pretrained(path)
         tokenizer.save_pretrained(path)
 
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,10 @@ from .conftest import python, wait, wait_for_step
 
 QUESTIONS = [f"What is {n} and {m}?" for n in range(4) for m in range(5)]
 SETTINGS: dict[str, Any] = {
-    "task": "text", "text.length": 96, "text.answers": 2, "validation.holdout": 3, "validation.every": 20,
-    "train.steps": 60, "train.accumulate": 2, "adapter.rank": 4, "adapter.hybrid_rank": 2, "adapter.dropout": 0.1,
-    "flat.sigma": 0.1, "optimizer.schedule": "cosine", "optimizer.lr": 1e-2, "train.ema": 0.9, "save.every": 25,
-    "train.checkpointing": True, "sample.prompts": ["What is 1 and 2?"], "sample.tokens": 4, "sample.every": 60,
+    "task": "text", "text.length": 96, "text.answers": 2, "validation.holdout": 3, "validation.every": 10,
+    "train.steps": 30, "train.accumulate": 2, "adapter.rank": 4, "adapter.hybrid_rank": 2, "adapter.dropout": 0.1,
+    "flat.sigma": 0.1, "optimizer.schedule": "cosine", "optimizer.lr": 1e-2, "train.ema": 0.9, "save.every": 12,
+    "train.checkpointing": True, "sample.prompts": ["What is 1 and 2?"], "sample.tokens": 4, "sample.every": 30,
 }  # fmt: skip
 
 
@@ -61,38 +61,38 @@ def finished(root: Path, tiny_language: Path) -> Run:
 
 def test_a_finished_run_says_what_became_of_it(finished: Run):
     status = finished.status()
-    assert [step for step, _ in status.losses] == list(range(1, 61))
+    assert [step for step, _ in status.losses] == list(range(1, 31))
     assert status.losses[-1][1] < status.losses[0][1] and status.validation[-1][1] < status.validation[0][1]
     assert status.measures.keys() == {"perplexity", "exact match", "tokens/s"}
-    assert [step for step, _ in status.measures["exact match"]] == [0, 20, 40, 60]
+    assert [step for step, _ in status.measures["exact match"]] == [0, 10, 20, 30]
     assert "17 examples" in status.notes[0] and "3 held out" in status.notes[0]
     assert [path.name for path in finished.files()] == ["sums-peft", "sums-lora-peft"]
     step, prompt, path = status.samples[-1]
-    assert (step, prompt) == (60, "What is 1 and 2?") and (finished.path / path).suffix == ".txt"
+    assert (step, prompt) == (30, "What is 1 and 2?") and (finished.path / path).suffix == ".txt"
     assert (finished.path / path).read_text(encoding="utf-8") is not None
 
 
 def test_stopped_then_killed_it_ends_exactly_there(finished: Run, root: Path, tiny_language: Path):
     run = new_run(root, tiny_language)
     supervisor.start(run)
-    wait_for_step(run, 8)
+    wait_for_step(run, 4)
     supervisor.stop(run)
     status = wait(run)
     assert status.state == "stopped" and run.checkpoints[-1].name == f"step-{status.step:06d}"
     supervisor.start(run)
-    wait_for_step(run, 30)
+    wait_for_step(run, 15)
     process = run.process()
     assert process is not None
     process.kill()
     assert wait(run).state == "interrupted"
     supervisor.start(run)
-    wait_for_step(run, 26)
+    wait_for_step(run, 13)
     assert wait(run, ("finished", "failed")).state == "finished", run.log_path.read_text()[-3000:]
     one, other = finished.status(), run.status()
     assert one.losses == other.losses and one.rates == other.rates and one.validation == other.validation
     for name in ("perplexity", "exact match"):
         assert one.measures[name] == other.measures[name]
-    for name in ("checkpoints/step-000060/state", "sums-peft/adapter_model", "sums-lora-peft/adapter_model"):
+    for name in ("checkpoints/step-000030/state", "sums-peft/adapter_model", "sums-lora-peft/adapter_model"):
         left, right = (load_file(made.path / f"{name}.safetensors") for made in (finished, run))
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
