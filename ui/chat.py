@@ -128,7 +128,7 @@ class ChatTab:
                         turn = chatting.saying(turn, texts)
                         yield self._view(before, turn) | {self.problems: note}
                     case Answered(replies=replies):
-                        turn = chatting.answered(turn, replies, job.settings.max_tokens)
+                        turn = chatting.answered(turn, replies)
                         yield idle | self._kept(before, turn)
         except CancelledError:
             yield idle | self._kept(before, chatting.stopped(turn))

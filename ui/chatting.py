@@ -151,12 +151,12 @@ def stopped(turn: Turn) -> Turn:
     return Turn(turn.said, tuple(replace(answer, facts="stopped", whole=True) for answer in turn.answers))
 
 
-def answered(turn: Turn, replies: tuple[Reply, ...], longest: int) -> Turn:
+def answered(turn: Turn, replies: tuple[Reply, ...]) -> Turn:
     """The turn at its end."""
     done = []
     for answer, reply in zip(turn.answers, replies, strict=True):
         speed = f" · {reply.tokens / reply.seconds:.1f} tokens/s" if reply.tokens > 1 and reply.seconds else ""
-        cut = " · cut: no more tokens allowed" if reply.tokens >= longest else ""
+        cut = " · cut: no more tokens allowed" if reply.cut else ""
         facts = f"{reply.tokens} token{'' if reply.tokens == 1 else 's'}{speed}{cut}"
         done.append(replace(answer, text=reply.text, facts=facts, whole=True))
     return Turn(turn.said, tuple(done))

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowrank_diffusion.config import BaseModelConfig, TextConfig
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
-from lowrank_diffusion.text.request import Settings
+from lowrank_diffusion.text.request import Said, Settings
 from lowrank_diffusion.text.rows import Message, Row
 
 from . import tokens
@@ -87,6 +87,7 @@ class Reply:
 
     text: str
     tokens: int
+    cut: bool
     seconds: float
 
 
@@ -154,12 +155,17 @@ class Linguist:
         speaker = self._loaded_speaker(job)
         replies = []
         for index, side in enumerate(job.sides):
-            began = time.monotonic()
-            for said in _growing(speaker.stream(side.messages, job.settings, side.adapted), cancelled):
-                texts[index] = said
+
+            def tell(text: str, index: int = index) -> None:
+                texts[index] = text
                 send(Saying(tuple(texts)))
-            said = texts[index] or ""
-            replies.append(Reply(said, len(speaker.tokenizer(said)["input_ids"]), time.monotonic() - began))
+                if cancelled():
+                    raise Cancelled
+
+            began = time.monotonic()
+            with contextlib.closing(speaker.stream(side.messages, job.settings, side.adapted)) as pieces:
+                text, said = _followed(pieces, tell)
+            replies.append(Reply(text, said.tokens, said.cut, time.monotonic() - began))
         return Answered(tuple(replies))
 
     def _loaded_speaker(self, job: Chat) -> Speaker:
@@ -176,18 +182,16 @@ class Linguist:
         return self._speaker[1]
 
 
-def _growing(pieces: Iterator[str], cancelled: Callable[[], bool]) -> Iterator[str]:
-    """All that has been said after each piece, and nothing at first. Raises Cancelled."""
-    said = ""
-    yield said
-    with contextlib.closing(
-        cast("Generator[str]", pieces)
-    ):  # it leaves the model without its adapter until it is closed
-        for piece in pieces:
-            said += piece
-            yield said
-            if cancelled():
-                raise Cancelled
+def _followed(pieces: Generator[str, None, Said], tell: Callable[[str], None]) -> tuple[str, Said]:
+    """An answer to its end, telling all there is of it after each piece."""
+    text = ""
+    tell(text)
+    while True:
+        try:
+            text += next(pieces)
+        except StopIteration as end:
+            return text, end.value
+        tell(text)
 
 
 def _where() -> tuple[Any, Any]:

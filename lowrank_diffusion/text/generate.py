@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from . import metrics
 from .dataset import Dataset
 from .encode import end_of_turn, pad_id, prompt
 from .model import Base
-from .request import Settings
+from .request import Said, Settings
 from .rows import Message
 
 
 @torch.no_grad()
-def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Settings) -> Iterator[str]:
-    """The model's answer to a conversation, in pieces of text as they come.
+def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Settings) -> Generator[str, None, Said]:
+    """The model's answer to a conversation, in pieces of text as they come; what it returns is its length.
 
     The same seed gives the same draws on every device.
 
@@ -34,11 +35,12 @@ def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Se
     room = _room(model, len(asked))
     stops = {end_of_turn(tokenizer), tokenizer.eos_token_id}
     generator = torch.Generator().manual_seed(settings.seed)
-    ids, cache, said, shown = torch.tensor([asked], device=model.device), None, [], ""
+    ids, cache, said, shown, ended = torch.tensor([asked], device=model.device), None, [], "", False
     for _ in range(min(settings.max_tokens, room)):
         out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         token, cache = choose(out.logits[0, -1], settings, generator), out.past_key_values
-        if token in stops:
+        ended = token in stops
+        if ended:
             break
         said.append(token)
         text = tokenizer.decode(said, skip_special_tokens=True)
@@ -47,6 +49,7 @@ def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Se
             shown = text
         ids = torch.tensor([[token]], device=model.device)
     yield tokenizer.decode(said, skip_special_tokens=True)[len(shown) :]
+    return Said(len(said), not ended)
 
 
 def _room(model: Any, used: int) -> int:
@@ -94,15 +97,14 @@ class Speaker:
             self._model = adapters.load(self._model, wanted[0])
             self._adapter = wanted
 
-    def stream(self, messages: Sequence[Message], settings: Settings, adapted: bool = True) -> Iterator[str]:
+    def stream(
+        self, messages: Sequence[Message], settings: Settings, adapted: bool = True
+    ) -> Generator[str, None, Said]:
         """:func:`stream` with the loaded adapter, or without."""
         if self._model is None:
             self._model = self.base.model()
-        if adapted:
-            yield from stream(self._model, self.tokenizer, messages, settings)
-        else:
-            with adapters.disabled(self._model):
-                yield from stream(self._model, self.tokenizer, messages, settings)
+        with nullcontext() if adapted else adapters.disabled(self._model):
+            return (yield from stream(self._model, self.tokenizer, messages, settings))
 
     def measure(self, data: Dataset, cfg: Config, rows: int | None, max_tokens: int) -> dict[str, str]:
         """Perplexity, and of conversations the share of exact answers and the speed, in words, with what is loaded."""

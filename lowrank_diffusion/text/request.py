@@ -32,5 +32,9 @@ class Settings:
     seed: int = 0
 
 
-class AnswerCancelled(Exception):
-    """The person asked to stop an answer."""
+@dataclass(frozen=True)
+class Said:
+    """The length of an answer, and whether it ended because no more tokens were allowed."""
+
+    tokens: int
+    cut: bool

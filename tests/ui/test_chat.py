@@ -112,9 +112,10 @@ def test_base_and_adapted_answer_differently_and_each_the_same_again(linguist: E
     drawn = [talked(linguist, replace(job, settings=replace(job.settings, temperature=1.0, seed=s))) for s in (3, 3, 4)]
     texts = [[reply.text for reply in item.replies] for item in drawn]
     assert texts[0] == texts[1] != texts[2]
-    shown = chatting.conversation_html((chatting.answered(chatting.begun("hello", job, names), done.replies, 12),))
+    shown = chatting.conversation_html((chatting.answered(chatting.begun("hello", job, names), done.replies),))
     assert shown.count("<figure") == 2
-    assert "tokens" in shown
+    assert all(reply.tokens == 12 and reply.cut for reply in done.replies)
+    assert shown.count("12 tokens") == shown.count("no more tokens allowed") == 2
 
 
 def test_an_answer_can_be_stopped_and_the_next_one_comes(linguist: Engine, answers: dict[str, Any]) -> None:
