@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -14,15 +15,21 @@ import torch
 from peft.tuners.gralora import GraloraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import seeds
 from .config import AdapterConfig, ConfigError, Problem
+from .errors import UserError
 from .factors import Factors, gralora_to_lora, stack
 from .quantize import QuantizedLinear
 from .targets import matching
 
 NAME = "default"
+
+
+class AdapterError(UserError):
+    """An adapter file cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,9 @@ class AdaptedLayer:
 def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
     """The linear layers that ``adapter.targets`` means, by path. Raises ConfigError for a target without a layer."""
     linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if targets == "all-linear":  # as in PEFT: but for the layer that makes the logits
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+        return {path: module for path, module in linears.items() if module is not head}
     found, missing = matching(linears, targets)
     if missing:
         hint = f"Layers are called: {', '.join(_last_names(linears))}."
@@ -158,6 +168,23 @@ def adapted_layers(model: nn.Module) -> list[AdaptedLayer]:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name, in a stable order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def load(model: Any, folder: Path) -> Any:
+    """The model with the adapter of a PEFT folder, for answers only. Raises AdapterError."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):  # PEFT would take a pickle for the second
+        if not (folder / name).is_file():
+            raise AdapterError(f"{folder}: has no {name}. Give the folder of a PEFT adapter.")
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise AdapterError(f"{folder}: cannot be used with this base ({reason}). Choose the base it is for.") from error
+
+
+def unload(model: Any) -> Any:
+    """The model as it was before :func:`load`."""
+    return model.unload()
 
 
 @contextmanager

@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import config, devices, presets, runs, supervisor, terminal
+from . import cli_text, config, devices, presets, runs, supervisor, terminal
+from .bases import ModelError
 from .config import ConfigError, Problem
-from .errors import UserError
+from .errors import DataError, UserError
 from .image import memory
-from .image.data import DataError, scan
+from .image.data import scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
-from .image.source import ModelError, resolve
+from .image.source import resolve
+from .text.source import resolve as resolve_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +52,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="lowrank_diffusion", description="Fine-tune diffusion models, headless.")
+    top = argparse.ArgumentParser(
+        prog="lowrank_diffusion", description="Fine-tune picture and language models, headless."
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -77,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="folder for the files")
     export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
+    export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")
+    export.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS, help="of --merged")
     _add_generate(add("generate", _generate))
+    cli_text.add_ask(add("ask", cli_text.ask))
+    cli_text.add_evaluate(add("evaluate", cli_text.evaluate))
     add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
     add("settings", _settings)
     need = add("memory", _memory)
@@ -98,8 +106,8 @@ def _add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--guidance", type=float, default=5.0)
     sub.add_argument("--width", type=int)
     sub.add_argument("--height", type=int)
-    sub.add_argument("--device", default="auto", choices=["auto", "cuda", "mps", "cpu"])
-    sub.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    sub.add_argument("--device", default="auto", choices=cli_text.DEVICES)
+    sub.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -126,11 +134,14 @@ def _problems(cfg: config.Config) -> list[Problem]:
     """What can be told before there is a run, without torch."""
     found = devices.problems(cfg)
     try:
-        resolve(cfg.base)
+        resolve(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
     except ModelError as error:
         found += error.problems
     if not cfg.data.instance:
-        return [*found, Problem("data.instance", "is empty.", "Give the folder with your pictures.")]
+        what = "the folder with your pictures" if cfg.task == "image" else "the file with your rows"
+        return [*found, Problem("data.instance", "is empty.", f"Give {what}.")]
+    if cfg.task == "text":
+        return found + cli_text.data_problems(cfg)
     try:
         scan(Path(cfg.data.instance), cfg.data.prompt)
     except DataError as error:
@@ -180,7 +191,14 @@ def _export(options: argparse.Namespace) -> int:
     """Copy a run's adapter files, or make smaller ones."""
     run = runs.find(options.run)
     files = run.files(options.step)
+    task = run.config().task
+    if options.merged and task == "image":
+        raise UserError("--merged: is for language models. Diffusers, ComfyUI and others load the adapter's own files.")
     options.out.mkdir(parents=True, exist_ok=True)
+    if task == "text" and (options.merged or options.rank is not None):
+        for path in cli_text.export(run, options):
+            print(path)
+        return terminal.DONE
     if options.rank is not None:
         from .export import compress_file  # torch
 
@@ -195,7 +213,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    """Draw pictures with a base and adapters."""
+    """Draw pictures with a base and adapters (language models answer with `ask`)."""
     _check_drawing(options)
     request = DrawRequest(
         prompt=options.prompt,
@@ -246,7 +264,12 @@ def _adapter(text: str) -> AdapterChoice:
         factor = float(strength)
     except ValueError:
         raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.") from None
-    return AdapterChoice(name if Path(name).is_file() else str(runs.find(name).files()[0]), factor)
+    if Path(name).is_file():
+        return AdapterChoice(name, factor)
+    run = runs.find(name)
+    if run.config().task == "text":
+        raise UserError(f"--adapter {text}: {run.name} is a run of a language model. Use the command ask.")
+    return AdapterChoice(str(run.files()[0]), factor)
 
 
 def _presets(options: argparse.Namespace) -> int:

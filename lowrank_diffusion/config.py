@@ -8,60 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
-from .errors import UserError
+from .declare import ConfigError as ConfigError
+from .declare import Problem, Section, option
+from .sections import LossConfig, PriorConfig, TextConfig
 
 EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
 
+ONLY = {
+    "image": r"(prior|loss)\..*|data\.(?!instance$).*|base\.(variant|vae|prediction)|sample\.(negative|steps|guidance)",
+    "text": r"text\..*|base\.quantize|sample\.(system|tokens|temperature)",
+}
+"""The parameters that only one task has, by their dotted keys."""
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a setting: where, what the rule is, and what to do."""
-
-    key: str
-    rule: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.rule}" + (f" {self.hint}" if self.hint else "")
-
-
-class ConfigError(UserError):
-    """All problems of a configuration at once (``problems``)."""
-
-    def __init__(self, problems: list[Problem]):
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
-
-
-def option(default: Any, help: str, *, unit: str = "", **bounds: Any) -> Any:
-    """Declare a parameter; ``bounds`` are pydantic's (``ge``, ``le``, ``multiple_of``...)."""
-    return Field(default, description=help, json_schema_extra={"unit": unit}, **bounds)
-
-
-class Section(BaseModel):
-    """A frozen group of parameters that refuses unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_and_no_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python counts True as 1; a person who writes ``train.steps: true`` did not mean one step."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("bool_type", "must not be true or false")
-        return value
-
-    def check(self) -> Iterator[Problem]:
-        """Rules between the fields of one section; keys are relative to it."""
-        yield from ()
+TARGET_SETS = ("auto", "attention", "attention+feed_forward", "attention+mlp", "all-linear")
+"""Names of groups of layers; the layers are listed in :mod:`.adapters`."""
 
 
 class BaseModelConfig(Section):
@@ -69,7 +35,8 @@ class BaseModelConfig(Section):
 
     path: str = option(
         EMBEDDED,
-        "Base model: 'embedded', a diffusers folder, one .safetensors file, or a hub id (owner/name).",
+        "Base model: 'embedded', a model's folder, a hub id (owner/name), or one file (.safetensors for pictures, "
+        ".gguf for text).",
         min_length=1,
     )
     revision: str | None = option(None, "Branch, tag or commit of a hub id.")
@@ -84,9 +51,9 @@ class BaseModelConfig(Section):
 
 
 class DataConfig(Section):
-    """The pictures to learn from, and their captions."""
+    """What to learn from: pictures and their captions, or texts."""
 
-    instance: str = option("", "Folder with the pictures to learn from.")
+    instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.")
     prompt: str = option("", "Caption of every picture that has none of its own.")
     trigger: str = option("", "Rare word that stands for the subject or style; written into the files' metadata.")
     resolution: int | None = option(
@@ -110,22 +77,6 @@ class DataConfig(Section):
             yield Problem("background", f"must look like #ffffff, got {self.background!r}.")
 
 
-class PriorConfig(Section):
-    """DreamBooth's prior preservation: keep the class as the base draws it."""
-
-    weight: float = option(0.0, "Weight of the loss on class pictures; 0 turns it off.", ge=0, le=10)
-    prompt: str = option("", "Prompt of the class without the trigger, for example 'a photo of a dog'.")
-    pictures: str = option("", "Folder of class pictures; empty: the base draws them.")
-    count: int = option(100, "How many class pictures to use.", ge=1, le=10_000)
-    guidance: float = option(5.0, "Guidance when the base draws class pictures.", ge=0, le=30)
-    steps: int = option(20, "Denoising steps when the base draws class pictures.", ge=1, le=200)
-
-    def check(self) -> Iterator[Problem]:
-        """The class needs a prompt."""
-        if self.weight > 0 and not self.prompt:
-            yield Problem("prompt", "is needed with prior.weight > 0.", "Give the class, such as 'a photo of a dog'.")
-
-
 class AdapterConfig(Section):
     """The trainable low-rank update and the layers it goes to."""
 
@@ -135,8 +86,9 @@ class AdapterConfig(Section):
     k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
     hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
     targets: str | tuple[str, ...] = option(
-        "attention",
-        "attention, attention+feed_forward, a list of layer names, or one regular expression of layer paths.",
+        "auto",
+        "attention, attention+feed_forward (also called attention+mlp), all-linear, a list of layer names, or one "
+        "regular expression of layer paths. auto: attention of a picture model, attention+mlp of a language model.",
     )
     dropout: float = option(0.0, "Probability of dropping an input of the adapter.", ge=0, lt=1)
 
@@ -157,7 +109,7 @@ class AdapterConfig(Section):
             yield Problem("k", f"must divide adapter.rank={self.rank}, got {self.k}.", f"Allowed: {allowed}.")
         if self.kind == "lora" and self.hybrid_rank:
             yield Problem("hybrid_rank", "belongs to GraLoRA.", "Set it to 0, or adapter.kind=gralora.")
-        if isinstance(self.targets, str) and self.targets not in ("attention", "attention+feed_forward"):
+        if isinstance(self.targets, str) and self.targets not in TARGET_SETS:
             try:
                 re.compile(self.targets)
             except re.error as error:
@@ -194,20 +146,11 @@ class OptimizerConfig(Section):
     warmup: int = option(0, "Steps over which the learning rate rises to its peak.", unit="steps", ge=0)
 
 
-class LossConfig(Section):
-    """The denoising objective."""
-
-    min_snr: float = option(5.0, "Min-SNR gamma: caps the weight of low-noise timesteps; 0: off.", ge=0, le=100)
-    noise_offset: float = option(
-        0.0, "Constant noise per channel, for darker and brighter pictures; 0: off.", ge=0, le=1
-    )
-
-
 class TrainConfig(Section):
     """The loop: how long, how much at once, on what."""
 
     steps: int = option(500, "Optimiser steps.", unit="steps", ge=1, le=1_000_000)
-    batch: int = option(1, "Pictures per forward pass.", ge=1, le=256)
+    batch: int = option(1, "Examples per forward pass: pictures, or sequences of text.", ge=1, le=256)
     accumulate: int = option(1, "Forward passes per optimiser step.", ge=1, le=1024)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "Arithmetic of the base; adapter weights stay fp32. auto: bf16 on CUDA that has it, else fp32."
@@ -228,21 +171,24 @@ class TrainConfig(Section):
 
 
 class ValidationConfig(Section):
-    """Loss on pictures that are not trained on, at fixed timesteps and noise."""
+    """Loss on examples that are not trained on, at fixed draws."""
 
-    holdout: int = option(0, "Pictures taken out of the set for validation; 0: none.", ge=0, le=1000)
+    holdout: int = option(0, "Examples taken out of the set for validation; 0: none.", ge=0, le=1000)
     every: int = option(50, "Steps between validations.", unit="steps", ge=1)
 
 
 class SampleConfig(Section):
-    """Pictures drawn during training from fixed prompts and seed."""
+    """Pictures or answers made during training from fixed prompts and seed."""
 
-    prompts: tuple[str, ...] = option((), "Prompts drawn during training; empty: no samples.")
+    prompts: tuple[str, ...] = option((), "Prompts answered during training; empty: no samples.")
     every: int = option(100, "Steps between samples.", unit="steps", ge=1)
-    negative: str = option("", "What the samples should not show.")
     seed: int = option(0, "Seed of the samples.", ge=0, lt=2**32)
+    negative: str = option("", "What the samples should not show.")
     steps: int = option(20, "Denoising steps of a sample.", ge=1, le=200)
     guidance: float = option(5.0, "Classifier-free guidance of a sample.", ge=0, le=30)
+    system: str = option("", "System prompt of the samples; empty: none.")
+    tokens: int = option(128, "Longest answer.", unit="tokens", ge=1, le=8192)
+    temperature: float = option(0.0, "Randomness of the answers; 0: always the likeliest token.", ge=0, le=5)
 
 
 class SaveConfig(Section):
@@ -255,7 +201,7 @@ class SaveConfig(Section):
 class Config(Section):
     """A run."""
 
-    task: Literal["dreambooth"] = option("dreambooth", "What is trained.")
+    task: Literal["image", "text"] = option("image", "What is trained: a picture model or a language model.")
     seed: int = option(0, "Every random draw of the run is a function of this, the step and a name.", ge=0, lt=2**32)
     base: BaseModelConfig = BaseModelConfig()
     data: DataConfig = DataConfig()
@@ -264,13 +210,28 @@ class Config(Section):
     flat: FlatConfig = FlatConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
+    text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
     validation: ValidationConfig = ValidationConfig()
     sample: SampleConfig = SampleConfig()
     save: SaveConfig = SaveConfig()
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _dreambooth(cls, value: Any) -> Any:
+        """What runs were called that were made before there were language models."""
+        return "image" if value == "dreambooth" else value
+
     def check(self) -> Iterator[Problem]:
         """Rules between sections."""
+        values, defaults, own = self.dotted(), type(self)().dotted(), fields(self.task)
+        for key, value in values.items():
+            if key not in own and value != defaults[key]:
+                yield Problem(key, f"means nothing with task={self.task}, got {value!r}.", "Leave it out.")
+        if self.text.held_out and self.validation.holdout:
+            yield Problem("validation.holdout", "must be 0 with text.held_out, which is a set of its own.")
+        if self.text.answers and not (self.text.held_out or self.validation.holdout):
+            yield Problem("text.answers", "needs held-out rows.", "Set validation.holdout or text.held_out.")
         warmup, steps = self.optimizer.warmup, self.train.steps
         if warmup > steps:
             yield Problem("optimizer.warmup", f"must be at most train.steps={steps}, got {warmup}.")
@@ -287,8 +248,8 @@ def sections() -> dict[str, type[Section]]:
     return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
-def fields() -> dict[str, FieldInfo]:
-    """Every parameter's declaration by dotted key, in the order of declaration."""
+def fields(task: str | None = None) -> dict[str, FieldInfo]:
+    """Every parameter's declaration by dotted key, in the order of declaration; of ``task``: only those it has."""
     found: dict[str, FieldInfo] = {}
     for name, field in Config.model_fields.items():
         section = sections().get(name)
@@ -296,4 +257,5 @@ def fields() -> dict[str, FieldInfo]:
             found[name] = field
         else:
             found.update({f"{name}.{inner}": declared for inner, declared in section.model_fields.items()})
-    return found
+    others = [pattern for other, pattern in ONLY.items() if task not in (None, other)]
+    return {key: field for key, field in found.items() if not any(re.fullmatch(other, key) for other in others)}

@@ -40,7 +40,7 @@ def problems(config: Config) -> list[Problem]:
     return found
 
 
-_CPU_HINT = "Set train.device=auto to use what there is (the embedded base trains on a CPU; real SDXL needs a GPU)."
+_CPU_HINT = "Set train.device=auto to use what there is (the embedded bases train on a CPU; large ones need a GPU)."
 
 
 def _gpu_driver() -> bool:

@@ -5,3 +5,11 @@ from __future__ import annotations
 
 class UserError(ValueError):
     """Something a person can put right; shown without a traceback, in the app and on the command line alike."""
+
+
+class DataError(UserError):
+    """All problems of a data set at once (``problems``), each naming its file."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("\n".join(problems))

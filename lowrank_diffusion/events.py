@@ -64,15 +64,23 @@ class Stepped(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """Loss on held-out pictures after ``step`` steps."""
+    """Loss on held-out examples after ``step`` steps."""
 
     step: int
     loss: float
 
 
 @dataclass(frozen=True)
+class Measured(Event):
+    """A figure of the state after the steps done by then, such as the share of exact answers."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Sampled(Event):
-    """A picture drawn after ``step`` steps; ``path`` is relative to the run directory."""
+    """A picture or an answer made after ``step`` steps; ``path`` is relative to the run directory."""
 
     step: int
     prompt: str

@@ -137,10 +137,11 @@ def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) 
     write_tensors(tensors, path, {**metadata, **hashes})
 
 
-def save_peft(model: nn.Module, folder: Path, metadata: dict[str, str]) -> None:
-    """The folder that ``peft.PeftModel.from_pretrained`` reads."""
+def save_peft(model: nn.Module, folder: Path, metadata: dict[str, str], about: dict[str, str] | None = None) -> None:
+    """The folder that ``peft.PeftModel.from_pretrained`` reads; ``about`` adds fields to its adapter_config.json."""
     folder.mkdir(parents=True)
     tensors, config = adapters.native(model)
+    config |= about or {}
     write_tensors(tensors, folder / "adapter_model.safetensors", metadata)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 

@@ -228,16 +228,18 @@ def from_yaml(text: str, source: str) -> Config:
     return build(_mapping(parse_yaml(text, source), source))
 
 
+def located(path: str | None) -> str | None:
+    """A file or folder by absolute path: relative ones are looked for from here, then in the project."""
+    path = os.path.expanduser(path) if path else path
+    found = [place / path for place in (Path.cwd(), PROJECT) if path and (place / path).exists()]
+    return str(found[0].resolve()) if found else path
+
+
 def with_absolute_paths(config: Config) -> Config:
-    """Folders by absolute path: relative ones are looked for from here, then in the project (its presets' examples)."""
-
-    def located(text: str | None) -> str | None:
-        text = os.path.expanduser(text) if text else text
-        found = [place / text for place in (Path.cwd(), PROJECT) if text and (place / text).exists()]
-        return str(found[0].resolve()) if found else text
-
+    """Every :func:`located`, since a run's process is started elsewhere; presets name the project's own examples."""
     data = config.data.model_copy(update={"instance": located(config.data.instance)})
+    text = config.text.model_copy(update={"held_out": located(config.text.held_out)})
     prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
     path = config.base.path if config.base.path == EMBEDDED else located(config.base.path)
     base = config.base.model_copy(update={"path": path, "vae": located(config.base.vae)})
-    return config.model_copy(update={"data": data, "prior": prior, "base": base})
+    return config.model_copy(update={"data": data, "text": text, "prior": prior, "base": base})

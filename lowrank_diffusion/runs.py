@@ -14,6 +14,7 @@ Nothing here stores a state: it is folded from the events, and from whether the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -69,17 +70,20 @@ class Run:
         return sorted(path.parent for path in self.path.glob("checkpoints/step-*/state.safetensors"))
 
     def files(self, step: int | None = None) -> list[Path]:
-        """The adapter's files (diffusers, kohya, PEFT folder), of one checkpoint or the newest there are.
+        """The adapter's files, of one checkpoint or the newest there are.
+
+        Of a picture model: diffusers, kohya, PEFT folder. Of a language model: PEFT folder, PEFT folder as plain LoRA.
 
         Raises:
             RunError: where there are none yet.
         """
         places = [self.path / "checkpoints" / f"step-{step:06d}"] if step is not None else [self.path]
         places += reversed(self.checkpoints) if step is None else []
-        for place in places:
-            names = [f"{self.title}.safetensors", f"{self.title}-kohya.safetensors", f"{self.title}-peft"]
-            if all((place / name).exists() for name in names):
-                return [place / name for name in names]
+        forms = ((".safetensors", "-kohya.safetensors", "-peft"), ("-peft", "-lora-peft"))
+        for place, form in itertools.product(places, forms):
+            paths = [place / f"{self.title}{end}" for end in form]
+            if all(path.exists() for path in paths):
+                return paths
         steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in self.checkpoints) or "none"
         which = "" if step is None else f" of step {step}"
         raise RunError(f"{self.name} has no adapter files yet{which}. Checkpoints: {steps}.")
@@ -158,6 +162,8 @@ class Status:
     losses: list[tuple[int, float]] = field(default_factory=list)
     rates: list[tuple[int, float]] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
+    measures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Other figures by name: (step, value) of each."""
     samples: list[tuple[int, str, str]] = field(default_factory=list)
     """(step, prompt, path relative to the run)."""
     notes: list[str] = field(default_factory=list)
@@ -195,14 +201,14 @@ class Status:
                 self._step(event)
             case events.Validated(step=step, loss=loss):
                 self.validation.append((step, loss))
+            case events.Measured(name=name, value=value):
+                self.measures.setdefault(name, []).append((self.step, value))
             case events.Sampled(step=step, prompt=prompt, path=path):
                 self.samples.append((step, prompt, path))
             case events.Note() | events.Memory() as event:
                 self._tell(event)
-            case events.Stopped() | events.Finished():
-                self.state, self.message = type(record.event).__name__.lower(), ""
-            case events.Failed(message=message):
-                self.state, self.message = "failed", message
+            case events.Stopped() | events.Finished() | events.Failed() as event:
+                self.state, self.message = type(event).__name__.lower(), getattr(event, "message", "")
 
     def _start(self, event: events.Started, moment: float) -> None:
         """A resumed run repeats what came after its checkpoint, from step 0 everything: what that said is void."""
@@ -213,6 +219,8 @@ class Status:
         self.mode, self.reason = event.mode, event.reason
         for name in ("losses", "rates", "validation", "samples"):
             setattr(self, name, [item for item in getattr(self, name) if item[0] <= last])
+        kept = {name: [item for item in items if item[0] <= last] for name, items in self.measures.items()}
+        self.measures = {name: items for name, items in kept.items() if items}
         self.started = self.started or moment
 
     def _tell(self, event: events.Note | events.Memory) -> None:

@@ -5,9 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "gate_proj", "up_proj", "down_proj")
-_NAMED = {"attention": ATTENTION, "attention+feed_forward": ATTENTION + FEED_FORWARD}
+UNET_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+UNET_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+LM_ATTENTION = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "Wqkv", "query_key_value", "self_attn.dense",
+    "attention.dense", "self_attention.dense",
+)  # fmt: skip
+"""As Llama, Qwen, Mistral, Gemma, Phi, OPT, GPT-NeoX, Falcon and MPT call their projections."""
+LM_MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h")
+_EVERYTHING = (*UNET_ATTENTION, *UNET_FEED_FORWARD, *LM_ATTENTION, *LM_MLP)
+_NAMED = {
+    "auto": (*UNET_ATTENTION, *LM_ATTENTION, *LM_MLP),  # no model has names of both kinds
+    "attention": (*UNET_ATTENTION, *LM_ATTENTION),
+    "attention+feed_forward": _EVERYTHING,
+    "attention+mlp": _EVERYTHING,
+}
 
 UNQUANTIZED = r"(^|\.)(time_embedding|time_emb_proj|add_embedding|lm_head)(\.|$)"
 """In the paths of linear layers that ``base.quantize`` leaves as they are: what is small and feeds everything (time),

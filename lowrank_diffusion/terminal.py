@@ -60,6 +60,7 @@ class Screen:
         self._told = 0.0
         self._notes = 0
         self._samples = 0
+        self._measures: dict[str, int] = {}
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""
@@ -73,6 +74,10 @@ class Screen:
         for step, prompt, path in status.samples[self._samples :]:
             self.say(f"sample after step {step}: {self.run.path / path} ({prompt})")
         self._notes, self._samples = len(status.notes), len(status.samples)
+        for name, points in status.measures.items():
+            for step, value in points[self._measures.get(name, 0) :]:
+                self.say(f"{name} after step {step}: " + (f"{value:.1%}" if name == "exact match" else f"{value:.4g}"))
+            self._measures[name] = len(points)
         if status.mode != self._mode:
             self._mode = status.mode
             self.say(f"steps run {status.mode}" + (f": {status.reason}" if status.reason else ""))

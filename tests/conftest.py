@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny_language as tiny_language_model
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -16,3 +18,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty LOWRANK_HOME."""
     monkeypatch.setenv("LOWRANK_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def converted_bases(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Language models converted by one test serve all: reading a GGUF file takes half a minute."""
+    shared = tmp_path_factory.getbasetemp() / "bases"
+    shared.mkdir(exist_ok=True)
+    (home / "cache").mkdir(exist_ok=True)
+    (home / "cache" / "bases").symlink_to(shared)
+
+
+@pytest.fixture(scope="session")
+def tiny_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a language model that loads at once."""
+    return tiny_language_model.write(tmp_path_factory.mktemp("language") / "tiny")

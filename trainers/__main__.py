@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -17,6 +18,11 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.runs import Run, all_runs
+
+if TYPE_CHECKING:
+    import torch
+
+    from .task import Task
 
 
 class StopRequested(Exception):
@@ -128,7 +134,7 @@ def _waits_longer(other: Run, run: Run) -> bool:
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     log.append(events.Stage("Starting", 0, 1))
-    from . import dreambooth, fast, loop, parallel  # torch and diffusers take seconds to import: only now
+    from . import fast, loop, parallel  # torch and the models' libraries take seconds to import: only now
 
     device = devices.pick(cfg.train.device)
     dtype = devices.dtype(cfg.train.precision, device)
@@ -139,10 +145,24 @@ def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     devices.limit(device, cfg.train.memory)
     if not world.first:
         world.wait()  # until the first process has filled the caches
-    task = dreambooth.DreamBooth(run, cfg, device, dtype, _progress(log, stopping if world.first else None))
+    task = _task(run, cfg, device, dtype, log, stopping if world.first else None)
     if world.first:
         world.wait()
     loop.fit(run, cfg, task, fast.build(task, cfg, device, dtype, world), log, stopping)
+
+
+def _task(
+    run: Run, cfg: Config, device: torch.device, dtype: torch.dtype, log: EventLog, stopping: Stopping | None
+) -> Task:
+    """What ``task`` says; only its own libraries are loaded."""
+    progress = _progress(log, stopping)
+    if cfg.task == "image":
+        from .dreambooth import DreamBooth
+
+        return DreamBooth(run, cfg, device, dtype, progress)
+    from .llm import LanguageModel
+
+    return LanguageModel(run, cfg, device, dtype, progress, log.append)
 
 
 def _progress(log: EventLog, stopping: Stopping | None) -> Callable[[str, int, int], None]:
@@ -167,7 +187,7 @@ def explain(error: Exception, run: Run) -> str:
     name = type(error).__name__
     if name in ("OutOfMemoryError", "MemoryError") or "not enough memory" in str(error):
         return (
-            "Out of memory. Lower train.batch (train.accumulate makes up for it) or data.resolution, set "
+            "Out of memory. Lower train.batch (train.accumulate makes up for it), data.resolution or text.length, set "
             "train.checkpointing=true or base.quantize=8bit, or take a smaller adapter.rank. What was trained is "
             "saved: resume to go on."
         )

@@ -7,14 +7,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lowrank_diffusion import runs
 from lowrank_diffusion.config import BaseModelConfig, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
 from lowrank_diffusion.image.source import ModelError, resolve
 from lowrank_diffusion.runs import Run
 
-from . import live, safe
+from . import live, safe, watching
 from .form import number
 
 LABELS = {"count": "Pictures", "steps": "Steps", "seed": "Seed", "width": "Width", "height": "Height"}
@@ -45,7 +44,7 @@ def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str
     """Choices for a selector: none, uploaded files, then runs that have an adapter, newest first."""
     options = [("none", "")]
     options += [(Path(path).name, f"file:{path}") for path in uploads]
-    for run in runs.all_runs()[:limit]:
+    for run in watching.runs_of("image")[:limit]:
         found = adapter_file(run)
         if found:
             options.append((f"{run.title} · {found[1]} · {live.created(run)}", f"run:{run.name}"))

@@ -101,7 +101,7 @@ def svg(losses: Points, validation: Points = (), steps: int = 0) -> str:
     legend = [f'<span class="key raw">each step <b>{losses[-1][1]:.4f}</b></span>']
     legend.append(f'<span class="key smooth">smoothed <b>{last:.4f}</b></span>')
     if validation:
-        legend.append(f'<span class="key held">held-out pictures <b>{validation[-1][1]:.4f}</b></span>')
+        legend.append(f'<span class="key held">held out <b>{validation[-1][1]:.4f}</b></span>')
     return (
         f'<figure class="curve"><figcaption><strong>Loss</strong>{"".join(legend)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss: {last:.4f} at step {last_step}, smoothed">'

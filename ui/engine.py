@@ -1,4 +1,4 @@
-"""The one process that draws, for all pages: started when needed, one job at a time, gone when idle.
+"""The one process that holds a model, for all pages: started when needed, one job at a time, gone when idle.
 
 A crash or an out-of-memory kill ends that process only: the job gets a clear message, the next one a new process.
 """
@@ -14,26 +14,22 @@ from typing import Any
 
 from lowrank_diffusion.errors import UserError
 
-from .worker import Done, Failed, Job, Message, Picture, Progress, Waiting, serve
-
-DIED = (
-    "The drawing process was ended from outside, most likely because memory ran out. "
-    "Take a smaller size or fewer pictures, or stop a running training, and try again."
-)
+from .process import Failed, Finished, Partial, Waiting, Worker, serve
 
 
 class EngineError(UserError):
-    """A job did not give pictures; the message says why and what to do."""
+    """A job did not come to its end; the message says why and what to do."""
 
 
 class CancelledError(EngineError):
-    """The person asked to stop drawing."""
+    """The person asked to stop."""
 
 
 class Engine:
-    """Draws for any number of pages. ``job`` names who asked, so that only they cancel it."""
+    """Works for any number of pages. ``job`` names who asked, so that only they cancel it."""
 
-    def __init__(self, idle_seconds: float = 300.0) -> None:
+    def __init__(self, worker: type[Worker], idle_seconds: float = 300.0) -> None:
+        self._kind = worker
         self._idle_seconds = idle_seconds
         self._context = multiprocessing.get_context("spawn")  # the web process has threads: forking it is not safe
         self._turn = threading.Lock()
@@ -51,15 +47,15 @@ class Engine:
         return self._process.pid if self._process is not None and self._process.is_alive() else None
 
     def warm(self) -> None:
-        """Start the worker before it is needed, so that what it imports does not delay the first picture."""
+        """Start the worker before it is needed, so that what it imports does not delay its first job."""
         if self.pid is None and self._turn.acquire(blocking=False):
             try:
                 self._worker()
             finally:
                 self._finish()
 
-    def draw(self, job: str, work: Job) -> Iterator[Waiting | Progress | Picture | Done]:
-        """Progress, every picture when it is drawn, and at the end Done. Closing the iterator cancels the job.
+    def run(self, job: str, work: Any) -> Iterator[Waiting | Partial | Finished]:
+        """What the worker says of ``work``, and at the end Finished. Closing the iterator before that cancels the job.
 
         Raises:
             CancelledError: if :meth:`cancel` was called for this job.
@@ -76,16 +72,15 @@ class Engine:
             self._cancel.clear()
             connection = self._worker()
             connection.send(work)
-            yield Progress(0, 0)
             for message in self._messages(connection):
-                ended = isinstance(message, Done | Failed)
+                ended = isinstance(message, Finished | Failed)
                 if isinstance(message, Failed):
                     raise (CancelledError if message.cancelled else EngineError)(message.message)
                 yield message
         except (EOFError, OSError):
             ended = True
             self._end()
-            raise EngineError(DIED) from None
+            raise EngineError(self._kind.died) from None
         finally:
             if ended:
                 self._finish()
@@ -94,7 +89,7 @@ class Engine:
                 threading.Thread(target=self._drain, daemon=True).start()
 
     def cancel(self, job: str) -> bool:
-        """Stop a job at its next step; False if it is not being drawn."""
+        """Stop a job at its next step; False if it is not at work."""
         if self._job == job:
             self._cancel.set()
             return True
@@ -102,7 +97,7 @@ class Engine:
         return False
 
     def release(self) -> None:
-        """End the worker and give its memory back; a job that is being drawn is finished first."""
+        """End the worker and give its memory back; a job at work is finished first."""
         self._release_next = True  # before the try: whoever holds the turn looks at it after giving the turn back
         if self._turn.acquire(blocking=False):
             self._release_next = False
@@ -121,30 +116,30 @@ class Engine:
         if self.pid is None or self._connection is None:
             self._end()
             here, there = self._context.Pipe()
-            self._process = self._context.Process(target=serve, args=(there, self._cancel), daemon=True, name="draw")
+            arguments = (there, self._cancel, self._kind)
+            self._process = self._context.Process(target=serve, args=arguments, daemon=True, name=self._kind.name)
             self._process.start()
             there.close()  # so that its death is an end of file here
             self._connection = here
         return self._connection
 
     @staticmethod
-    def _messages(connection: Connection) -> Iterator[Message]:
-        """Messages to the end of the job, progress at most some times a second. Raises EOFError."""
+    def _messages(connection: Connection) -> Iterator[Partial | Finished | Failed]:
+        """Messages to the end of the job, those that the next replaces at most some times a second. Raises EOFError."""
         shown = 0.0
         while True:
             message = connection.recv()
-            if not isinstance(message, Progress):
+            if isinstance(message, Finished | Failed):
                 yield message
-            if isinstance(message, Done | Failed):
                 return
-            if isinstance(message, Progress) and time.monotonic() - shown > 0.15:
-                shown = time.monotonic()
+            if message.kept or time.monotonic() - shown > 0.15:
+                shown = shown if message.kept else time.monotonic()
                 yield message
 
     def _drain(self) -> None:
         try:
             connection = self._connection
-            while connection is not None and not isinstance(connection.recv(), Done | Failed):
+            while connection is not None and not isinstance(connection.recv(), Finished | Failed):
                 pass
         except (EOFError, OSError):
             self._end()

@@ -19,18 +19,26 @@ from lowrank_diffusion.config import Config, Problem, fields, sections
 
 from .toolkit import gr
 
-MAIN = (
-    "base.path", "data.trigger",
-    "adapter.kind", "adapter.rank", "adapter.k", "flat.sigma",
-    "train.steps", "optimizer.lr", "train.batch",
-    "data.prompt", "sample.prompts",
-)  # fmt: skip
-"""The settings that matter most; all others are folded away."""
+MAIN = {
+    "image": (
+        "base.path", "data.trigger",
+        "adapter.kind", "adapter.rank", "adapter.k", "flat.sigma",
+        "train.steps", "optimizer.lr", "train.batch",
+        "data.prompt", "sample.prompts",
+    ),
+    "text": (
+        "base.path", "text.loss_on", "text.length",
+        "adapter.kind", "adapter.rank", "adapter.k", "flat.sigma",
+        "train.steps", "optimizer.lr", "train.batch", "train.accumulate",
+        "sample.prompts",
+    ),
+}  # fmt: skip
+"""The settings of a task that matter most; all others are folded away."""
 
 LABELS = {
     "base.path": "Base model",
     "base.vae": "Other VAE",
-    "data.instance": "Folder instead of the pictures above",
+    "data.instance": "Folder or file instead of what is above",
     "data.prompt": "Caption of pictures without one",
     "data.trigger": "Trigger word",
     "prior.weight": "Weight of class pictures",
@@ -47,13 +55,20 @@ LABELS = {
     "loss.min_snr": "Min-SNR gamma",
     "train.steps": "Steps",
     "train.batch": "Batch",
+    "train.accumulate": "Batches per step",
     "train.clip": "Gradient clipping",
     "train.ema": "Weight averaging (EMA)",
     "sample.prompts": "Sample prompts, one per line",
     "sample.every": "Samples every",
     "save.every": "Checkpoints every",
     "validation.every": "Validate every",
-    "validation.holdout": "Held-out pictures",
+    "validation.holdout": "Held out",
+    "text.loss_on": "Learn from",
+    "text.length": "Tokens per sequence",
+    "text.overlong": "Rows that are too long",
+    "text.held_out": "File of held-out rows",
+    "text.answers": "Held-out rows answered",
+    "text.template": "Chat template",
 }
 
 
@@ -63,9 +78,19 @@ def label(key: str) -> str:
     return LABELS.get(key, words[0].upper() + words[1:])
 
 
-def element_id(key: str) -> str:
+def css_class(key: str) -> str:
+    """The class of every widget of this setting."""
+    return "key-" + key.replace(".", "-").replace("_", "-")
+
+
+def prefix(task: str) -> str:
+    """What the ids in a tab of this task begin with."""
+    return "" if task == "image" else f"{task}-"
+
+
+def element_id(key: str, task: str = "image") -> str:
     """The id of the widget on the page."""
-    return "field-" + key.replace(".", "-").replace("_", "-")
+    return prefix(task) + "field-" + key.replace(".", "-").replace("_", "-")
 
 
 def _inner(field: FieldInfo) -> tuple[Any, bool]:
@@ -123,16 +148,16 @@ def from_widget(key: str, raw: Any) -> Any:
     return None if optional and not text else text
 
 
-def widget(key: str, value: Any) -> gr.components.Component:
-    """The widget of one setting, showing ``value``."""
+def widget(key: str, value: Any, task: str = "image") -> gr.components.Component:
+    """The widget of one setting in the tab of ``task``, showing ``value``."""
     field = fields()[key]
     kind, optional = _inner(field)
     common: dict[str, Any] = {
         "value": to_widget(key, value),
         "label": label(key),
         "info": _information(field),
-        "elem_id": element_id(key),
-        "elem_classes": ["field"],
+        "elem_id": element_id(key, task),
+        "elem_classes": ["field", css_class(key)],
     }
     if get_origin(kind) is Literal:
         return gr.Dropdown(choices=list(get_args(kind)), filterable=False, **common)
@@ -157,29 +182,33 @@ def number(raw: Any) -> Any:
 def key_styles() -> str:
     """CSS that shows every widget's dotted key, small, behind its label."""
     rules = (
-        f'#{element_id(key)} [data-testid="block-info"]::after, #{element_id(key)}.checkbox-key::after'
-        f'{{content:"{key}"}}'
+        f'.{css_class(key)} [data-testid="block-info"]::after, .{css_class(key)}.checkbox-key::after{{content:"{key}"}}'
         for key in fields()
     )
     return "\n".join(rules)
 
 
 class Form:
-    """All widgets of a config, showing its values at first; placed where its methods are called."""
+    """The widgets of all settings that the config's task has, placed where its methods are called.
+
+    The task itself has none: it is that of the tab.
+    """
 
     def __init__(self, config: Config) -> None:
+        self.task = config.task
         self._shown = config.dotted()
         self.widgets: dict[str, gr.components.Component] = {}
 
     def place(self, *keys: str) -> None:
         """Render the widgets of some settings here."""
         for key in keys:
-            self.widgets[key] = widget(key, self._shown[key])
+            self.widgets[key] = widget(key, self._shown[key], self.task)
 
     def place_rest(self) -> None:
         """Render every setting not placed yet, grouped by section."""
+        left = [key for key in fields(self.task) if key not in self.widgets and key != "task"]
         for name, kind in {"": Config, **sections()}.items():
-            keys = [key for key in fields() if key.rpartition(".")[0] == name and key not in self.widgets]
+            keys = [key for key in left if key.rpartition(".")[0] == name]
             if not keys:
                 continue
             title = name.capitalize() or "Run"
@@ -190,15 +219,16 @@ class Form:
 
     def values(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         """Dotted values out of what a handler was given. Raises ConfigError."""
-        return {key: from_widget(key, data[part]) for key, part in self.widgets.items()}
+        return {"task": self.task} | {key: from_widget(key, data[part]) for key, part in self.widgets.items()}
 
     def fill(self, config: Config) -> dict[Any, Any]:
         """What a handler returns to show ``config``."""
-        return {self.widgets[key]: to_widget(key, value) for key, value in config.dotted().items()}
+        shown = config.dotted()
+        return {part: to_widget(key, shown[key]) for key, part in self.widgets.items()}
 
 
-def problems_html(problems: Iterable[Problem]) -> str:
-    """All problems in one place, each naming its widget; and those widgets outlined."""
+def problems_html(problems: Iterable[Problem], task: str = "image") -> str:
+    """All problems in one place, each naming its widget in the tab of ``task``; and those widgets outlined."""
     problems = list(problems)
     if not problems:
         return ""
@@ -206,7 +236,7 @@ def problems_html(problems: Iterable[Problem]) -> str:
     for problem in problems:
         text = html.escape(problem.rule + (f" {problem.hint}" if problem.hint else ""))
         if problem.key in fields():
-            marks.append(f"#{element_id(problem.key)}")
+            marks.append(f"#{element_id(problem.key, task)}")
             where = f"<b>{html.escape(label(problem.key))}</b> <code>{problem.key}</code>"
         else:
             where = f"<b>{html.escape(problem.key)}</b>"

@@ -15,8 +15,9 @@ from lowrank_diffusion.errors import UserError
 from . import asking, live, safe, watching
 from .engine import CancelledError, Engine
 from .form import message_html, problems_html
+from .process import Waiting
 from .toolkit import gr
-from .worker import Done, Job, Picture, Progress, Waiting, settings
+from .worker import Done, Job, Picture, Progress, settings
 
 ROWS = 3
 BUSY_NOTE = "A training is at work: drawing shares the machine with it, and both are slower for that time."
@@ -140,7 +141,7 @@ class GenerateTab:
             yield busy | {self.problems: note, self.progress: bar(0, 0, "starting", 0)}
             began = time.monotonic()
             drawn: list[Picture] = []
-            for update in self.engine.draw(page.session_hash or "", Job(request, folder)):
+            for update in self.engine.run(page.session_hash or "", Job(request, folder)):
                 match update:
                     case Waiting():
                         yield {self.progress: bar(0, 0, "waiting for another page's pictures", 0)}

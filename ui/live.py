@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 from itertools import groupby
 
-from lowrank_diffusion import runs
 from lowrank_diffusion.runs import Run, Status
 
-from . import curve, safe
+from . import curve, safe, watching
 
 STATE_WORDS = {
     "new": "not started",
@@ -26,8 +25,12 @@ STATE_HINTS = {
     "stopped": "Everything is saved. Resume goes on from here, exactly.",
     "interrupted": "Resume goes on from the newest checkpoint.",
     "failed": "Nothing that was saved is lost. Put the cause right, then resume or start a new run.",
-    "finished": "Try it in the Generate tab; its adapter files are in the Runs tab.",
 }
+FINISHED_HINTS = {
+    "image": "Try it in the Generate tab; its adapter files are in the Runs tab.",
+    "text": "Talk to it under Chat, beside its base; its adapter files are in the Runs tab.",
+}
+LONGEST_REPLY = 4000
 
 
 def pill(state: str) -> str:
@@ -76,21 +79,29 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         facts.append(("GPU memory", f"{status.memory / 2**30:.1f} GiB"))
     if status.parameters:
         facts.append(("parameters", f"{status.parameters / 1e6:.2f} M"))
+    facts += [(name, measure(name, points)) for name, points in status.measures.items() if points]
     return facts
+
+
+def measure(name: str, points: list[tuple[int, float]]) -> str:
+    """The newest figure, and where it began if training is what has moved it since."""
+    shown = [f"{value:.0%}" if name == "exact match" else f"{value:.3g}" for _, value in (points[0], points[-1])]
+    return shown[1] if shown[0] == shown[1] or name == "tokens/s" else f"{shown[0]} → {shown[1]}"
 
 
 def status_html(run: Run | None, status: Status) -> str:
     """The head of the panel: name, state, bar, figures and messages."""
     if run is None:
-        return '<div class="nothing">No run yet. Add pictures, choose a preset, and start.</div>'
+        return '<div class="nothing">No run yet. Add data, choose a preset, and start.</div>'
     share, words = _progress(status)
     asked = run.requested("stop") and status.active
     state = pill(status.state) + ('<span class="pill waiting">saving, then stopping</span>' if asked else "")
     facts = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status))
-    text = status.message or STATE_HINTS.get(status.state, "")
+    hint = FINISHED_HINTS[watching.task(run)] if status.state == "finished" else STATE_HINTS.get(status.state, "")
+    text = status.message or hint
     kind = "bad" if status.state in ("failed", "interrupted") else "info"
     if kind == "bad" and status.message:
-        text = f"{status.message}\n{STATE_HINTS[status.state]}"
+        text = f"{status.message}\n{hint}"
     message = f'<p class="message {kind}">{html.escape(text)}</p>' if text else ""
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in status.notes[-5:])
     busy = " busy" if status.active and not share else ""
@@ -116,18 +127,31 @@ def samples_html(run: Run | None, status: Status) -> str:
     latest = {(step, path): prompt for step, prompt, path in status.samples}  # a resumed run draws some again
     ordered = sorted(latest, key=lambda item: (-item[0], item[1]))
     for step, group in groupby(ordered, key=lambda item: item[0]):
-        pictures = "".join(_figure(run, path, latest[step, path], step) for _, path in group)
+        shown = "".join(_sample(run, path, latest[step, path], step) for _, path in group)
         title = f"step {step}" if step else "before training"
-        rows.append(f'<section class="sample-row"><h5>{title}</h5><div>{pictures}</div></section>')
-    return f'<div class="samples">{"".join(rows)}</div>'
+        rows.append(f'<section class="sample-row"><h5>{title}</h5><div>{shown}</div></section>')
+    kind = " said" if watching.task(run) == "text" else ""
+    return f'<div class="samples{kind}">{"".join(rows)}</div>'
 
 
-def _figure(run: Run, path: str, prompt: str, step: int) -> str:
-    address, words = safe.url(run.path / path), html.escape(prompt)
+def _sample(run: Run, path: str, prompt: str, step: int) -> str:
+    words = html.escape(prompt)
+    if path.endswith(".txt"):
+        return f'<figure class="reply"><figcaption>{words}</figcaption><p>{html.escape(_reply(run, path))}</p></figure>'
+    address = safe.url(run.path / path)
     return (
         f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {step}: {words}">'
         f'<img src="{address}" alt="{words}" loading="lazy"><span>{words}</span></a>'
     )
+
+
+def _reply(run: Run, path: str) -> str:
+    try:
+        with safe.inside(run.path / path, run.path).open(encoding="utf-8", errors="replace") as file:
+            text = file.read(LONGEST_REPLY + 1)
+    except (OSError, safe.RefusedError):
+        return "(its file is gone)"
+    return text if len(text) <= LONGEST_REPLY else text[:LONGEST_REPLY] + "…"
 
 
 def created(run: Run) -> str:
@@ -138,9 +162,6 @@ def created(run: Run) -> str:
     return f"{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}"
 
 
-def choices(limit: int = 50) -> list[tuple[str, str]]:
-    """Runs for a selector: (shown, directory name)."""
-    shown = []
-    for run in runs.all_runs()[:limit]:
-        shown.append((f"{run.title}  ({created(run)})", run.name))
-    return shown
+def choices(task: str, limit: int = 50) -> list[tuple[str, str]]:
+    """Runs of a task for a selector: (shown, directory name)."""
+    return [(f"{run.title}  ({created(run)})", run.name) for run in watching.runs_of(task)[:limit]]

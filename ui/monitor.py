@@ -10,7 +10,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
 from . import live, safe, watching
-from .form import message_html
+from .form import message_html, prefix
 from .toolkit import gr
 
 RESUMABLE = ("stopped", "interrupted", "failed")
@@ -22,20 +22,27 @@ RESUME_NOTE = "Going on from the newest checkpoint."
 class Monitor:
     """A run selector with the chosen run's state, curve, samples and the buttons that steer it."""
 
-    def __init__(self, on_start: Callable[[], None]) -> None:
-        self.on_start = on_start
+    def __init__(self, task: str, on_start: Callable[[], None]) -> None:
+        self.task, self.on_start = task, on_start
+        ids, small = prefix(task), {"size": "sm", "interactive": False}
         self.selector = gr.Dropdown(
-            choices=[], value=None, label="Run shown", allow_custom_value=True, elem_id="run-shown", container=True
+            choices=[],
+            value=None,
+            label="Run shown",
+            allow_custom_value=True,
+            elem_id=f"{ids}run-shown",
+            container=True,
         )
-        self.head = gr.HTML(elem_id="run-head", apply_default_css=False)
+        self.head = gr.HTML(elem_id=f"{ids}run-head", apply_default_css=False)
         with gr.Row(elem_classes=["buttons"]):
-            self.stop = gr.Button("Stop and save", variant="stop", size="sm", interactive=False, elem_id="stop")
-            self.resume = gr.Button("Resume", size="sm", interactive=False, elem_id="resume")
-            self.sample = gr.Button("Sample now", size="sm", interactive=False, elem_id="sample-now")
-        self.note = gr.HTML(elem_id="run-note", apply_default_css=False)
-        self.curve = gr.HTML(elem_id="curve", apply_default_css=False)
-        self.samples = gr.HTML(elem_id="samples", apply_default_css=False)
+            self.stop = gr.Button("Stop and save", variant="stop", elem_id=f"{ids}stop", **small)
+            self.resume = gr.Button("Resume", elem_id=f"{ids}resume", **small)
+            self.sample = gr.Button("Sample now", elem_id=f"{ids}sample-now", **small)
+        self.note = gr.HTML(elem_id=f"{ids}run-note", apply_default_css=False)
+        self.curve = gr.HTML(elem_id=f"{ids}curve", apply_default_css=False)
+        self.samples = gr.HTML(elem_id=f"{ids}samples", apply_default_css=False)
         self.seen = gr.State({})
+        self.timer = gr.Timer(1, active=task == "image")  # the tab that is in front at first
 
     @property
     def outputs(self) -> list[Any]:
@@ -45,10 +52,9 @@ class Monitor:
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
-        timer = gr.Timer(1)
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         inputs = {self.selector, self.seen}
-        timer.tick(self.tick, inputs, self.outputs, concurrency_limit=None, **quiet)
+        self.timer.tick(self.tick, inputs, self.outputs, concurrency_limit=None, **quiet)
         demo.load(self.attach, None, self.outputs, **quiet)
         self.selector.input(self.choose, {self.selector}, self.outputs, **quiet)
         for button, act in ((self.stop, self.ask_stop), (self.resume, self.ask_resume), (self.sample, self.ask_sample)):
@@ -56,13 +62,13 @@ class Monitor:
 
     def attach(self) -> dict[Any, Any]:
         """A page was opened or reloaded: show the run at work, else the newest."""
-        run = watching.foremost()
+        run = watching.foremost(self.task)
         return self.show(run.name if run else None)
 
     def show(self, name: str | None) -> dict[Any, Any]:
         """Everything about one run."""
         updates = self.look(name, {})
-        updates[self.selector] = gr.update(choices=live.choices(), value=name)
+        updates[self.selector] = gr.update(choices=live.choices(self.task), value=name)
         return updates
 
     def choose(self, data: dict[Any, Any]) -> dict[Any, Any]:
@@ -80,7 +86,7 @@ class Monitor:
         except UserError as error:
             run, status = None, Status(state="gone", message=str(error))
         views = {
-            "choices": (self.selector, lambda: gr.update(choices=live.choices())),
+            "choices": (self.selector, lambda: gr.update(choices=live.choices(self.task))),
             "head": (self.head, lambda: head),
             "curve": (self.curve, lambda: live.curve_html(status)),
             "samples": (self.samples, lambda: live.samples_html(run, status)),
@@ -91,7 +97,7 @@ class Monitor:
         }
         head = live.status_html(run, status) if status.state != "gone" else message_html(status.message, "bad")
         now = {
-            "choices": [shown for shown, _ in live.choices()],
+            "choices": [shown for shown, _ in live.choices(self.task)],
             "head": head,
             "curve": (name, len(status.losses), len(status.validation), status.step, status.steps),
             "samples": (name, len(status.samples)),

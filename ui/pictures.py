@@ -108,7 +108,8 @@ def _suffix(content: bytes) -> str:
 
 def example_sets() -> list[Path]:
     """The picture sets that ship with the project."""
-    return sorted(path for path in EXAMPLES.glob("*") if path.is_dir()) if EXAMPLES.is_dir() else []
+    folders = sorted(path for path in EXAMPLES.glob("*") if path.is_dir()) if EXAMPLES.is_dir() else []
+    return [folder for folder in folders if any(file.suffix in data.SUFFIXES for file in folder.iterdir())]
 
 
 def example(name: str) -> list[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ from lowrank_diffusion import runs, supervisor
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, RunError
 
-from . import asking, live, safe, watching
+from . import asking, chatting, live, safe, watching
 from .curve import smoothed
-from .engine import Engine
 from .form import message_html
 from .monitor import RESUMABLE, RESUME_NOTE, STOP_NOTE
 from .toolkit import gr, static_text
@@ -27,7 +27,7 @@ def table_html(chosen: str | None) -> str:
     """All runs, newest first."""
     rows = "".join(_row(run, run.name == chosen) for run in runs.all_runs())
     if not rows:
-        return '<div class="nothing">No runs yet. Start one in the Train tab.</div>'
+        return '<div class="nothing">No runs yet. Start one in the Train or the Language tab.</div>'
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     return f'<div class="table"><table class="runs"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
@@ -65,26 +65,35 @@ def files_of(run: Run) -> list[str]:
     return []
 
 
-def peft_folder(run: Run) -> Path | None:
-    """The newest PEFT folder of a run."""
-    for folder in [run.path, *reversed(run.checkpoints)]:
-        found = next((path for path in sorted(folder.glob("*-peft")) if path.is_dir()), None)
+def peft_folders(run: Run) -> list[Path]:
+    """The newest PEFT folders of a run: the native adapter, and for texts the same as a plain LoRA."""
+    for place in [run.path, *reversed(run.checkpoints)]:
+        found = sorted(path for path in place.glob("*-peft") if path.is_dir())
         if found:
             return found
-    return None
+    return []
 
 
 def zipped_peft(run: Run) -> Path:
-    """The PEFT folder as a zip. Raises RunError where there is none yet, UserError for a full disk."""
-    folder = peft_folder(run)
-    if folder is None:
+    """The PEFT folders in one zip. Raises RunError where there are none yet, UserError for a full disk."""
+    folders = peft_folders(run)
+    if not folders:
         raise RunError(f"{run.name} has no PEFT folder yet. Wait for its first checkpoint.")
-    target = safe.downloads_folder() / run.name / folder.name
+    target = safe.downloads_folder() / run.name / f"{run.title}-peft.zip"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.make_archive(str(target), "zip", folder.parent, folder.name))
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+                packed.write(path, path.relative_to(folders[0].parent))
     except OSError as error:
-        raise UserError(f"{target}.zip: cannot be written: {error.strerror}. Free some space.") from None
+        raise UserError(f"{target}: cannot be written: {error.strerror}. Free some space.") from None
+    return target
+
+
+def can_be_tried(run: Run) -> bool:
+    """Whether there is an adapter that the app could load."""
+    find = chatting.adapter_folder if watching.task(run) == "text" else asking.adapter_file
+    return find(run) is not None
 
 
 def log_tail(run: Run) -> str:
@@ -108,8 +117,8 @@ def delete(run: Run) -> None:
 class RunsTab:
     """The tab; made inside a ``gr.Blocks``."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, release: Callable[[], None]) -> None:
+        self.release = release
         self.chosen = gr.State(None)
         self.seen = gr.State(())
         self.timer = gr.Timer(2, active=False)
@@ -127,7 +136,7 @@ class RunsTab:
 
     def _detail(self) -> None:
         with gr.Row(elem_classes=["buttons"]):
-            self.use = gr.Button("Use in Generate", size="sm", variant="primary", elem_id="use-run", min_width=90)
+            self.use = gr.Button("Try it", size="sm", variant="primary", elem_id="use-run", min_width=90)
             self.stop = gr.Button("Stop and save", size="sm", variant="stop", elem_id="stop-run", min_width=90)
             self.resume = gr.Button("Resume", size="sm", elem_id="resume-run", min_width=90)
             self.delete = gr.Button("Delete", size="sm", elem_id="delete-run", min_width=90)
@@ -139,7 +148,7 @@ class RunsTab:
             label="Adapter files (diffusers, kohya)", file_count="multiple", interactive=False, elem_id="run-files"
         )
         with gr.Row(elem_classes=["buttons"]):
-            self.zip = gr.Button("Prepare the PEFT folder as a zip", size="sm", elem_id="zip-run")
+            self.zip = gr.Button("Prepare the PEFT folders as a zip", size="sm", elem_id="zip-run")
             self.zipped = gr.DownloadButton("Download zip", size="sm", visible=False, elem_id="zip-download")
         self.curve = gr.HTML(elem_id="runs-curve", apply_default_css=False)
         self.samples = gr.HTML(elem_id="runs-samples", apply_default_css=False)
@@ -158,11 +167,9 @@ class RunsTab:
             self.zipped, self.files, self.curve, self.samples, self.config, self.log, self.note,
         ]  # fmt: skip
 
-    def connect(self, demo: gr.Blocks, tab: gr.Tab, others: list[gr.Tab]) -> None:
-        """Bind the events; call once, inside the Blocks. Only the tab that is looked at is kept up to date."""
+    def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
+        """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        tab.select(lambda: gr.Timer(active=True), None, self.timer, **quiet)
-        gr.on([other.select for other in others], lambda: gr.Timer(active=False), None, self.timer, **quiet)
         live_parts = [part for part in self.outputs if part not in (self.confirm, self.zipped, self.note, self.chosen)]
         self.timer.tick(
             self.follow, [self.chosen, self.seen], [*live_parts, self.seen], concurrency_limit=None, **quiet
@@ -215,8 +222,8 @@ class RunsTab:
             self.detail: gr.update(visible=True),
             self.stop: gr.update(interactive=status.active and not run.requested("stop")),
             self.resume: gr.update(interactive=status.state in RESUMABLE),
-            self.use: gr.update(interactive=asking.adapter_file(run) is not None),
-            self.zip: gr.update(interactive=peft_folder(run) is not None),
+            self.use: gr.update(interactive=can_be_tried(run)),
+            self.zip: gr.update(interactive=bool(peft_folders(run))),
             self.files: gr.update(value=files or None, visible=bool(files)),
             self.curve: live.curve_html(status),
             self.samples: live.samples_html(run, status),
@@ -237,7 +244,7 @@ class RunsTab:
         return do
 
     def _go_on(self, run: Run) -> None:
-        self.engine.release()
+        self.release()
         supervisor.start(run)
 
     def pack(self, name: str | None) -> dict[Any, Any]:

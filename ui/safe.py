@@ -57,10 +57,14 @@ def uploaded(path: str | Path) -> Path:
 def run(name: str | None) -> runs.Run:
     """The run with exactly this directory name; a path is not a name. Raises RunError."""
     if not name or not isinstance(name, str):
-        raise runs.RunError("No run is selected. Choose one, or start one in the Train tab.")
+        raise runs.RunError("No run is selected. Choose one, or start one.")
     path = runs_folder() / name
-    if Path(name).name != name or not (path / "config.yaml").is_file():
-        raise runs.RunError(f"There is no run {name!r} any more. Choose another one.")
+    try:
+        known = Path(name).name == name and (path / "config.yaml").is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a zero byte
+        known = False
+    if not known:
+        raise runs.RunError(f"There is no run {name[:80]!r} any more. Choose another one.")
     return runs.Run(path)
 
 

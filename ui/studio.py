@@ -1,4 +1,4 @@
-"""The app put together: three tabs on one page, and the server that gives it out."""
+"""The app put together: all tabs on one page, and the server that gives it out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Any
 
 from lowrank_diffusion.errors import UserError
 
-from . import asking, safe
+from . import asking, safe, watching
 from .engine import Engine
 from .form import key_styles
 from .generate import GenerateTab
+from .language import LanguageTab
+from .picture_panel import PicturePanel
 from .runs import RunsTab
+from .speaker import Linguist
 from .theme import theme
 from .toolkit import gr, static_text
 from .train import TrainTab
+from .worker import Drawer
 
 TITLE = "Lowrank Diffusion"
 LARGEST_UPLOAD = "2gb"
@@ -30,32 +34,58 @@ class LaunchError(UserError):
     """The app cannot be served as asked; the message says what to type instead."""
 
 
-def build(engine: Engine | None = None) -> gr.Blocks:
+def build() -> gr.Blocks:
     """The page. Nothing heavy is loaded: no torch here, nor on opening it."""
-    engine = engine or Engine()
-    atexit.register(engine.close)
+    engines = drawing, speaking = Engine(Drawer), Engine(Linguist)
+    for engine in engines:
+        atexit.register(engine.close)
+
+    def release() -> None:
+        """Give a training the memory that drawing and speaking hold."""
+        for engine in engines:
+            engine.release()
+
     with gr.Blocks(title=TITLE, delete_cache=(DAY, 30 * DAY), analytics_enabled=False, fill_width=True) as demo:
         gr.HTML(
-            f"<h1>{TITLE}</h1><p>Personalise an image model with small adapters, on this machine.</p>",
+            f"<h1>{TITLE}</h1><p>Fine-tune image and language models with small adapters, on this machine.</p>",
             elem_id="masthead",
             apply_default_css=False,
         )
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train") as train_tab:
-                train = TrainTab(engine)
+                train = TrainTab(PicturePanel(), release)
             with gr.Tab("Generate", id="generate") as generate_tab:
-                generate = GenerateTab(engine)
+                generate = GenerateTab(drawing)
+            with gr.Tab("Language", id="language") as language_tab:
+                language = LanguageTab(speaking, release)
             with gr.Tab("Runs", id="runs") as runs_tab:
-                listing = RunsTab(engine)
+                listing = RunsTab(release)
         train.connect(demo)
         generate.connect(demo, generate_tab)
-        listing.connect(demo, runs_tab, [train_tab, generate_tab])
-        _hand_over(listing, generate, tabs)
+        language.connect(demo, language_tab)
+        listing.connect(demo, runs_tab)
+        front = {train_tab: train.monitor.timer, generate_tab: None, language_tab: language.timer}
+        _poll_what_is_looked_at(front | {runs_tab: listing.timer})
+        _hand_over(listing, generate, language, tabs)
     return demo
 
 
-def _hand_over(listing: RunsTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
-    """'Use in Generate': the run's adapter in the first row, and a prompt to begin with where there is none."""
+def _poll_what_is_looked_at(timers: dict[gr.Tab, gr.Timer | None]) -> None:
+    """Of all tabs, only the one in front asks the server every second or two."""
+    every = list(dict.fromkeys(timer for timer in timers.values() if timer))
+    for tab, own in timers.items():
+        states = [timer is own for timer in every]
+        tab.select(
+            lambda states=states: [gr.Timer(active=state) for state in states],
+            None,
+            every,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+
+def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, tabs: gr.Tabs) -> None:
+    """'Try it': the run's adapter where it is drawn or talked with, and a prompt to begin with where there is none."""
     first, *others = generate.choices
 
     def use(name: str | None, prompt: str, base: str, uploads: list[str]) -> dict[Any, Any]:
@@ -64,6 +94,8 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
             config = run.config()
         except UserError as error:
             raise gr.Error(str(error)) from None
+        if watching.task(run) == "text":
+            return language.talk_with(run) | {tabs: gr.Tabs(selected="language")}
         options = asking.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")
@@ -74,7 +106,7 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
     listing.use.click(
         use,
         [listing.chosen, generate.prompt, generate.base, generate.uploads],
-        [tabs, generate.prompt, generate.base, *generate.choices],
+        [tabs, generate.prompt, generate.base, *generate.choices, language.tabs, language.chat.adapter],
         show_progress="hidden",
         api_visibility="private",
     )

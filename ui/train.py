@@ -1,33 +1,27 @@
-"""The Train tab: pictures in, settings, start; and the run beside them, live."""
+"""The tab that trains, for every task: data in, settings, start; and the run beside them, live.
+
+What a task learns from is another module's: :mod:`.picture_panel` and :mod:`.row_panel`.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from lowrank_diffusion import devices, presets, runs, supervisor
+from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import Config, ConfigError, Problem, fields
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import data as pictures_data
-from lowrank_diffusion.image.source import ModelError, resolve
+from lowrank_diffusion.image import source as image_source
 from lowrank_diffusion.paths import runs_folder
 from lowrank_diffusion.runs import Run
+from lowrank_diffusion.text import source as text_source
 
-from . import pictures
-from .engine import Engine
-from .form import MAIN, Form, message_html, problems_html
+from .form import MAIN, Form, message_html, prefix, problems_html
 from .monitor import Monitor
 from .toolkit import gr
-
-DEFAULT_PRESET = "emoji-style"
-EXAMPLE_PRESETS = {"style-3d-icons": "emoji-style", "subject-cat": "emoji-subject"}
-"""The preset made for each example set."""
-
-OWN_PICTURES = {"data.instance": ""}
-"""A preset may name an example folder for the command line; here the pictures are those in the grid."""
-
-Pairs = list[tuple[Path, str]]
 
 
 class InputsError(UserError):
@@ -38,30 +32,71 @@ class InputsError(UserError):
         super().__init__("\n".join(map(str, problems)))
 
 
-def launch_run(name: str, values: dict[str, Any], pairs: Pairs) -> Run:
-    """Check everything, make the run directory with its own copy of the pictures, and start it.
+class Data(Protocol):
+    """What was put into a tab to learn from."""
+
+    def problems(self, values: dict[str, Any]) -> list[Problem]:
+        """What keeps a run with these settings from learning from it."""
+        ...
+
+    def write(self, run: Run) -> dict[str, Any]:
+        """Copy it into the run; the settings that say where it is, none where there is nothing to copy."""
+        ...
+
+
+class Panel(Protocol):
+    """The part of the tab above the settings: where the data comes from."""
+
+    task: ClassVar[str]
+    title: ClassVar[str]
+    first_preset: ClassVar[str]
+    """The preset whose settings the tab shows first."""
+
+    def place(self) -> None:
+        """Make the components here."""
+        ...
+
+    def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
+        """Bind the events."""
+        ...
+
+    @property
+    def inputs(self) -> set[Any]:
+        """The components that :meth:`chosen` and :meth:`own` look at."""
+        ...
+
+    def chosen(self, data: dict[Any, Any]) -> Data:
+        """What is in the panel. Raises UserError."""
+        ...
+
+    def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
+        """Settings that a preset has no say in with what is in the panel (None: nothing): it may name example data."""
+        ...
+
+
+def launch_run(name: str, values: dict[str, Any], data: Data) -> Run:
+    """Check everything, make the run directory with its own copy of the data, and start it.
 
     Raises:
-        InputsError: with every problem of settings, pictures, base and device.
+        InputsError: with every problem of settings, data, base and device.
         UserError: where the run directory cannot be made or the process not be started; nothing stays behind.
     """
-    config, problems = _checked(values, pairs)
+    config, problems = _checked(values, data)
     if not name.strip():
         problems.append(Problem("Run name", "is empty.", "Give the run a name."))
     if problems or config is None:
         raise InputsError(problems)
     try:
-        return _started(runs.create(config, name), config, pairs)
+        return _started(runs.create(config, name), config, data)
     except OSError as error:
         hint = "Free some space, or set LOWRANK_HOME to another disk."
         raise UserError(f"{runs_folder()}: the run cannot be written: {error.strerror}. {hint}") from None
 
 
-def _started(run: Run, config: Config, pairs: Pairs) -> Run:
+def _started(run: Run, config: Config, data: Data) -> Run:
     try:
-        if pairs:
-            folder = pictures_data.write_set(run.path / "data" / "instance", pairs)
-            own = presets.build(overrides=config.dotted() | {"data.instance": str(folder)})
+        if written := data.write(run):
+            own = presets.with_absolute_paths(presets.build(overrides=config.dotted() | written))
             runs.write_text(run.path / "config.yaml", presets.to_yaml(own))
         supervisor.start(run)
     except (OSError, UserError):
@@ -70,175 +105,93 @@ def _started(run: Run, config: Config, pairs: Pairs) -> Run:
     return run
 
 
-def _checked(values: dict[str, Any], pairs: Pairs) -> tuple[Config | None, list[Problem]]:
+def _checked(values: dict[str, Any], data: Data) -> tuple[Config | None, list[Problem]]:
     """The config if the values make one, and every problem that can be found without starting."""
-    problems = _picture_problems(values, pairs)
+    problems = data.problems(values)
     try:
         config = presets.build(overrides=values)
     except ConfigError as error:
         return None, error.problems + problems
     problems += devices.problems(config)
-    try:
-        resolve(config.base)
-    except ModelError as error:
-        problems += error.problems
+    problems += base_problems(config)
     return config, problems
 
 
-def _picture_problems(values: dict[str, Any], pairs: Pairs) -> list[Problem]:
-    folder = values.get("data.instance")
-    if folder and pairs:
-        return [Problem("data.instance", "names a folder, and there are pictures above.", "Use one or the other.")]
-    if not pairs and not folder:
-        hint = "Drop some into the field above, load an example set, or name a folder."
-        return [Problem("Pictures", "there are none.", hint)]
+def base_problems(config: Config) -> list[Problem]:
+    """What can be said against the base without loading it."""
+    source = text_source if config.task == "text" else image_source
     try:
-        found = pictures_data.scan(Path(folder), str(values.get("data.prompt") or "")) if folder else []
-    except UserError as error:
-        return [Problem("data.instance", str(error))]
-    captions = [picture.caption for picture in found] or [caption for _, caption in pairs]
-    if not values.get("data.prompt") and not all(captions):
-        missing = sum(not caption for caption in captions)
-        hint = "Write captions under the pictures, or one here for all."
-        return [Problem("data.prompt", f"is empty and {missing} of {len(captions)} pictures have no caption.", hint)]
+        source.resolve(config.base)
+    except ModelError as error:
+        return error.problems
     return []
 
 
-def counted(number: int) -> str:
-    """So many pictures, in words."""
-    return "1 picture" if number == 1 else f"{number} pictures"
-
-
 class TrainTab:
-    """The tab; made inside a ``gr.Blocks``."""
+    """The tab; made inside a ``gr.Blocks``. ``release`` frees the memory that a training is about to need."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        names = [preset.name for preset in presets.all_presets()]
-        self.first = DEFAULT_PRESET if DEFAULT_PRESET in names else ""
+    def __init__(self, panel: Panel, release: Callable[[], None]) -> None:
+        self.panel, self.release, self.task = panel, release, panel.task
+        self.names = [preset.name for preset in presets.all_presets() if task_of(preset) == self.task]
+        self.first = panel.first_preset if panel.first_preset in self.names else ""
         preset = presets.find_preset(self.first) if self.first else None
         self.first_about = preset.about if preset else ""
-        self.form = Form(presets.build(preset.values if preset else None, OWN_PICTURES))
+        self.form = Form(self._built(preset.values if preset else {}, None))
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520):
-                self._pictures()
+                with gr.Column(elem_classes=["sheet"]):
+                    gr.HTML(f"<h3>{panel.title}</h3>", apply_default_css=False, elem_classes=["title"])
+                    panel.place()
                 self._settings()
             with gr.Column(scale=6, min_width=420, elem_classes=["sheet"]):
                 gr.HTML("<h3>Run</h3>", apply_default_css=False, elem_classes=["title"])
-                self.monitor = Monitor(engine.release)
+                self.monitor = Monitor(self.task, release)
 
-    def _pictures(self) -> None:
-        with gr.Column(elem_classes=["sheet"]):
-            gr.HTML("<h3>Pictures to learn from</h3>", apply_default_css=False, elem_classes=["title"])
-            with gr.Row(equal_height=True):
-                self.drop = gr.File(
-                    label="Drop pictures here (and .txt captions of the same names)",
-                    file_count="multiple", height=108, elem_id="drop", scale=3,
-                )  # fmt: skip
-                with gr.Column(scale=1, min_width=150, elem_classes=["stack"]):
-                    self.examples = {
-                        folder.name: gr.Button(f"Example: {folder.name.replace('-', ' ')}", size="sm")
-                        for folder in pictures.example_sets()
-                    }
-                    self.clear = gr.Button("Remove all", size="sm", elem_id="remove-all")
-            self.grid = pictures.grid()
-            self.picture_note = gr.HTML(elem_id="picture-note", apply_default_css=False)
-            with gr.Row(elem_classes=["one-line"], equal_height=True):
-                self.caption = gr.Textbox(
-                    show_label=False, container=False, placeholder="One caption for all pictures", scale=4,
-                    elem_id="caption-all",
-                )  # fmt: skip
-                self.caption_all = gr.Button("Put on all", size="sm", scale=1, min_width=110, elem_id="put-on-all")
+    def _built(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> Config:
+        return presets.build(preset, {"task": self.task} | self.panel.own(preset, data))
 
     def _settings(self) -> None:
-        names = [preset.name for preset in presets.all_presets()]
+        ids = prefix(self.task)
         with gr.Column(elem_classes=["sheet"]):
             gr.HTML("<h3>Settings</h3>", apply_default_css=False, elem_classes=["title"])
             with gr.Row():
                 self.preset = gr.Dropdown(
-                    names, value=self.first or None, label="Preset", elem_id="preset", filterable=False
+                    self.names, value=self.first or None, label="Preset", elem_id=f"{ids}preset", filterable=False
                 )
-                self.name = gr.Textbox(self.first, label="Run name", elem_id="run-name", max_lines=1)
-            self.about = gr.HTML(message_html(self.first_about), elem_id="preset-about", apply_default_css=False)
+                self.name = gr.Textbox(self.first, label="Run name", elem_id=f"{ids}run-name", max_lines=1)
+            self.about = gr.HTML(message_html(self.first_about), elem_id=f"{ids}preset-about", apply_default_css=False)
             with gr.Row(elem_classes=["fields"]):
-                self.form.place(*MAIN)
-            with gr.Accordion("All other settings", open=False, elem_id="other-settings") as self.others:
+                self.form.place(*MAIN[self.task])
+            with gr.Accordion("All other settings", open=False, elem_id=f"{ids}other-settings") as self.others:
                 self.form.place_rest()
-            self.problems = gr.HTML(elem_id="problems", apply_default_css=False)
-            self.start = gr.Button("Start training", variant="primary", elem_id="start")
+            self.problems = gr.HTML(elem_id=f"{ids}problems", apply_default_css=False)
+            self.start = gr.Button("Start training", variant="primary", elem_id=f"{ids}start", elem_classes=["start"])
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.drop.upload(
-            self.take, {self.drop, self.grid}, [self.drop, self.grid, self.picture_note],
-            show_progress="minimal", show_progress_on=self.picture_note, api_visibility="private",
-        )  # fmt: skip
-        self.grid.restore(self.restore, None, [self.grid, self.picture_note], **quiet)
-        for name, button in self.examples.items():
-            button.click(self._example_taker(name), None, [self.grid, self.picture_note, self.preset], **quiet)
-        self.clear.click(lambda: ([], ""), None, [self.grid, self.picture_note], **quiet)
-        gr.on(
-            [self.caption_all.click, self.caption.submit],
-            self.put_on_all, {self.caption, self.grid}, [self.grid, self.picture_note], **quiet,
-        )  # fmt: skip
         widgets = list(self.form.widgets.values())
         filled = [*widgets, self.about, self.name, self.problems]
-        self.preset.change(self.apply_preset, self.preset, filled, **quiet)
+        self.preset.change(self.apply_preset, {self.preset, *self.panel.inputs}, filled, **quiet)
         self.start.click(
             self.begin,
-            {self.name, self.grid, *widgets},
+            {self.name, *self.panel.inputs, *widgets},
             [self.problems, self.others, *self.monitor.outputs],
             **quiet,
         )
+        self.panel.connect(demo, self)
         self.monitor.connect(demo)
 
-    def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Files were dropped."""
-        before = pictures.items_of(data[self.grid])
-        items, refused = pictures.add(data[self.drop] or [], before)
-        added = len(items) - len(before)
-        note = message_html(f"{added} added, {counted(len(items))} in the set." if items else "")
-        if refused:
-            note += message_html("Not taken:\n" + "\n".join(refused), "bad")
-        return {self.drop: None, self.grid: items, self.picture_note: note}
-
-    def restore(self, event: gr.EventData) -> dict[Any, Any]:
-        """The page was reloaded: its pictures and captions are still there."""
-        items = pictures.restored(getattr(event, "items", None))
-        note = message_html(f"{counted(len(items))} kept from before the page was reloaded.") if items else ""
-        return {self.grid: items, self.picture_note: note}
-
-    def _example_taker(self, name: str) -> Any:
-        def take_example() -> dict[Any, Any]:
-            preset = EXAMPLE_PRESETS.get(name)
-            try:
-                items = pictures.example(name)
-            except UserError as error:
-                return {self.picture_note: message_html(str(error), "bad")}
-            chosen = f" The preset is now {preset}, which is made for it." if preset else ""
-            note = message_html(f"{len(items)} pictures of the example set {name}.{chosen}")
-            return {self.grid: items, self.picture_note: note} | ({self.preset: preset} if preset else {})
-
-        return take_example
-
-    def put_on_all(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """One caption for every picture."""
-        items = pictures.items_of(data[self.grid])
-        caption = str(data[self.caption] or "").strip()
-        if not items:
-            return {self.picture_note: message_html("There are no pictures yet to put a caption on.", "bad")}
-        return {self.grid: [item | {"caption": caption} for item in items], self.picture_note: ""}
-
-    def apply_preset(self, name: str | None) -> dict[Any, Any]:
+    def apply_preset(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Fill the widgets from a preset."""
+        name = data[self.preset]
         if not name:
             return {self.problems: ""}
         try:
             preset = presets.find_preset(Path(name).name)
-            config = presets.build(preset.values, OWN_PICTURES)
+            config = self._built(preset.values, data)
         except ConfigError as error:
-            return {self.problems: problems_html(error.problems)}
+            return {self.problems: problems_html(error.problems, self.task)}
         about = message_html(preset.about)
         return self.form.fill(config) | {self.about: about, self.name: preset.name, self.problems: ""}
 
@@ -246,12 +199,18 @@ class TrainTab:
         """Start was pressed."""
         try:
             values = self.form.values(data)
-            run = launch_run(str(data[self.name] or ""), values, pictures.chosen(data[self.grid]))
-            self.engine.release()  # the training gets the memory that drawing held
+            run = launch_run(str(data[self.name] or ""), values, self.panel.chosen(data))
+            self.release()
         except (ConfigError, InputsError) as error:
-            folded = any(problem.key in fields() and problem.key not in MAIN for problem in error.problems)
+            main = MAIN[self.task]
+            folded = any(problem.key in fields() and problem.key not in main for problem in error.problems)
             opened = {self.others: gr.update(open=True)} if folded else {}
-            return {self.problems: problems_html(error.problems)} | opened
+            return {self.problems: problems_html(error.problems, self.task)} | opened
         except UserError as error:
             return {self.problems: message_html(str(error), "bad")}
         return self.monitor.show(run.name) | {self.problems: ""}
+
+
+def task_of(preset: presets.Preset) -> str:
+    """What a preset trains."""
+    return str(preset.values.get("task", "image"))

@@ -1,23 +1,19 @@
-"""The process that draws: it holds the pipeline, so that the web process needs no torch and survives its death."""
+"""The process that draws: it holds the pipeline."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowrank_diffusion import devices
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image.request import DrawCancelled, DrawRequest, leave_out_quantisation
+
+from .process import Cancelled, Finished, Partial
 
 if TYPE_CHECKING:
     from lowrank_diffusion.image.generate import Drawn, Studio
@@ -32,12 +28,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Another page's pictures are being drawn first."""
-
-
-@dataclass(frozen=True)
-class Progress:
+class Progress(Partial):
     """Denoising steps done of all; total 0 while the model loads."""
 
     done: int
@@ -45,8 +36,10 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(Partial):
     """A picture on disk, its settings in its metadata."""
+
+    kept: ClassVar[bool] = True
 
     path: Path
     seed: int
@@ -54,24 +47,13 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Done:
-    """The end of a job that went well."""
+class Done(Finished):
+    """All pictures of a job."""
 
     pictures: tuple[Picture, ...]
     seconds: float
     note: str = ""
     """Why it could have gone faster; empty if it could not."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The end of a job that did not; ``message`` is for the person."""
-
-    message: str
-    cancelled: bool = False
-
-
-Message = Progress | Picture | Done | Failed
 
 
 def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
@@ -82,72 +64,67 @@ def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
     return values
 
 
-def serve(connection: Connection, cancel: Event) -> None:
-    """Draw jobs until the other end is gone."""
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their hints are about code, not for the person here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the app, which then closes the connection
-    leave_out_quantisation()
-    studio: list[Studio] = []
-    with contextlib.suppress(Exception):  # a job meets the same again, and says so
-        _open(studio)
-        if not connection.poll():
-            studio[0].prepare(DrawRequest(prompt=""))  # the embedded base, most likely wanted, and small
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            job: Job = connection.recv()
-            connection.send(_answer(job, studio, connection.send, cancel.is_set))
+class Drawer:
+    """Draws jobs with one studio, which keeps what it loaded."""
 
+    name: ClassVar[str] = "draw"
+    died: ClassVar[str] = (
+        "The drawing process was ended from outside, most likely because memory ran out. "
+        "Take a smaller size or fewer pictures, or stop a running training, and try again."
+    )
+    out_of_memory: ClassVar[str] = "Out of memory. Take a smaller size or fewer adapters, or stop what else is running."
+    failed: ClassVar[str] = "Drawing failed"
 
-def _open(studio: list[Studio]) -> Studio:
-    """The one studio; making it imports torch and diffusers."""
-    if not studio:
-        from lowrank_diffusion.image.generate import Studio
+    def __init__(self) -> None:
+        self._studio: Studio | None = None
 
-        studio.append(Studio())
-    return studio[0]
+    def warm(self, wanted: Callable[[], bool]) -> None:
+        """Import, and unless a job is waiting load the embedded base: most likely wanted, and small."""
+        leave_out_quantisation()
+        with contextlib.suppress(Exception):  # a job meets the same again, and says so
+            studio = self._open()
+            if not wanted():
+                studio.prepare(DrawRequest(prompt=""))
 
+    def _open(self) -> Studio:
+        if self._studio is None:
+            from lowrank_diffusion.image.generate import Studio  # torch and diffusers: seconds
 
-def _answer(
-    job: Job, studio: list[Studio], send: Callable[[Message], None], cancelled: Callable[[], bool]
-) -> Done | Failed:
-    try:
-        drawing = _open(studio)
+            self._studio = Studio()
+        return self._studio
+
+    def forget(self) -> None:
+        """Let go of the pipeline."""
+        self._studio = None
+
+    def do(self, job: Job, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Done:
+        """Draw one request and write its pictures as they come. Raises Cancelled and UserError."""
+        send(Progress(0, 0))
+        studio = self._open()
         began = time.monotonic()
         pictures = []
-        for picture in drawing.draw(job.request, lambda done, total: send(Progress(done, total)), cancelled):
-            pictures.append(_save(picture, job))
-            send(pictures[-1])
-        return Done(tuple(pictures), time.monotonic() - began, drawing.note)
-    except DrawCancelled:
-        return Failed("Cancelled.", cancelled=True)
-    except Exception as error:  # whatever it is: the worker goes on, and a bug does not look like a death by memory
-        if devices.is_out_of_memory(error):
-            studio.clear()
-        return Failed(_words(error, job))
-
-
-def _words(error: Exception, job: Job) -> str:
-    """What to tell the person."""
-    if isinstance(error, UserError):
-        return str(error)
-    if devices.is_out_of_memory(error):
-        return "Out of memory. Take a smaller size or fewer adapters, or stop what else is running."
-    if isinstance(error, OSError):
-        return f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."
-    traceback.print_exc()
-    return f"Drawing failed: {type(error).__name__}: {error}. The terminal that the app runs in shows where."
+        try:
+            for drawn in studio.draw(job.request, lambda done, total: send(Progress(done, total)), cancelled):
+                pictures.append(_save(drawn, job))
+                send(pictures[-1])
+        except DrawCancelled:
+            raise Cancelled from None
+        return Done(tuple(pictures), time.monotonic() - began, studio.note)
 
 
 def _save(picture: Drawn, job: Job) -> Picture:
-    """Write a PNG whose text metadata holds its exact settings."""
+    """Write a PNG whose text metadata holds its exact settings. Raises UserError."""
     from PIL.PngImagePlugin import PngInfo
 
     facts = json.dumps(settings(job.request, picture.seed, picture.adapted), ensure_ascii=False)
     information = PngInfo()
     information.add_itxt("lowrank_diffusion", facts)
-    job.folder.mkdir(parents=True, exist_ok=True)
     kind = "adapted" if picture.adapted else "base"
     path = job.folder / f"{picture.seed}-{kind}.png"
-    picture.image.save(path, pnginfo=information)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        picture.image.save(path, pnginfo=information)
+    except OSError as error:
+        message = f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."
+        raise UserError(message) from None
     return Picture(path, picture.seed, picture.adapted)

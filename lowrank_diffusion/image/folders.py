@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bases import MODEL_KEY, PICKLES
 from ..config import Problem
 from . import headers
 
 PIPELINE = "StableDiffusionXLPipeline"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-MODEL_KEY = "base.path"
 VAE_KEY = "base.vae"
 RESAVE = "Save the model again in diffusers with save_pretrained(folder, safe_serialization=True)."
 

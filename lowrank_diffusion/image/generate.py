@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from .. import devices
-from ..errors import UserError
+from ..adapters import AdapterError as AdapterError
 from .model import Base, draw, native_size
 from .replay import Replay
 from .request import AdapterChoice, DrawCancelled, DrawRequest
@@ -23,10 +23,6 @@ BATCH = 4
 
 BATCH_PIXELS = BATCH * 1024**2
 """And so many pixels."""
-
-
-class AdapterError(UserError):
-    """An adapter file cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
+from ..bases import MODEL_KEY, ModelError
 from ..config import Problem
+from ..hub import explained
 from . import folders
-from .folders import MODEL_KEY, VAE_KEY
-from .source import ModelError, Source
+from .folders import VAE_KEY
+from .source import Source
 
 _CONFIGS = ("*.json", "*.txt")
+MISSING = ("has no model_index.json.", "Download its .safetensors file and give that, or another id.")
 
 
 def fetch_pipeline(source: Source, parts: Iterable[str]) -> Path:
@@ -34,7 +27,7 @@ def fetch_pipeline(source: Source, parts: Iterable[str]) -> Path:
     Raises:
         ModelError: The hub cannot be reached, or the model is not there, not open to us or not a plain SDXL.
     """
-    with _explained(source.path, source.revision, MODEL_KEY):
+    with explained(source.path, source.revision, MODEL_KEY, MISSING):
         index = hf_hub_download(source.path, "model_index.json", revision=source.revision)
     _refuse(folders.pipeline_problems(Path(index).parent, source.variant, ()), Path(index).parent, source.path)
     wanted = ["model_index.json"]
@@ -61,7 +54,7 @@ def _weights(stem: str, variant: str | None) -> tuple[str, ...]:
 
 
 def _fetch(hub_id: str, revision: str | None, wanted: list[str], key: str) -> Path:
-    with _explained(hub_id, revision, key):
+    with explained(hub_id, revision, key, MISSING):
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
 
 
@@ -69,39 +62,3 @@ def _refuse(problems: Iterator[Problem], folder: Path, hub_id: str) -> None:
     """Raise what is wrong, under the name that the person gave and not that of a folder in the hub's cache."""
     if found := list(problems):
         raise ModelError([replace(problem, rule=problem.rule.replace(str(folder), hub_id)) for problem in found])
-
-
-@contextmanager
-def _explained(hub_id: str, revision: str | None, key: str) -> Iterator[None]:
-    """Turn the hub's exceptions into what a person can do."""
-    try:
-        yield
-    except (EntryNotFoundError, OSError, HFValidationError) as error:
-        raise ModelError([_problem(error, hub_id, revision, key)]) from error
-
-
-def _problem(error: Exception, hub_id: str, revision: str | None, key: str) -> Problem:
-    page = f"https://huggingface.co/{hub_id}"
-    if isinstance(error, GatedRepoError):
-        rule, advice = "is gated.", f"Accept its licence on {page}, then log in once with 'hf auth login'."
-    elif isinstance(error, RevisionNotFoundError):
-        return Problem("base.revision", f"{hub_id} has no revision {revision!r}.", f"See {page}/tree/main.")
-    elif isinstance(error, RepositoryNotFoundError):
-        rule, advice = (
-            "is neither a local path nor on the hub.",
-            "Check the spelling; for a private one, 'hf auth login'.",
-        )
-    elif isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        rule, advice = "has no model_index.json.", "Download its .safetensors file and give that, or another id."
-    elif getattr(error, "errno", None) == errno.ENOSPC:
-        rule, advice = "does not fit on the disk.", "Free some space, or move the hub's cache with HF_HOME."
-    else:
-        rule = "is not in the hub's cache, and the hub cannot be reached."
-        advice = "Check the network, or give a local folder or file."
-        if not isinstance(error, LocalEntryNotFoundError):
-            advice += f" ({_first_line(error)})"
-    return Problem(key, f"{hub_id} {rule}", advice)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -5,8 +5,6 @@ Components are made one by one and of known classes, so a model's index cannot n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,17 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils import logging
 
 from .. import paths
+from ..bases import MODEL_KEY, ModelError
 from ..config import Problem
+from ..loading import explained, no_progress_bar
 from . import folders, headers, hub
-from .folders import MODEL_KEY, PARTS, VAE_KEY
-from .source import ModelError, Source, locate
+from .folders import PARTS, VAE_KEY
+from .source import Source, locate
 
 _MODELS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
@@ -44,7 +43,7 @@ _PREFIXES: dict[str, str | tuple[str, ...]] = {
     "unet": headers.UNET,
     "vae": headers.VAE,
 }
-_BROKEN = (MemoryError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+BROKEN = "Is it a plain SDXL? If so, download or copy it again."
 
 
 def load_pipeline(
@@ -82,7 +81,7 @@ def load_part(
     source = _local(source, [name])
     root = Path(source.path) if source.kind == "folder" else config
     dtype = torch.float32 if name == "vae" else dtype
-    with _explained(f"{source.label}: its {name}", MODEL_KEY):
+    with explained(f"{source.label}: its {name}", MODEL_KEY, BROKEN):
         if name == "scheduler":
             return _scheduler(source, root)
         if name not in _MODELS:
@@ -95,7 +94,7 @@ def load_part(
 def load_config(source: Source, name: str, config: Path = paths.SDXL_CONFIG) -> dict[str, Any]:
     """The configuration of one component, without its weights. Raises ModelError."""
     source = _local(source, [name])
-    with _explained(f"{source.label}: {name}/config.json", MODEL_KEY):
+    with explained(f"{source.label}: {name}/config.json", MODEL_KEY, BROKEN):
         return folders.read_json((Path(source.path) if source.kind == "folder" else config) / name / "config.json")
 
 
@@ -109,7 +108,7 @@ def _local(source: Source, parts: list[str]) -> Source:
 def _from_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | None, subfolder: bool = True) -> Any:
     """A model in diffusers' layout; every weight must be there, none is made up."""
     # Without a dtype transformers would take the config's.
-    with _no_progress_bar():
+    with no_progress_bar():
         model, info = _MODELS[name].from_pretrained(
             str(folder),
             subfolder=name if subfolder else "",
@@ -191,7 +190,7 @@ def _other_vae(vae: str) -> AutoencoderKL:
     if isinstance(located, Problem):
         raise ModelError([located])
     folder = hub.fetch_vae(vae) if located.kind == "hub" else Path(located.path)
-    with _explained(vae, VAE_KEY):
+    with explained(vae, VAE_KEY, BROKEN):
         return _aligned(_from_folder(folder, "vae", torch.float32, None, subfolder=False))
 
 
@@ -218,30 +217,3 @@ def _noise_facts(header: headers.Header) -> dict[str, Any]:
     if "ztsnr" in header.shapes:  # trained to zero terminal SNR: sampling has to start from there
         facts |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return facts
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Loading takes seconds; its bar would litter the run's log."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _explained(what: str, key: str) -> Iterator[None]:
-    """Turn what the libraries raise on a broken model into an error for the person."""
-    try:
-        yield
-    except (ModelError, torch.OutOfMemoryError):
-        raise
-    except _BROKEN as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        advice = "Is it a plain SDXL? If so, download or copy it again."
-        if "alloc" in reason or isinstance(error, MemoryError):
-            advice = "That is too little memory: close other programs, or load it in half precision."
-        raise ModelError([Problem(key, f"{what} cannot be loaded: {reason}", advice)]) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError, features
 
-from ..errors import UserError
+from ..errors import DataError
 
 LARGEST_MEGAPIXELS = 100
 SMALLEST_SIDE = 16
@@ -50,14 +50,6 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-
-
-class DataError(UserError):
-    """All problems of a set of pictures at once (``problems``), each naming its file."""
-
-    def __init__(self, problems: list[str]):
-        self.problems = problems
-        super().__init__("\n".join(problems))
 
 
 def check_picture(path: Path) -> tuple[int, int]:

@@ -9,25 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import paths
-from ..config import BaseModelConfig, Problem
-from ..errors import UserError
+from .. import bases, paths
+from ..bases import MODEL_KEY, ModelError
+from ..config import EMBEDDED, BaseModelConfig, Problem
 from . import folders, headers
-from .folders import MODEL_KEY, VAE_KEY
+from .folders import VAE_KEY
 
-EMBEDDED = "embedded"
-HUB_ID = re.compile(r"(?=[^/]{1,96}/[^/]{1,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
-_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+).*")
-_MODEL_SUFFIXES = (".safetensors", ".gguf", *folders.PICKLES)
 _ACCEPTED = "Give 'embedded', a diffusers folder, one .safetensors file, or a hub id (owner/name)."
-
-
-class ModelError(UserError):
-    """All that is wrong with the choice of a base model (``problems``)."""
-
-    def __init__(self, problems: list[Problem]):
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
 
 
 @dataclass(frozen=True)
@@ -75,30 +63,8 @@ def locate(value: str, key: str) -> Source | Problem:
     """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling."""
     if key == MODEL_KEY and value == EMBEDDED:
         return Source("folder", str(paths.EMBEDDED_BASE), EMBEDDED)
-    if found := _on_disk(value, key):
-        return found
-    if address := _HUB_ADDRESS.fullmatch(value):
-        return Problem(key, f"{value!r} is a web address.", f"Give the hub id: {address[1]}")
-    is_file_name = value.lower().endswith(_MODEL_SUFFIXES)
-    if HUB_ID.fullmatch(value) and not is_file_name:
-        return Source("hub", value, value)
-    if is_file_name or value.startswith(("/", ".", "~")) or value.count("/") > 1:
-        rule = f"{value!r} does not exist" + ("." if value.startswith(("/", "~")) else f" in {Path.cwd()}.")
-        return Problem(key, rule, "Check the spelling.")
-    return Problem(key, f"{value!r} is neither a path that exists nor a hub id.", _ACCEPTED)
-
-
-def _on_disk(value: str, key: str) -> Source | Problem | None:
-    """The folder or file of this name, None where there is none."""
-    try:
-        path = Path(value).expanduser()
-        if not path.exists():
-            return None
-    except (OSError, RuntimeError) as error:  # too long, no such user, not ours to see
-        reason = getattr(error, "strerror", None) or error
-        return Problem(key, f"{value[:80]!r} is not a path that can be read: {reason}.", _ACCEPTED)
-    found = path.resolve()
-    return Source("folder", str(found), found.name) if path.is_dir() else Source("file", str(found), path.stem)
+    place = bases.find(value, key, _ACCEPTED)
+    return place if isinstance(place, Problem) else Source(place.kind, place.path, place.label)
 
 
 def fingerprint(source: Source, vae: str | None = None) -> str:
@@ -159,7 +125,7 @@ def _content_problems(located: Source, base: BaseModelConfig) -> Iterator[Proble
 def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
     """What keeps a file from being a whole SDXL checkpoint; ``vae``: whether it must bring one."""
     suffix = path.suffix.lower()
-    if suffix in folders.PICKLES:
+    if suffix in bases.PICKLES:
         yield Problem(
             MODEL_KEY,
             f"{path} is a pickle checkpoint; loading it could run any code in it, so it is refused.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from ui.engine import Engine
+from ui.speaker import Linguist
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +35,11 @@ def upload(uploads: Path) -> Callable[..., Path]:
         return path
 
     return put
+
+
+@pytest.fixture(scope="session")
+def linguist() -> Iterator[Engine]:
+    """The language process, one for all tests: loading torch takes it seconds."""
+    engine = Engine(Linguist)
+    yield engine
+    engine.close()

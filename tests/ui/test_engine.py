@@ -15,8 +15,9 @@ from PIL import Image
 
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
-from ui.engine import DIED, CancelledError, Engine, EngineError
-from ui.worker import Done, Job, Picture, Progress, Waiting
+from ui.engine import CancelledError, Engine, EngineError
+from ui.process import Waiting
+from ui.worker import Done, Drawer, Job, Picture, Progress
 
 SHORT = DrawRequest(prompt="an emoji of a fox", steps=2, seed=5, count=2)
 LONG = DrawRequest(prompt="an emoji of a fox", steps=200, count=16)
@@ -24,13 +25,13 @@ LONG = DrawRequest(prompt="an emoji of a fox", steps=200, count=16)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    engine = Engine()
+    engine = Engine(Drawer)
     yield engine
     engine.close()
 
 
 def draw(engine: Engine, folder: Path, request: DrawRequest = SHORT, name: str = "page") -> Done:
-    *_, done = engine.draw(name, Job(request, folder))
+    *_, done = engine.run(name, Job(request, folder))
     assert isinstance(done, Done)
     return done
 
@@ -38,7 +39,7 @@ def draw(engine: Engine, folder: Path, request: DrawRequest = SHORT, name: str =
 def test_pictures_come_with_progress_and_their_settings_inside(engine: Engine, tmp_path: Path) -> None:
     engine.warm()
     warmed = engine.pid
-    *steps, done = engine.draw("page", Job(SHORT, tmp_path / "out"))
+    *steps, done = engine.run("page", Job(SHORT, tmp_path / "out"))
     assert warmed is not None and engine.pid == warmed, "the worker that was started before takes the job"
     assert isinstance(done, Done)
     assert tuple(step for step in steps if isinstance(step, Picture)) == done.pictures
@@ -60,7 +61,7 @@ def test_the_same_request_gives_the_same_picture_from_the_same_process(engine: E
 
 
 def test_cancel_ends_only_the_job_of_who_asked(engine: Engine, tmp_path: Path) -> None:
-    job = engine.draw("mine", Job(LONG, tmp_path / "out"))
+    job = engine.run("mine", Job(LONG, tmp_path / "out"))
     while not (isinstance(step := next(job), Progress) and step.done):
         pass
     assert not engine.cancel("somebody else's")
@@ -72,18 +73,18 @@ def test_cancel_ends_only_the_job_of_who_asked(engine: Engine, tmp_path: Path) -
 
 
 def test_a_page_that_is_closed_gives_its_turn_to_the_next(engine: Engine, tmp_path: Path) -> None:
-    job = engine.draw("closed page", Job(LONG, tmp_path / "out"))
+    job = engine.run("closed page", Job(LONG, tmp_path / "out"))
     while not (isinstance(step := next(job), Progress) and step.done):
         pass
     job.close()
-    updates = list(engine.draw("other page", Job(SHORT, tmp_path / "next")))
+    updates = list(engine.run("other page", Job(SHORT, tmp_path / "next")))
     assert isinstance(updates[-1], Done)
 
 
 def test_a_second_page_waits_and_can_give_up_waiting(engine: Engine, tmp_path: Path) -> None:
-    first = engine.draw("first", Job(LONG, tmp_path / "out"))
+    first = engine.run("first", Job(LONG, tmp_path / "out"))
     next(first)
-    second = engine.draw("second", Job(SHORT, tmp_path / "never"))
+    second = engine.run("second", Job(SHORT, tmp_path / "never"))
     assert isinstance(next(second), Waiting)
     engine.cancel("second")
     with pytest.raises(CancelledError):
@@ -94,7 +95,7 @@ def test_a_second_page_waits_and_can_give_up_waiting(engine: Engine, tmp_path: P
 
 
 def test_a_killed_worker_is_said_plainly_and_replaced(engine: Engine, tmp_path: Path) -> None:
-    job = engine.draw("page", Job(LONG, tmp_path / "out"))
+    job = engine.run("page", Job(LONG, tmp_path / "out"))
     while not (isinstance(step := next(job), Progress) and step.done):
         pass
     killed = engine.pid
@@ -102,7 +103,7 @@ def test_a_killed_worker_is_said_plainly_and_replaced(engine: Engine, tmp_path: 
     os.kill(killed, signal.SIGKILL)
     with pytest.raises(EngineError) as error:
         list(job)
-    assert str(error.value) == DIED
+    assert str(error.value) == Drawer.died
     assert len(draw(engine, tmp_path / "next").pictures) == 2
     assert engine.pid not in (None, killed)
 
@@ -118,7 +119,7 @@ def test_errors_for_people_come_through_and_the_worker_stays(engine: Engine, tmp
 
 
 def test_release_waits_for_the_job_and_then_frees_the_memory(engine: Engine, tmp_path: Path) -> None:
-    job = engine.draw("page", Job(SHORT, tmp_path / "out"))
+    job = engine.run("page", Job(SHORT, tmp_path / "out"))
     next(job)
     engine.release()
     assert engine.pid is not None
@@ -128,7 +129,7 @@ def test_release_waits_for_the_job_and_then_frees_the_memory(engine: Engine, tmp
 
 
 def test_an_idle_worker_goes_away(tmp_path: Path) -> None:
-    engine = Engine(idle_seconds=0.2)
+    engine = Engine(Drawer, idle_seconds=0.2)
     draw(engine, tmp_path / "out", DrawRequest(prompt="x", steps=1))
     gone = threading.Event()
     for _ in range(100):

@@ -6,43 +6,49 @@ from lowrank_diffusion import presets
 from lowrank_diffusion.config import Config, ConfigError, fields
 from ui.form import MAIN, Form, element_id, from_widget, label, problems_html, to_widget
 from ui.toolkit import gr
-from ui.train import OWN_PICTURES
 
 PRESETS = [preset.name for preset in presets.all_presets()]
 
 
 @pytest.fixture(scope="module")
-def form() -> Form:
+def forms() -> dict[str, Form]:
+    forms = {task: Form(presets.build(overrides={"task": task})) for task in MAIN}
     with gr.Blocks():
-        form = Form(Config())
-        form.place(*MAIN)
-        form.place_rest()
-    return form
+        for task, form in forms.items():
+            form.place(*MAIN[task])
+            form.place_rest()
+    return forms
 
 
-def through_the_page(form: Form, config: Config) -> Config:
+def through_the_page(forms: dict[str, Form], config: Config) -> Config:
     """What Start would build after the form was filled with ``config``, each widget having its own say."""
+    form = forms[config.task]
     shown = form.fill(config)
     sent = {widget: widget.preprocess(widget.postprocess(value)) for widget, value in shown.items()}
     return presets.build(overrides=form.values(sent))
 
 
-def test_every_setting_has_a_widget_and_no_widget_is_left_over(form: Form) -> None:
-    assert set(form.widgets) == set(fields())
+def test_every_setting_of_a_task_has_a_widget_and_no_widget_is_left_over(forms: dict[str, Form]) -> None:
+    for task, form in forms.items():
+        assert {"task", *form.widgets} == set(fields(task))
+        assert form.values(form.fill(Config(task=task)))["task"] == task  # type: ignore[arg-type]
 
 
-def test_ids_and_visible_names_tell_settings_apart(form: Form) -> None:
-    assert len({element_id(key) for key in fields()}) == len(fields())
-    assert len({label(key) for key in MAIN}) == len(MAIN)
-    for key, widget in form.widgets.items():
-        assert widget.label == label(key)
-        assert (fields()[key].description or "") in str(widget.info)
+def test_ids_and_visible_names_tell_settings_apart(forms: dict[str, Form]) -> None:
+    ids = [widget.elem_id for form in forms.values() for widget in form.widgets.values()]
+    assert len(set(ids)) == len(ids)
+    for task, form in forms.items():
+        assert len({label(key) for key in MAIN[task]}) == len(MAIN[task])
+        for key, widget in form.widgets.items():
+            assert widget.elem_id == element_id(key, task)
+            assert widget.label == label(key)
+            assert (fields()[key].description or "") in str(widget.info)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_comes_back_from_the_page_unchanged(form: Form, name: str) -> None:
-    config = presets.build(presets.find_preset(name).values, OWN_PICTURES)
-    assert through_the_page(form, config) == config
+def test_a_preset_comes_back_from_the_page_unchanged(forms: dict[str, Form], name: str) -> None:
+    config = presets.build(presets.find_preset(name).values)
+    assert through_the_page(forms, config) == config
 
 
 @pytest.mark.parametrize(
@@ -54,11 +60,12 @@ def test_a_preset_comes_back_from_the_page_unchanged(form: Form, name: str) -> N
         {"sample.prompts": ("a cat, sitting", "[brackets]", "ünïcode")},
         {"data.resolution": 512, "adapter.alpha": 0.5, "optimizer.lr": 1e-7},
         {"base.revision": "main", "data.flip": True, "train.precision": "bf16"},
+        {"task": "text", "text.length": 77, "base.quantize": "nf4", "sample.system": "Say  <b>no</b>."},
     ],
 )
-def test_unusual_values_come_back_unchanged(form: Form, overrides: dict) -> None:
+def test_unusual_values_come_back_unchanged(forms: dict[str, Form], overrides: dict) -> None:
     config = presets.build(overrides=overrides)
-    assert through_the_page(form, config) == config
+    assert through_the_page(forms, config) == config
 
 
 @pytest.mark.parametrize(
@@ -88,9 +95,9 @@ def test_what_does_not_fit_is_refused_and_not_bent(key: str, raw: object) -> Non
     assert [problem.key for problem in error.value.problems] == [key]
 
 
-def test_an_empty_optional_number_is_shown_empty_and_not_as_zero(form: Form) -> None:
+def test_an_empty_optional_number_is_shown_empty_and_not_as_zero(forms: dict[str, Form]) -> None:
     assert to_widget("adapter.alpha", None) == ""
-    assert isinstance(form.widgets["adapter.alpha"], gr.Textbox)
+    assert isinstance(forms["text"].widgets["adapter.alpha"], gr.Textbox)
 
 
 def test_all_problems_are_listed_and_their_fields_marked() -> None:

@@ -77,7 +77,7 @@ def test_a_run_picture_is_served_and_the_home_beside_it_is_not(server: tuple[str
     assert fetch(f"{url}/gradio_api/file={outside}")[0] == 403
 
 
-@pytest.mark.parametrize("component", ["drop", "adapter-file"])
+@pytest.mark.parametrize("component", ["drop", "adapter-file", "text-drop"])
 def test_a_forged_upload_does_not_reach_a_handler(server: tuple[str, Path], component: str) -> None:
     forged = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}, "orig_name": "cat.png"}
     answer = call(server[0], component, [[forged] if component == "drop" else forged])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_the_table_lists_runs_and_an_unreadable_config_does_not_break_it(run: Ru
     assert text.count("aria-selected") == 1
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc", "", None, "no-such-run", "a/b", ".."])
+@pytest.mark.parametrize("name", ["../x", "/etc", "", None, "no-such-run", "a/b", "..", "x" * 300, "a\0b"])
 def test_a_run_is_found_by_its_name_only(run: Run, name: str | None) -> None:
     with pytest.raises(UserError):
         safe.run(name)
@@ -94,13 +95,39 @@ def test_files_are_the_finished_ones_else_the_newest_checkpoints(run: Run) -> No
     assert runs_view.files_of(run) == []
     for step in (100, 200):
         folder = run.path / "checkpoints" / f"step-{step:06d}"
-        (folder / "my-cats-peft").mkdir(parents=True)
-        (folder / "my-cats-peft" / "adapter_config.json").write_text("{}")
+        for kind in ("lora-peft", "peft"):
+            (folder / f"my-cats-{kind}").mkdir(parents=True)
+            (folder / f"my-cats-{kind}" / "adapter_config.json").write_text("{}")
         for name in ("state", "my-cats", "my-cats-kohya"):
             (folder / f"{name}.safetensors").touch()
     names = [Path(path).relative_to(run.path).as_posix() for path in runs_view.files_of(run)]
     assert names == [f"checkpoints/step-000200/{name}.safetensors" for name in ("my-cats-kohya", "my-cats")]
     packed = runs_view.zipped_peft(run)
     assert packed.is_relative_to(safe.downloads_folder())
+    assert zipfile.ZipFile(packed).namelist() == [
+        f"my-cats-{kind}/adapter_config.json" for kind in ("lora-peft", "peft")
+    ]
     (run.path / "my-cats.safetensors").touch()
     assert [Path(path).name for path in runs_view.files_of(run)] == ["my-cats.safetensors"]
+
+
+def test_texts_are_shown_as_samples_with_their_figures(home: Path) -> None:
+    run = runs.create(presets.build(overrides={"task": "text"}), "orders")
+    log = events.EventLog(run.events_path)
+    log.append(events.Started(0, 10, "cpu", "float32", 1000))
+    for value in (0.0, 0.84):
+        log.append(events.Measured("exact match", value))
+    (run.path / "samples").mkdir()
+    (run.path / "samples" / "a.txt").write_text("<b>said</b>")
+    for path in ("samples/a.txt", "samples/gone.txt", "../../../../etc/hostname.txt"):
+        log.append(events.Sampled(0, PROMPT, path))
+    log.append(events.Finished(10))
+    shown = live.status_html(run, watching.status(run))
+    assert "0% → 84%" in shown
+    assert "Chat" in shown
+    samples = live.samples_html(run, watching.status(run))
+    assert "&lt;b&gt;said&lt;/b&gt;" in samples
+    assert "<b>" not in samples
+    assert samples.count("its file is gone") == 2
+    assert [value for _, value in live.choices("text")] == [run.name]
+    assert live.choices("image") == []

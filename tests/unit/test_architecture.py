@@ -16,15 +16,21 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 
 LAYERS = (
     "errors paths seeds targets",
+    "declare",
+    "sections",
     "config",
-    "presets events",
+    "presets events bases",
+    "hub loading",
     "runs supervisor devices factors kernels products quantize",
     "adapters flat fused export",
-    "image",
-    "terminal cli",
+    "image text",
+    "terminal cli_text cli",
     "__init__ __main__",
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
+
+LIGHT_TEXT = ("encode", "request", "rows", "source")
+"""The same of ``text``."""
 
 LIGHT_IMAGE = ("captions", "data", "folders", "headers", "memory", "pictures", "request", "source", "unet")
 """The modules of ``image`` that work without torch; the app and the command line read pictures and models with them."""
@@ -105,8 +111,9 @@ def test_the_app_names_nothing_heavy_when_it_is_imported():
     [
         ["config", "presets", "events", "runs", "supervisor", "devices", "seeds", "terminal", "cli"],
         [f"image.{name}" for name in LIGHT_IMAGE],
+        [f"text.{name}" for name in LIGHT_TEXT],
     ],
-    ids=["core", "image"],
+    ids=["core", "image", "text"],
 )
 def test_what_must_start_fast_imports_nothing_heavy(modules: list[str]):
     code = f"import sys, {', '.join(f'lowrank_diffusion.{name}' for name in modules)}\nprint(*sys.modules)"

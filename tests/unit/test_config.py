@@ -48,6 +48,18 @@ def test_keys_follow_the_declaration_and_match_the_values():
     assert Config().dotted()["adapter.rank"] == 16 and Config().dotted()["seed"] == 0
 
 
+def test_a_task_has_its_own_parameters_and_the_shared_ones():
+    image, text = fields("image").keys(), fields("text").keys()
+    assert image | text == FIELDS.keys()
+    assert {"data.instance", "train.steps", "adapter.targets", "sample.prompts", "validation.holdout"} <= image & text
+    assert {key.partition(".")[0] for key in image - text} == {"base", "data", "prior", "loss", "sample"}
+    assert {key.partition(".")[0] for key in text - image} == {"base", "text", "sample"}
+
+
+def test_a_run_from_before_there_were_language_models_is_one_of_pictures():
+    assert presets.from_yaml("task: dreambooth", "x") == Config()
+
+
 def test_a_config_cannot_be_changed():
     config = Config()
     for section, name, value in (
@@ -96,6 +108,15 @@ def test_numbers_are_finite_and_true_is_not_one():
         ({"data__crops": 4}, "data.crops", "must be 1 with data.crop=center, got 4. Set data.crop=random."),
         ({"data__background": "white"}, "data.background", "must look like #ffffff, got 'white'"),
         ({"data__background": "#ffff"}, "data.background", "must look like #ffffff"),
+        ({"task": "text", "prior__count": 7}, "prior.count", "means nothing with task=text, got 7. Leave it out."),
+        ({"text__length": 64}, "text.length", "means nothing with task=image, got 64"),
+        ({"base__quantize": "nf4"}, "base.quantize", "means nothing with task=image"),
+        ({"task": "text", "text__answers": 3}, "text.answers", "needs held-out rows"),
+        (
+            {"task": "text", "text__held_out": "x.jsonl", "validation__holdout": 3},
+            "validation.holdout",
+            "must be 0 with text.held_out",
+        ),
         ({"train__steps": 10, "optimizer__warmup": 11}, "optimizer.warmup", "at most train.steps=10, got 11"),
     ],
 )

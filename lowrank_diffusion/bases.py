@@ -1,0 +1,70 @@
+"""What all base models share: telling a folder, a file and a hub id apart, without torch and without the network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .config import Problem
+from .errors import UserError
+
+HUB_ID = re.compile(r"(?=[^/]{1,96}/[^/]{1,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+).*")
+MODEL_KEY = "base.path"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_MODEL_SUFFIXES = (".safetensors", ".gguf", *PICKLES)
+
+
+class ModelError(UserError):
+    """All that is wrong with the choice of a base model (``problems``)."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is: a path that exists, or a hub id that looks right."""
+
+    kind: Literal["folder", "file", "hub"]
+    path: str
+    """Absolute local path, or the hub id."""
+    label: str
+    """What a person calls it: the folder's name, the file's stem, or the hub id."""
+
+
+def find(value: str, key: str, accepted: str) -> Place | Problem:
+    """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling.
+
+    Args:
+        value: What a person gave.
+        key: The setting it was given for.
+        accepted: What can be given, for the error.
+    """
+    if found := _on_disk(value, key, accepted):
+        return found
+    if address := _HUB_ADDRESS.fullmatch(value):
+        return Problem(key, f"{value!r} is a web address.", f"Give the hub id: {address[1]}")
+    is_file_name = value.lower().endswith(_MODEL_SUFFIXES)
+    if HUB_ID.fullmatch(value) and not is_file_name:
+        return Place("hub", value, value)
+    if is_file_name or value.startswith(("/", ".", "~")) or value.count("/") > 1:
+        rule = f"{value!r} does not exist" + ("." if value.startswith(("/", "~")) else f" in {Path.cwd()}.")
+        return Problem(key, rule, "Check the spelling.")
+    return Problem(key, f"{value!r} is neither a path that exists nor a hub id.", accepted)
+
+
+def _on_disk(value: str, key: str, accepted: str) -> Place | Problem | None:
+    """The folder or file of this name, None where there is none."""
+    try:
+        path = Path(value).expanduser()
+        if not path.exists():
+            return None
+    except (OSError, RuntimeError) as error:  # too long, no such user, not ours to see
+        reason = getattr(error, "strerror", None) or error
+        return Problem(key, f"{value[:80]!r} is not a path that can be read: {reason}.", accepted)
+    found = path.resolve()
+    return Place("folder", str(found), found.name) if path.is_dir() else Place("file", str(found), path.stem)

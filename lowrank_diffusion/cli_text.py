@@ -1,0 +1,177 @@
+"""The commands that only language models have: ask, evaluate, and exporting a merged model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import devices, runs, terminal
+from .config import BaseModelConfig, Config, ConfigError, Problem
+from .errors import DataError, UserError
+from .text.request import LIMITS, Settings, broken
+from .text.rows import Message, read
+
+if TYPE_CHECKING:
+    from .text.generate import Speaker
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def add_ask(sub: argparse.ArgumentParser) -> None:
+    """Options of ``ask``."""
+    sub.add_argument("prompt")
+    sub.add_argument("--adapter", metavar="RUN_OR_FOLDER", help="a run, or a PEFT folder")
+    sub.add_argument("--base", help="'embedded', a model's folder, a .gguf file or a hub id (default: the run's)")
+    sub.add_argument("--compare", action="store_true", help="let the base alone answer as well")
+    sub.add_argument("--system", default="", help="system prompt")
+    sub.add_argument("--template", choices=["auto", "plain"], help="chat template (default: the run's, else auto)")
+    for name, kind in (("temperature", float), ("top_p", float), ("max_tokens", int), ("seed", int)):
+        low, high = LIMITS[name]
+        option, default = f"--{name.replace('_', '-')}", getattr(Settings(), name)
+        sub.add_argument(option, type=kind, default=default, help=f"{low} to {high} (default: {default})")
+    _add_where(sub)
+
+
+def add_evaluate(sub: argparse.ArgumentParser) -> None:
+    """Options of ``evaluate``."""
+    sub.add_argument("run")
+    sub.add_argument("--data", type=Path, help="rows to look at (default: those the run held out)")
+    sub.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    sub.add_argument("--answers", type=int, metavar="ROWS", help="answer at most so many rows (default: all)")
+    sub.add_argument("--max-tokens", type=int, help="longest answer (default: the run's sample.tokens)")
+    _add_where(sub)
+
+
+def _add_where(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", choices=DEVICES)
+    sub.add_argument("--precision", default="auto", choices=PRECISIONS)
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Let a language model answer, with an adapter or without."""
+    given = {name: getattr(options, name) for name in LIMITS}
+    wrong = [
+        Problem(f"--{name.replace('_', '-')}", rule) for name, value in given.items() if (rule := broken(name, value))
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    chosen = _chosen(options)
+    speaker = _speaker(chosen.base, chosen.template, options)
+    speaker.load(chosen.folder)
+    system = [Message("system", options.system)] if options.system else []
+    messages, settings = [*system, Message("user", options.prompt)], Settings(**given)
+    variants = [False] * (options.compare or chosen.folder is None) + [True] * (chosen.folder is not None)
+    for adapted in variants:
+        if len(variants) > 1:
+            print("adapted:" if adapted else "base:")
+        for piece in speaker.stream(messages, settings, adapted):
+            print(piece, end="", flush=True)
+        print()
+    return terminal.DONE
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A base and the adapter that may be on it."""
+
+    base: BaseModelConfig
+    template: str
+    folder: Path | None
+
+
+def _chosen(options: argparse.Namespace) -> _Chosen:
+    """What --adapter and --base mean: a run brings its base and template, a folder does not."""
+    base = BaseModelConfig(path=options.base) if options.base else None
+    template = options.template
+    if not options.adapter:
+        return _Chosen(base or BaseModelConfig(), template or "auto", None)
+    folder = Path(options.adapter)
+    if (folder / "adapter_config.json").is_file():
+        if base is None:
+            raise ConfigError([Problem("--base", "is needed with a folder.", "Give the base the adapter is for.")])
+        return _Chosen(base, template or "auto", folder)
+    run, cfg = text_run(options.adapter)
+    return _Chosen(base or cfg.base, template or cfg.text.template, run.files()[0])
+
+
+def text_run(name: str) -> tuple[runs.Run, Config]:
+    """A run of a language model and its settings. Raises UserError for a run of pictures."""
+    run = runs.find(name)
+    cfg = run.config()
+    if cfg.task != "text":
+        raise UserError(f"{run.name} is a run of a picture model, not of a language model.")
+    return run, cfg
+
+
+def _speaker(base: BaseModelConfig, template: str, options: argparse.Namespace) -> Speaker:
+    from .text.generate import Speaker  # torch
+    from .text.model import Base
+
+    device = devices.pick(options.device)
+    return Speaker(Base.of(base, device, devices.dtype(options.precision, device)), template)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Perplexity, exact answers and speed on held-out rows, of a run's base and with its adapter."""
+    run, cfg = text_run(options.run)
+    folder = run.files(options.step)[0]
+    if options.data:
+        read(options.data)  # what is wrong with it comes before seconds of loading
+        text = cfg.text.model_copy(update={"held_out": str(options.data.resolve())})
+        cfg = cfg.model_copy(update={"text": text, "validation": cfg.validation.model_copy(update={"holdout": 0})})
+    if not cfg.text.held_out and not cfg.validation.holdout:
+        raise UserError(f"{run.name} has held out no rows. Give some with --data FILE.")
+    speaker = _speaker(cfg.base, cfg.text.template, options)
+    from .text.dataset import dataset  # torch
+
+    data = dataset(cfg, speaker.tokenizer)
+    print(f"{run.name}: {len(data.held_out)} held-out examples")
+    for name, place in (("base", None), ("adapted", folder)):
+        speaker.load(place)
+        figures = speaker.measure(data, cfg, options.answers, options.max_tokens or cfg.sample.tokens)
+        print(f"{name:8} " + "  ".join(f"{label} {value}" for label, value in figures.items()), flush=True)
+    return terminal.DONE
+
+
+def export(run: runs.Run, options: argparse.Namespace) -> list[Path]:
+    """What ``export`` writes of a language model's run: ``--merged`` and ``--rank`` are more than a copy."""
+    from .text import export as files  # torch
+
+    plain, written = run.files(options.step)[1], []
+    if options.rank is not None:
+        written.append(files.compress_folder(plain, options.out, options.rank))
+    if options.merged:
+        written.append(_merged(run, plain, options))
+    return written
+
+
+def _merged(run: runs.Run, plain: Path, options: argparse.Namespace) -> Path:
+    """The merged model in the precision of training, or in --precision."""
+    import torch
+
+    from .text import export as files
+    from .text.model import Base
+
+    cfg, cpu = run.config(), torch.device("cpu")
+    trained = {"bfloat16": "bf16", "float16": "fp16"}.get(run.status().precision, "fp32")
+    precision = trained if options.precision == "auto" else options.precision
+    base = Base.of(cfg.base.model_copy(update={"quantize": "none"}), cpu, devices.dtype(precision, cpu))
+    print(f"merging in {precision}", file=sys.stderr)
+    return files.merge(base.model(), base.tokenizer(cfg.text.template), plain, options.out / f"{run.title}-merged")
+
+
+def data_problems(cfg: Config) -> list[Problem]:
+    """What is wrong with the files of rows, told without torch."""
+    found: list[Problem] = []
+    for key, path in (("data.instance", cfg.data.instance), ("text.held_out", cfg.text.held_out)):
+        if not path:
+            continue
+        try:
+            read(Path(path))
+        except DataError as error:
+            found += [Problem(key, problem) for problem in error.problems]
+    return found

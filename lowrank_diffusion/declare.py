@@ -1,0 +1,55 @@
+"""How a parameter is declared and what is said of a wrong one; the parameters themselves are in :mod:`.config`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a setting: where, what the rule is, and what to do."""
+
+    key: str
+    rule: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.rule}" + (f" {self.hint}" if self.hint else "")
+
+
+class ConfigError(UserError):
+    """All problems of a configuration at once (``problems``)."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def option(default: Any, help: str, *, unit: str = "", **bounds: Any) -> Any:
+    """Declare a parameter; ``bounds`` are pydantic's (``ge``, ``le``, ``multiple_of``...)."""
+    return Field(default, description=help, json_schema_extra={"unit": unit}, **bounds)
+
+
+class Section(BaseModel):
+    """A frozen group of parameters that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_and_no_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1; a person who writes ``train.steps: true`` did not mean one step."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("bool_type", "must not be true or false")
+        return value
+
+    def check(self) -> Iterator[Problem]:
+        """Rules between the fields of one section; keys are relative to it."""
+        yield from ()

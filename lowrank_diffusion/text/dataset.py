@@ -1,0 +1,55 @@
+"""The rows of a run as tokens: what is trained on, and what is held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .. import seeds
+from ..config import Config
+from ..errors import DataError
+from .encode import Encoded, encode_all
+from .rows import Row, read
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples as tokens; the held-out rows also as they are, to be answered."""
+
+    train: list[Encoded]
+    held_out: list[Encoded]
+    held_out_rows: list[Row]
+
+    @property
+    def cut(self) -> int:
+        """How many examples have lost their end."""
+        return sum(example.cut > 0 for example in self.train + self.held_out)
+
+
+def dataset(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Read, split and encode what ``data.instance``, ``text.held_out`` and ``validation.holdout`` say.
+
+    Raises:
+        DataError: with everything that is wrong with a file, each with its line.
+    """
+    path = Path(cfg.data.instance)
+    rows, held_out = split(read(path), cfg)
+    other = Path(cfg.text.held_out) if cfg.text.held_out else path
+    held_out = read(other) if cfg.text.held_out else held_out
+    how = (tokenizer, cfg.text.loss_on, cfg.text.length, cfg.text.overlong)
+    return Dataset(encode_all(rows, *how, path), encode_all(held_out, *how, other), held_out)
+
+
+def split(rows: list[Row], cfg: Config) -> tuple[list[Row], list[Row]]:
+    """(training, held out): ``validation.holdout`` rows drawn by the seed. Raises DataError if none is left."""
+    holdout = cfg.validation.holdout
+    if holdout >= len(rows):
+        raise DataError([f"validation.holdout={holdout} leaves none of the {len(rows)} rows to train on."])
+    drawn = set(torch.randperm(len(rows), generator=seeds.generator(cfg.seed, 0, "holdout")).tolist()[:holdout])
+    return (
+        [row for index, row in enumerate(rows) if index not in drawn],
+        [row for index, row in enumerate(rows) if index in drawn],
+    )

@@ -1,0 +1,110 @@
+"""How well a language model does on rows it was not trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from .encode import Encoded, end_of_turn, pad_id, prompt
+from .loss import sequence_losses
+from .packing import collate
+from .rows import Row
+
+AT_ONCE = 25
+"""Rows that are answered together."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said to the last question of every row."""
+
+    said: tuple[str, ...]
+    wanted: tuple[str, ...]
+    tokens: int
+    """All answers together."""
+    seconds: float
+
+    @property
+    def exact_match(self) -> float:
+        """Share of rows whose answer is the wanted one, from 0 to 1."""
+        return sum(map(same, self.said, self.wanted)) / len(self.said)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of answering, several rows at once."""
+        return self.tokens / self.seconds
+
+
+def same(said: str, wanted: str) -> bool:
+    """Whether two answers are the same: as JSON values where the wanted one is an object or a list, else as texts."""
+    try:
+        value = json.loads(wanted)
+        if isinstance(value, dict | list):
+            return json.dumps(json.loads(said), sort_keys=True) == json.dumps(value, sort_keys=True)
+    except ValueError:
+        pass
+    return said.strip() == wanted.strip()
+
+
+@torch.no_grad()
+def token_loss(model: Any, examples: Sequence[Encoded], pad: int, batch: int) -> float:
+    """Mean cross entropy of all targets of ``examples``, in nats; its exponential is the perplexity."""
+    total = count = 0.0
+    by_length = sorted(examples, key=lambda example: len(example.ids))
+    for start in range(0, len(by_length), batch):
+        chosen = by_length[start : start + batch]
+        packed = collate([[example] for example in chosen], len(chosen[-1].ids), pad)
+        ids, labels = packed.ids.to(model.device), packed.labels.to(model.device)
+        total += float(sequence_losses(model, ids, labels).sum())
+        count += packed.count
+    return total / count
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean cross entropy in nats."""
+    return math.exp(min(loss, 700.0))
+
+
+def answerable(rows: Sequence[Row]) -> list[Row]:
+    """The rows that end with an answer; plain texts have none."""
+    return [row for row in rows if row.messages and row.messages[-1].role == "assistant"]
+
+
+@torch.no_grad()
+def answer(model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int) -> Answers:
+    """Greedy answers to the last question of every row.
+
+    Args:
+        model: On any device; answers :data:`AT_ONCE` rows at a time.
+        tokenizer: With the chat template of training.
+        rows: One or more :func:`answerable` ones.
+        max_tokens: Longest answer.
+    """
+    asked = [prompt(row.messages[:-1], tokenizer) for row in rows]
+    said: list[str] = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda index: len(asked[index]))
+    tokens, begin = 0, time.perf_counter()
+    for start in range(0, len(order), AT_ONCE):
+        group = order[start : start + AT_ONCE]
+        for index, ids in zip(group, _generated(model, tokenizer, [asked[i] for i in group], max_tokens), strict=True):
+            said[index], tokens = tokenizer.decode(ids, skip_special_tokens=True), tokens + len(ids)
+    wanted = tuple(row.messages[-1].content for row in rows)
+    return Answers(tuple(said), wanted, tokens, time.perf_counter() - begin)
+
+
+def _generated(model: Any, tokenizer: Any, prompts: list[tuple[int, ...]], max_tokens: int) -> list[list[int]]:
+    """The likeliest continuations, each up to its end-of-turn token."""
+    pad, width = pad_id(tokenizer), max(map(len, prompts))
+    stops = [end_of_turn(tokenizer), tokenizer.eos_token_id]
+    ids = torch.tensor([(pad,) * (width - len(p)) + p for p in prompts], device=model.device)
+    there = torch.tensor([(0,) * (width - len(p)) + (1,) * len(p) for p in prompts], device=model.device)
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=stops, pad_token_id=pad)
+    found = model.generate(input_ids=ids, attention_mask=there, generation_config=greedy)[:, width:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in found]

@@ -1,0 +1,280 @@
+"""Rows to learn from: a file dropped in, checked, and shown as the model will see it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lowrank_diffusion import presets
+from lowrank_diffusion.config import Config, ConfigError, Problem
+from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.paths import EXAMPLES
+from lowrank_diffusion.runs import Run
+from lowrank_diffusion.text import rows
+from lowrank_diffusion.text.rows import Row
+
+from . import row_view, safe
+from .engine import CancelledError, Engine
+from .form import from_widget, message_html, problems_html
+from .process import Waiting
+from .speaker import Counting, Tokenise, Tokenised
+from .toolkit import gr, static_text
+from .train import TrainTab, base_problems
+
+PAGE = 5
+"""Rows shown at a time."""
+SEEN_BY = (
+    "base.path",
+    "base.revision",
+    "text.length",
+    "text.packing",
+    "text.loss_on",
+    "text.template",
+    "text.overlong",
+)
+"""The settings on which it depends what the model sees."""
+FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
+NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}
+HELD_OUT_NOTE = "The example's held-out rows are not used with it; set Held out to keep some of these for validation."
+BACK, NEXT = "‹ Back", "Next ›"
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """The file in the panel, if there is one."""
+
+    path: Path | None
+
+    def problems(self, values: dict[str, Any]) -> list[Problem]:
+        """What keeps a run with these settings from learning from it."""
+        held_out = str(values.get("text.held_out") or "")
+        return self._problems(values) + (_file_problems("text.held_out", Path(held_out)) if held_out else [])
+
+    def _problems(self, values: dict[str, Any]) -> list[Problem]:
+        named = str(values.get("data.instance") or "")
+        if named and self.path:
+            return [Problem("data.instance", "names a file, and there is one above.", "Use one or the other.")]
+        if named or self.path:
+            return _file_problems("data.instance" if named else "Rows", Path(named) if named else self.path)
+        return [Problem("Rows", "there are none.", "Drop a file into the field above, or load the example.")]
+
+    def write(self, run: Run) -> dict[str, Any]:
+        """Copy it into the run."""
+        if self.path is None:
+            return {}
+        target = run.path / "data" / f"rows{self.path.suffix.lower()}"
+        target.parent.mkdir()
+        shutil.copyfile(self.path, target)
+        return {"data.instance": str(target)}
+
+
+def _file_problems(key: str, path: Path | None) -> list[Problem]:
+    try:
+        rows.read(Path(presets.located(str(path)) or ""))
+    except UserError as error:
+        return [Problem(key, str(error))]
+    return []
+
+
+def example_files() -> list[Path]:
+    """The files of rows that ship with the project, to learn from."""
+    return sorted(EXAMPLES.glob("*/train.jsonl"))
+
+
+class RowPanel:
+    """The drop field, the example, and the rows as the model will see them."""
+
+    task: ClassVar[str] = "text"
+    title: ClassVar[str] = "Rows to learn from"
+    first_preset: ClassVar[str] = "llm-orders"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def place(self) -> None:
+        """Make the components here."""
+        with gr.Row(equal_height=True):
+            self.drop = gr.File(
+                label="Drop a .jsonl, .json or .txt file here",
+                height=108, elem_id="text-drop", elem_classes=["drop"], scale=3,
+            )  # fmt: skip
+            with gr.Column(scale=1, min_width=150, elem_classes=["stack"]):
+                self.examples = {
+                    file: gr.Button(f"Example: {file.parent.name.replace('-', ' ')}", size="sm")
+                    for file in example_files()
+                }
+                self.clear = gr.Button("Remove", size="sm", elem_id="text-remove")
+        self.file = gr.HTML(
+            "", html_template="<div></div>", js_on_load=static_text("kept.js"), elem_id="text-file",
+            apply_default_css=False,
+        )  # fmt: skip
+        self.first = gr.State(0)
+        self.note = gr.HTML(FORMATS, elem_id="text-note", apply_default_css=False)
+        self.counts = gr.HTML(elem_id="text-counts", apply_default_css=False)
+        with gr.Row(visible=False, elem_classes=["pager"]) as self.pager:
+            self.back = gr.Button(BACK, size="sm", scale=0, min_width=80, elem_id="text-back")
+            self.where = gr.HTML(elem_id="text-where", apply_default_css=False)
+            self.on = gr.Button(NEXT, size="sm", scale=0, min_width=80, elem_id="text-next")
+        self.view = gr.HTML(elem_id="text-rows", apply_default_css=False)
+
+    @property
+    def inputs(self) -> set[Any]:
+        """The file."""
+        return {self.file}
+
+    def chosen(self, data: dict[Any, Any]) -> RowFile:
+        """The file in the panel. Raises RefusedError."""
+        return RowFile(safe.uploaded(data[self.file]) if data[self.file] else None)
+
+    def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
+        """The rows are those of the panel, whatever file a preset names; its held-out rows belong to its own."""
+        foreign = preset.get("text", {}).get("held_out") and not (data and is_example(data[self.file]))
+        return {"data.instance": ""} | (NOT_HELD_OUT if foreign else {})
+
+    def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
+        """Bind the events; call once, inside the Blocks."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.widgets = widgets = tab.form.widgets
+        self.settings = {key: widgets[key] for key in SEEN_BY}
+        self.held_out = widgets["text.held_out"]
+        shown = [self.note, self.counts, self.pager, self.where, self.view, self.first, self.back, self.on]
+        seen = {self.file, self.first, *self.settings.values()}
+        taken = [self.drop, self.file, *(widgets[key] for key in NOT_HELD_OUT), *shown]
+        again: dict[str, Any] = {"fn": self.look, "inputs": seen, "outputs": shown, "concurrency_limit": None, **quiet}
+        self.drop.upload(self.take, {self.drop, self.held_out}, taken, **quiet).then(**again)
+        whole = list(dict.fromkeys([*taken, tab.preset, *widgets.values(), tab.about, tab.name]))
+        for file, button in self.examples.items():
+            button.click(lambda file=file: self.take_example(file, tab), None, whole, **quiet).then(**again)
+        self.clear.click(self.empty, None, taken, **quiet)
+        self.file.restore(self._restorer(tab), None, whole, **quiet).then(**again)
+        for button, step in ((self.back, -PAGE), (self.on, PAGE)):
+            turning = button.click(lambda first, step=step: max(0, first + step), self.first, self.first, **quiet)
+            turning.then(**again)
+        changes = [change for part in self.settings.values() for change in _changes(part)]
+        gr.on([*changes, tab.about.change], trigger_mode="always_last", **again)
+
+    def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """A file was dropped."""
+        try:
+            path = safe.uploaded(data[self.drop])
+            shown = self._plain(path)
+        except UserError as error:
+            return {self.drop: None, self.note: message_html(_about(error, data[self.drop]), "bad")}
+        if is_example(data[self.held_out]):
+            shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
+            shown[self.note] += message_html(HELD_OUT_NOTE)
+        return {self.drop: None, self.file: str(path)} | shown
+
+    def empty(self) -> dict[Any, Any]:
+        """Remove was pressed."""
+        blank = {part: "" for part in (self.file, self.counts, self.where, self.view)}
+        return blank | {self.note: FORMATS, self.first: 0, self.pager: gr.update(visible=False)}
+
+    def _restorer(self, tab: TrainTab) -> Any:
+        def restore(event: gr.EventData) -> dict[Any, Any]:
+            """The page was reloaded: its file is still there, if it was not cleaned up since."""
+            try:
+                path = safe.uploaded(str(getattr(event, "kept", "")))
+                return self.take_example(path, tab) if is_example(path) else {self.file: str(path)} | self._plain(path)
+            except UserError:
+                return self.empty()
+
+        return restore
+
+    def take_example(self, file: Path, tab: TrainTab) -> dict[Any, Any]:
+        """An example's rows, and the settings of the preset that is made for them."""
+        try:
+            updates = {self.file: str(file)} | self._plain(file)
+        except UserError as error:
+            return {self.note: message_html(str(error), "bad")}
+        name = file.parent.name
+        if name not in tab.names:
+            return updates
+        filled = tab.apply_preset({tab.preset: name, self.file: str(file)})
+        return updates | {tab.preset: name} | {part: filled[part] for part in filled if part is not tab.problems}
+
+    def _plain(self, path: Path) -> dict[Any, Any]:
+        """The first rows before a tokenizer has seen them, at once. Raises DataError."""
+        found = rows.read(path)
+        words = f"{_name(path)}: {len(found):,} {'row' if len(found) == 1 else 'rows'}."
+        return {
+            self.note: message_html(words), self.counts: "", self.first: 0,
+            self.view: row_view.plain_html(found[:PAGE], 0), **self._page(found, 0),
+        }  # fmt: skip
+
+    def _page(self, found: list[Row] | int, first: int) -> dict[Any, Any]:
+        total = found if isinstance(found, int) else len(found)
+        last = min(first + PAGE, total)
+        return {
+            self.pager: gr.update(visible=total > PAGE),
+            self.where: f'<span class="where">rows {first + 1} to {last} of {total:,}</span>',
+            self.back: gr.update(value=BACK, interactive=first > 0),
+            self.on: gr.update(value=NEXT, interactive=last < total),
+        }
+
+    def look(self, data: dict[Any, Any], page: gr.Request) -> Iterator[dict[Any, Any]]:
+        """Show the rows as the model will see them with these settings."""
+        if not data[self.file]:
+            return
+        try:
+            path = safe.uploaded(str(data[self.file]))
+            config = self._config(data)
+            job = Tokenise(path, config.base, config.text, int(data[self.first] or 0), PAGE)
+            for update in self.engine.run(f"rows {page.session_hash}", job):
+                match update:
+                    case Waiting():
+                        yield {self.counts: message_html("Waiting: the language process is at work for another view.")}
+                    case Counting(done=done, total=total):
+                        words = (
+                            f"Counting tokens: row {done:,} of {total:,}."
+                            if total
+                            else "Loading the tokenizer. The first time, this takes half a minute."
+                        )
+                        yield {self.counts: message_html(words)}
+                    case Tokenised():
+                        yield self._seen(update, config, job.first)
+        except CancelledError:
+            return
+        except ConfigError as error:
+            yield {self.counts: problems_html(error.problems, self.task)}
+        except UserError as error:
+            yield {self.counts: message_html(_about(error, data[self.file]), "bad")}
+
+    def _config(self, data: dict[Any, Any]) -> Config:
+        """The settings the view depends on; the others may be wrong still. Raises ConfigError."""
+        values = {key: from_widget(key, data[part]) for key, part in self.settings.items()}
+        config = presets.build(overrides={"task": self.task} | values)
+        if problems := base_problems(config):
+            raise ConfigError(problems)
+        return config
+
+    def _seen(self, update: Tokenised, config: Config, first: int) -> dict[Any, Any]:
+        shown = {
+            self.counts: row_view.counts_html(update.counts, config.text),
+            self.view: row_view.tokens_html(update.rows, config.text),
+        }
+        return shown | self._page(update.counts.counted, first)
+
+
+def _changes(part: Any) -> list[Any]:
+    """When a person has changed a setting: texts and numbers not before they are whole."""
+    return [part.blur, part.submit] if isinstance(part, gr.Textbox | gr.Number) else [part.input]
+
+
+def is_example(path: Any) -> bool:
+    """Whether a path is one of the files that ship with the project."""
+    return bool(path) and Path(presets.located(str(path)) or "").is_relative_to(EXAMPLES)
+
+
+def _name(path: Path) -> str:
+    """The file's name; an example's folder."""
+    return f"Example {path.parent.name}" if is_example(path) else path.name
+
+
+def _about(error: UserError, path: Any) -> str:
+    """The error's text with the file's name for its whole path: where the upload is kept says nothing to a person."""
+    name = Path(str(path))
+    return str(error).replace(str(name.resolve()), name.name).replace(str(name), name.name)
