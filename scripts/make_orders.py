@@ -71,54 +71,64 @@ JOINTS = (" and ", ", plus ")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What one of the two sets talks about."""
+    """What one of the two sets talks about.
+
+    The tokenizer of the embedded base cuts all these names, and the first words of these items, alike after a space (as
+    they are ordered) and after a quotation mark (as they are answered). Else the base would have to spell, which a
+    model of its size hardly can, and that would be measured. "Diego" is such a word: one token after a space, else two.
+    """
 
     items: tuple[str, ...]
     names: tuple[str, ...]
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.replace("\n", " ").split(","))
+    return tuple(" ".join(part.split()) for part in text.split(","))
 
 
 TRAINED = Vocabulary(
     _words("""
-    latte, oat latte, cappuccino, espresso, flat white, green tea, iced tea, hot chocolate, lemonade, apple juice,
-    banana smoothie, blueberry muffin, chocolate cookie, cinnamon roll, cheese sandwich, ham sandwich, chicken wrap,
-    falafel wrap, tomato soup, potato soup, garden salad, pasta salad, beef burger, veggie burger, pepperoni pizza,
-    mushroom pizza, fish taco, bean burrito, rice bowl, noodle bowl, spring roll, apple pie, cherry pie, carrot cake,
-    lemon tart, peach tart, vanilla milkshake, strawberry milkshake, almond croissant, plain bagel, egg omelette,
-    grilled peach, bacon sandwich, mint tea, honey cake, lamb kebab, cheese nacho, fruit cup, pomegranate spritz,
-    americano, cortado, seltzer, cola, sparkling cider, tonic, kombucha, matcha frappe, chai, grape juice, limeade,
-    buttermilk biscuit, poppy strudel, zucchini fritter, onion ring, garlic knot, mozzarella stick, meatball sub,
-    steak quesadilla, pulled pork bun, crab cake, lobster bisque, clam chowder, squash risotto, gnocchi plate,
-    ravioli plate, lasagna, cannoli, tiramisu, parfait, granola bar, yogurt pot, date square, apricot danish,
-    plum galette, cashew cluster, peanut bar, pecan roll, sesame cracker, rye loaf, sourdough loaf, cornbread,
-    jalapeno popper, chili bowl, tempura roll, tofu skewer, edamame bowl, kimchi pancake, ube tart, sausage roll,
-    cucumber salad, beet salad, kale salad, radish plate, olive focaccia, artichoke dip, hummus plate, pita pocket,
-    gelato, sorbet, popsicle, marshmallow, pavlova, macaroon, truffle, nougat, fudge brick, toffee slice
+    latte, oat latte, espresso, flat white, green tea, hot chocolate, apple juice, blueberry muffin, ham
+    sandwich, falafel wrap, fish taco, bean burrito, rice bowl, noodle bowl, spring roll, apple pie, plain
+    bagel, egg omelette, fruit cup, americano, cola, kombucha, matcha frappe, chai, limeade, buttermilk biscuit,
+    zucchini fritter, mozzarella stick, meatball sub, gnocchi plate, lasagna, tiramisu, parfait, granola bar,
+    date square, cashew cluster, cornbread, jalapeno popper, tempura roll, edamame bowl, kimchi pancake, radish
+    plate, artichoke dip, hummus plate, pita pocket, gelato, sorbet, macaroon, nougat, fudge brick, toffee
+    slice, enchilada, arepa, fajita, guacamole cup, paella pan, croquette, linguine bowl, penne bowl, fettuccine
+    bowl, arancini box, bruschetta, caprese, stromboli, frittata, crouton bag, ratatouille, brioche, madeleine,
+    profiterole, financier, schnitzel, bratwurst, blintz, knish, latke, kolache, goulash, moussaka, spanakopita,
+    tagine, tabbouleh, labneh cup, halloumi slab, borek, manakish, naan, chapati, dosa, idli, pakora, korma,
+    thali, jalebi, kulfi, satay, rendang, laksa, pho bowl, banh mi, summer roll, larb, katsu, soba bowl, gyoza,
+    onigiri, teriyaki box, mochi, taiyaki, bulgogi, bibimbap, tteokbokki, japchae, wonton, baozi, congee,
+    jiaozi, jerk drumstick, patty, plantain chip, roti, jollof tray, injera, poutine, beignet, jambalaya,
+    hushpuppy, hoagie, reuben, coleslaw cup, pickle spear, tater tot, hash brown, muesli pot, porridge, crumpet,
+    shortbread, treacle cake, rhubarb fool, lychee fizz, guava nectar, blackcurrant cordial, hibiscus brew,
+    rooibos, sencha, affogato, lungo, cold brew, eggnog, horchata, water bottle, party platter, protein shake,
+    energy drink, double burger, river trout, prawn cracker, quail, semolina cake, mousse, cupcake, wafer,
+    pretzel, licorice twist, lollipop, salsa cup, sashimi, kebab, clementine, persimmon, julep, mojito,
+    margarita, martini, daiquiri, spritzer, mocktail, cone, wing, cutlet, fillet, kids meal, soup, bap, gravy
+    boat
     """),
     _words("""
-    Maria, James, Anna, David, Laura, Peter, Sofia, Mark, Emma, Lucas, Julia, Tom, Nina, Paul, Clara, Simon,
-    Alice, Martin, Eva, Daniel, Sarah, Oliver, Lena, Adam, Grace, Henry, Rosa, Victor, Maya, Leo, Irene, Felix,
-    Hannah, Ivan, Ruth, Karl, Olivia, Samuel, Tara, Noah, Carlos, Amy, Boris, Kate, Elif, Jin, Nora, Sven,
-    Aisha, Ben, Gregor, Thandiwe, Siobhan, Takumi, Xavier, Yolanda, Bjorn, Camila, Dariusz, Eduardo, Farouk,
-    Gwendolyn, Haruki, Isabel, Jamal, Katarina, Lorenzo, Mireille, Nikolai, Oksana, Pilar, Quentin, Rafael,
-    Saoirse, Tobias, Ulrike, Valentina, Winston, Ximena, Yasmin, Zachary, Anneke, Bartosz, Celeste, Desmond,
-    Eleni, Francesca, Gideon, Hiroshi, Imani, Jocelyn, Kofi, Lucinda, Magnus, Nadia, Odette, Percy, Roxanne,
-    Stefan, Tamara, Usman, Violet, Wilhelm, Zainab
+    Maria, James, Anna, David, Peter, Mark, Tom, Paul, Simon, Alice, Martin, Daniel, Sarah, Lena, Adam, Henry,
+    Victor, Maya, Samuel, Elif, Sven, Aisha, Ben, Gregor, Thandiwe, Siobhan, Xavier, Yolanda, Camila, Dariusz,
+    Farouk, Haruki, Jamal, Mireille, Oksana, Pilar, Quentin, Saoirse, Ximena, Yasmin, Anneke, Desmond, Gideon,
+    Imani, Jocelyn, Kofi, Lucinda, Magnus, Odette, Roxanne, Tamara, Usman, Violet, Zainab, Carla, Ingo, Jasper,
+    Lara, Petra, Rita, Sonia, Wanda, Xenia, Yara, Arthur, George, Ida, Neil, Paula, Uma, Yvonne, Zora, Dario,
+    Frieda, Igor, Jade, Mina, Nils, Piotr, Rana, Silas, Udo, Vito, Yann, Zita, Opal, Ursel, Vince, Willa, Hilda,
+    Jenna, Keira, Marta, Nelly, Ophelia, Ramona, Thelma, Wilma, Benita, Kenji, Orson, Reza, Upton, Zane
     """),
 )
 UNSEEN = Vocabulary(
     _words("""
-    mocha, macchiato, ginger beer, orange soda, mango lassi, coconut water, raspberry scone, walnut brownie,
-    pumpkin donut, maple waffle, turkey panini, tuna melt, salmon baguette, lentil stew, shrimp curry, duck dumpling,
-    spinach quiche, avocado toast, pear crumble, fig pudding, hazelnut eclair, caramel crepe, churro, corn dog,
-    paneer samosa
+    mocha, macchiato, orange soda, raspberry scone, fig pudding, churro, corn dog, black coffee, okra stew, leek
+    quiche, pastrami panini, salami baguette, tempeh curry, venison ragout, quince crumble, tangerine lassi,
+    seitan dumpling, anchovy toast, buckwheat waffle, kumquat eclair, tapioca brownie, dark ale, mussel skewer,
+    parsnip samosa, gyro
     """),
     _words("""
-    Priya, Connor, Yuki, Fatima, Diego, Ingrid, Malik, Beatrice, Hugo, Zoe, Kwame, Leila, Pavel, Amara, Giulia, Rashid,
-    Fiona, Mateo, Astrid, Omar, Chloe, Dmitri, Wendy, Jonas, Esther
+    Yuki, Fatima, Ingrid, Malik, Zoe, Leila, Pavel, Giulia, Fiona, Astrid, Chloe, Dmitri, Jonas, Phoebe, Stella,
+    Caleb, Keiko, Theo, Rory, Heidi, Olga, Bianca, Freya, Yusuf, Lydia
     """),
 )
 

@@ -144,7 +144,8 @@ class RowPanel:
         seen = {self.file, self.first, *self.settings.values()}
         taken = [self.drop, self.file, *(widgets[key] for key in NOT_HELD_OUT), *shown]
         again: dict[str, Any] = {"fn": self.look, "inputs": seen, "outputs": shown, "concurrency_limit": None, **quiet}
-        self.drop.upload(self.take, {self.drop, self.held_out}, taken, **quiet).then(**again)
+        reading: dict[str, Any] = quiet | {"show_progress": "minimal", "show_progress_on": self.note}
+        self.drop.upload(self.take, {self.drop, self.file, self.held_out}, taken, **reading).then(**again)
         whole = list(dict.fromkeys([*taken, tab.preset, *widgets.values(), tab.about, tab.name]))
         for file, button in self.examples.items():
             button.click(lambda file=file: self.take_example(file, tab), None, whole, **quiet).then(**again)
@@ -162,7 +163,8 @@ class RowPanel:
             path = safe.uploaded(data[self.drop])
             shown = self._plain(path)
         except UserError as error:
-            return {self.drop: None, self.note: message_html(_about(error, data[self.drop]), "bad")}
+            still = f"\n{_name(Path(data[self.file]))} stays." if data[self.file] else ""
+            return {self.drop: None, self.note: message_html(_about(error, data[self.drop]) + still, "bad")}
         if is_example(data[self.held_out]):
             shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
             shown[self.note] += message_html(HELD_OUT_NOTE)

@@ -54,7 +54,7 @@ def tokenised(linguist: Engine, path: Path, base: Path, first: int = 0, **text: 
 
 def test_a_dropped_file_is_shown_at_once_as_text(panel: RowPanel, upload: Upload) -> None:
     path = upload("odd & <name> é.jsonl", jsonl(talk(HOSTILE, "no")))
-    updates = panel.take({panel.drop: str(path), panel.held_out: ""})
+    updates = panel.take({panel.drop: str(path), panel.file: "", panel.held_out: ""})
     assert updates[panel.file] == str(path)
     assert "1 row." in updates[panel.note]
     assert "&lt;name&gt;" in updates[panel.note]
@@ -77,8 +77,9 @@ def test_a_broken_file_is_refused_with_every_reason(
     panel: RowPanel, upload: Upload, name: str, content: bytes, words: list[str]
 ) -> None:
     path = upload(name, content)
-    updates = panel.take({panel.drop: str(path), panel.held_out: ""})
-    assert panel.file not in updates, "what was there before stays"
+    updates = panel.take({panel.drop: str(path), panel.file: "/uploads/before.jsonl", panel.held_out: ""})
+    assert panel.file not in updates
+    assert "before.jsonl stays." in updates[panel.note]
     assert "bad" in updates[panel.note]
     assert name in updates[panel.note]
     assert str(path.parent) not in updates[panel.note]
@@ -90,7 +91,7 @@ def test_a_forged_path_is_refused(panel: RowPanel, home: Path) -> None:
     secret = home / "secret.txt"
     secret.write_text("secret")
     for path in (secret, "/etc/passwd", "../../etc/passwd"):
-        updates = panel.take({panel.drop: str(path), panel.held_out: ""})
+        updates = panel.take({panel.drop: str(path), panel.file: "", panel.held_out: ""})
         assert panel.file not in updates
         assert "bad" in updates[panel.note]
         with pytest.raises(ValueError, match=r"outside|no such"):
@@ -105,7 +106,9 @@ def test_the_example_brings_its_preset_and_own_rows_drop_its_held_out_file(tab: 
     assert updates[tab.preset] == file.parent.name == panel.first_preset
     assert is_example(updates[tab.form.widgets["text.held_out"]])
     assert updates[tab.form.widgets["data.instance"]] == ""
-    own = panel.take({panel.drop: str(upload("a.txt", b"hello")), panel.held_out: updates[panel.held_out]})
+    own = panel.take(
+        {panel.drop: str(upload("a.txt", b"hello")), panel.file: str(file), panel.held_out: updates[panel.held_out]}
+    )
     assert own[panel.held_out] == ""
     assert own[tab.form.widgets["text.answers"]] == 0
     assert "Held out" in own[panel.note]

