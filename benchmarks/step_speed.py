@@ -20,7 +20,6 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -281,7 +280,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main() -> int:
+def main() -> None:
     begin = time.monotonic()
     args = arguments()
     bench = Bench(args)
@@ -294,8 +293,7 @@ def main() -> int:
         figures = {"message": f"not started: {args.minutes:g} minutes were over"} if late else bench.measure(case)
         table.add(case, figures)
     print(report.markdown(table.rows))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

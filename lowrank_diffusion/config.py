@@ -22,7 +22,7 @@ EMBEDDED = "embedded"
 
 ONLY = {
     "image": r"(prior|loss)\..*|data\.(?!instance$).*|base\.(variant|vae|prediction)|sample\.(negative|steps|guidance)",
-    "text": r"text\..*|base\.quantize|sample\.(system|tokens|temperature)",
+    "text": r"text\..*|sample\.(system|tokens|temperature)",
 }
 """The parameters that only one task has, by their dotted keys."""
 

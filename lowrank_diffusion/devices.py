@@ -45,8 +45,8 @@ _CPU_HINT = "Set train.device=auto to use what there is (the embedded bases trai
 
 def _gpu_driver() -> bool:
     """Whether an NVIDIA driver answers, or AMD's is there (PyTorch calls both 'cuda')."""
-    if Path("/dev/kfd").exists():
-        return True
+    if any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return True  # containers and WSL may have a GPU and no nvidia-smi
     try:
         answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=20, text=True)
     except (OSError, subprocess.TimeoutExpired):

@@ -26,3 +26,10 @@ def runs_folder() -> Path:
 def cache_folder() -> Path:
     """Where latents, embeddings and class pictures are kept between runs; safe to delete."""
     return home() / "cache"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import time
@@ -29,7 +28,7 @@ import psutil
 from . import events, presets
 from .config import Config, ConfigError, Problem
 from .errors import UserError
-from .paths import runs_folder
+from .paths import runs_folder, write_text
 
 ACTIVE = ("starting", "waiting", "preparing", "training")
 
@@ -296,10 +295,3 @@ def find(name: str, root: Path | None = None) -> Run:
             return run
     known = ", ".join(run.name for run in runs[:5]) or "none yet"
     raise RunError(f"There is no run {name!r}. Newest runs: {known}.")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

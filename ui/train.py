@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from lowrank_diffusion import devices, presets, runs, supervisor
+from lowrank_diffusion import devices, paths, presets, runs, supervisor
 from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import Config, ConfigError, Problem, fields
 from lowrank_diffusion.errors import UserError
@@ -97,7 +97,7 @@ def _started(run: Run, config: Config, data: Data) -> Run:
     try:
         if written := data.write(run):
             own = presets.with_absolute_paths(presets.build(overrides=config.dotted() | written))
-            runs.write_text(run.path / "config.yaml", presets.to_yaml(own))
+            paths.write_text(run.path / "config.yaml", presets.to_yaml(own))
         supervisor.start(run)
     except (OSError, UserError):
         shutil.rmtree(run.path, ignore_errors=True)

@@ -43,7 +43,7 @@ def test_a_picture_that_does_not_fit_in_memory_whole_is_drawn_in_tiles(monkeypat
     pipeline = Base.of(BaseModelConfig(), CPU, torch.float32).pipeline()
     latents = torch.randn(1, 4, 16, 12, generator=torch.Generator().manual_seed(0))
     drawing: Any = Latents(pipeline.vae, pipeline.image_processor, latents)
-    whole, seen = model.draw(drawing, {}, 0), []
+    (whole,), seen = model.draw(drawing, {}, [0]), []
 
     def full(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         seen.append(tuple(inputs[0].shape[2:]))
@@ -51,7 +51,7 @@ def test_a_picture_that_does_not_fit_in_memory_whole_is_drawn_in_tiles(monkeypat
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     pipeline.vae.decoder.register_forward_pre_hook(full)
-    tiled = model.draw(drawing, {}, 0)
+    (tiled,) = model.draw(drawing, {}, [0])
     assert seen[0] == (16, 12) and max(max(size) for size in seen[1:]) == 8
     assert tiled.size == whole.size == (96, 128)
     difference = np.abs(np.asarray(tiled, np.float32) - np.asarray(whole, np.float32)).mean()

@@ -17,8 +17,8 @@ import pytest
 from lowrank_diffusion import events, presets, runs, supervisor
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.events import EventLog
-from lowrank_diffusion.paths import PROJECT
-from lowrank_diffusion.runs import Run, RunError, Watch, write_text
+from lowrank_diffusion.paths import PROJECT, write_text
+from lowrank_diffusion.runs import Run, RunError, Watch
 
 
 @pytest.fixture
