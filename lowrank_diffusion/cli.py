@@ -126,6 +126,8 @@ def _memory(options: argparse.Namespace) -> int:
     """Estimate how much GPU memory a run takes, without starting it."""
     preset = presets.find_preset(options.preset)
     cfg = presets.with_absolute_paths(presets.build(preset.values, presets.parse_overrides(options.settings)))
+    if cfg.task != "image":
+        raise UserError(f"{preset.name}: memory is estimated for pictures only, and this preset has task={cfg.task}.")
     print("\n".join(memory.estimate(cfg).lines()))
     return terminal.DONE
 

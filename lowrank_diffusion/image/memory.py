@@ -113,9 +113,12 @@ def estimate(cfg: Config, available: float = float("inf")) -> Estimate:
 
 
 def advice(cfg: Config, available: float) -> str:
-    """A warning for a run that needs more than ``available`` bytes, with what would make it fit; empty for others."""
+    """A warning for a run that needs more than ``available`` bytes, with what would make it fit; empty for others.
+
+    Of language models nothing is said: their need is not estimated.
+    """
     available = min(available, (cfg.train.memory or float("inf")) * GIB)
-    if math.isinf(available):
+    if math.isinf(available) or cfg.task != "image":
         return ""
     need = estimate(cfg, available)
     if need.peak <= available:

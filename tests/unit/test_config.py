@@ -53,7 +53,7 @@ def test_a_task_has_its_own_parameters_and_the_shared_ones():
     assert image | text == FIELDS.keys()
     assert {"data.instance", "train.steps", "adapter.targets", "sample.prompts", "validation.holdout"} <= image & text
     assert {key.partition(".")[0] for key in image - text} == {"base", "data", "prior", "loss", "sample"}
-    assert {key.partition(".")[0] for key in text - image} == {"base", "text", "sample"}
+    assert {key.partition(".")[0] for key in text - image} == {"text", "sample"}
 
 
 def test_a_run_from_before_there_were_language_models_is_one_of_pictures():
@@ -110,7 +110,6 @@ def test_numbers_are_finite_and_true_is_not_one():
         ({"data__background": "#ffff"}, "data.background", "must look like #ffffff"),
         ({"task": "text", "prior__count": 7}, "prior.count", "means nothing with task=text, got 7. Leave it out."),
         ({"text__length": 64}, "text.length", "means nothing with task=image, got 64"),
-        ({"base__quantize": "nf4"}, "base.quantize", "means nothing with task=image"),
         ({"task": "text", "text__answers": 3}, "text.answers", "needs held-out rows"),
         (
             {"task": "text", "text__held_out": "x.jsonl", "validation__holdout": 3},
