@@ -140,10 +140,16 @@ class RowPanel:
         self.widgets = widgets = tab.form.widgets
         self.settings = {key: widgets[key] for key in SEEN_BY}
         self.held_out = widgets["text.held_out"]
-        shown = [self.note, self.counts, self.pager, self.where, self.view, self.first, self.back, self.on]
+        seen_parts = [self.counts, self.pager, self.where, self.view, self.back, self.on]
         seen = {self.file, self.first, *self.settings.values()}
-        taken = [self.drop, self.file, *(widgets[key] for key in NOT_HELD_OUT), *shown]
-        again: dict[str, Any] = {"fn": self.look, "inputs": seen, "outputs": shown, "concurrency_limit": None, **quiet}
+        taken = [self.drop, self.file, *(widgets[key] for key in NOT_HELD_OUT), self.note, self.first, *seen_parts]
+        again: dict[str, Any] = {
+            "fn": self.look,
+            "inputs": seen,
+            "outputs": seen_parts,
+            "concurrency_limit": None,
+            **quiet,
+        }
         reading: dict[str, Any] = quiet | {"show_progress": "minimal", "show_progress_on": self.note}
         self.drop.upload(self.take, {self.drop, self.file, self.held_out}, taken, **reading).then(**again)
         whole = list(dict.fromkeys([*taken, tab.preset, *widgets.values(), tab.about, tab.name]))
@@ -220,6 +226,7 @@ class RowPanel:
     def look(self, data: dict[Any, Any], page: gr.Request) -> Iterator[dict[Any, Any]]:
         """Show the rows as the model will see them with these settings."""
         if not data[self.file]:
+            yield {self.counts: ""}
             return
         try:
             path = safe.uploaded(str(data[self.file]))

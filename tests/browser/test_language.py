@@ -25,6 +25,7 @@ def open_language(page: Page) -> None:
 
 
 def drop(page: Page, path: Path) -> None:
+    expect(page.locator("#text-drop")).to_contain_text("Click to Upload", timeout=30_000)  # the last file is taken in
     page.locator("#text-drop input[type=file]").set_input_files(str(path))
 
 
@@ -44,6 +45,7 @@ def the_run() -> Run:
 def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path) -> None:
     page = studio.open()
     open_language(page)
+    expect(page.locator("#text-note")).to_contain_text("Chat messages")  # the tab's parts are alive
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"messages": [{"role": "user", "content": "x"}]}\n{not json')
     drop(page, broken)
