@@ -74,8 +74,9 @@ class Vocabulary:
     """What one of the two sets talks about.
 
     The tokenizer of the embedded base cuts all these names, and the first words of these items, alike after a space (as
-    they are ordered) and after a quotation mark (as they are answered). Else the base would have to spell, which a
-    model of its size hardly can, and that would be measured. "Diego" is such a word: one token after a space, else two.
+    they are ordered) and after a quotation mark (as they are answered); the held-out items also alike in the plural, up
+    to its s. Else the base would have to spell, which a model of its size hardly can, and that would be measured.
+    "Diego" is such a word, one token after a space and two else, and "pastry".
     """
 
     items: tuple[str, ...]
@@ -121,10 +122,10 @@ TRAINED = Vocabulary(
 )
 UNSEEN = Vocabulary(
     _words("""
-    mocha, macchiato, orange soda, raspberry scone, fig pudding, churro, corn dog, black coffee, okra stew, leek
-    quiche, pastrami panini, salami baguette, tempeh curry, venison ragout, quince crumble, tangerine lassi,
-    seitan dumpling, anchovy toast, buckwheat waffle, kumquat eclair, tapioca brownie, dark ale, mussel skewer,
-    parsnip samosa, gyro
+    mocha, churro, gyro, orange soda, corn dog, okra stew, fig cookie, leek stew, pastrami panini, salami
+    baguette, venison ragout, quince crumble, seitan dumpling, buckwheat waffle, tapioca brownie, mussel skewer,
+    raspberry smoothie, kumquat soda, tangerine crumble, anchovy nugget, parsnip skewer, dark beer, polenta
+    ball, tempeh dumpling, turnip salad
     """),
     _words("""
     Yuki, Fatima, Ingrid, Malik, Zoe, Leila, Pavel, Giulia, Fiona, Astrid, Chloe, Dmitri, Jonas, Phoebe, Stella,

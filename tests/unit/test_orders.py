@@ -72,10 +72,17 @@ def test_every_answer_is_strict_json_with_the_same_keys(script, path, count):
 
 def test_the_embedded_base_need_not_spell(script, converted_bases):
     """A word is cut alike where it is ordered, after a space, and where it is answered, after a quotation mark."""
-    cut = Base.of(BaseModelConfig(), torch.device("cpu"), torch.float32).tokenizer().tokenize
+    tokenizer = Base.of(BaseModelConfig(), torch.device("cpu"), torch.float32).tokenizer()
+
+    def cut(text: str) -> list[str]:
+        return [token.lstrip("Ġ") for token in tokenizer.tokenize(text)[1:]]
+
     for vocabulary in (script.TRAINED, script.UNSEEN):
         for word in vocabulary.names + vocabulary.items:
-            assert [token.lstrip("Ġ") for token in cut(f'"{word}')[1:]] == [t.lstrip("Ġ") for t in cut(f"x {word}")[1:]]
+            assert cut(f'"{word}') == cut(f"x {word}")
+    for item in script.UNSEEN.items:
+        *same, last = cut(f"x {item}")
+        assert cut(f"x {script.plural(item)}") in ([*same, last, "s"], [*same, f"{last}s"])
 
 
 @pytest.mark.parametrize(
