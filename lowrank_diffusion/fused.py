@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .adapters import NAME, AdaptedLayer
 from .factors import row_norms_squared
 from .products import FusedLinear, Unit, perturb
+from .quantize import NF4_BLOCK, QuantizedLinear, dequantize
 
 SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of siblings that usually read the same input, in the order in which their models call them."""
@@ -34,8 +35,10 @@ def obstacle(layers: list[AdaptedLayer]) -> str:
     """Why these layers cannot be fused; empty if they can."""
     for layer in layers:
         base: Any = layer.base
-        if type(base) is not nn.Linear or not base.weight.is_floating_point():
+        if type(base) not in (nn.Linear, QuantizedLinear):
             return f"{layer.path} is a {type(base).__name__}, not a plain linear layer"
+        if base.weight.dtype == torch.uint8 and base.in_features % NF4_BLOCK:
+            return f"the rows of {layer.path} are {base.in_features} long, no multiple of nf4's {NF4_BLOCK}"
         dropout: Any = getattr(layer.module, "lora_dropout", None) or getattr(layer.module, "gralora_dropout", None)
         if dropout and not isinstance(dropout[NAME], nn.Identity):
             return "adapter.dropout draws a mask at every layer"
@@ -49,8 +52,8 @@ class Group:
         units: lists of layers, all with the same shapes, dtype and adapter settings.
         dtype: of the working pairs; the base's.
         first: number of the first unit in the model's order of groups, which keys its perturbation.
-        noise: "none"; "kept": perturbed weights stay from forward to backward, in a stack of their own; "redrawn":
-            they are made twice, one unit at a time.
+        noise: "none"; "kept": perturbed weights stay from forward to backward, in a stack of their own, and so they
+            cannot where the base is quantised; "redrawn": they are made twice, one unit at a time.
         seed: of the perturbation.
         step: number of the optimiser step, (1,) int64 on the device, which the caller changes in place.
     """
@@ -63,7 +66,7 @@ class Group:
         module: Any = self.layers[0].module
         self.scaling = float(module.scaling[NAME])
         self.kind = _kind(self.layers[0])
-        self.heights = [layer.base.weight.shape[0] for layer in units[0]]
+        self.heights, self.width = [layer.base.out_features for layer in units[0]], units[0][0].base.in_features
         names = _NAMES[self.kind[0]] + (_GENERAL if self.kind[0] == "gralora" and self.kind[2] else ())
         places = [(part, name) for part in range(len(self.heights)) for name in names]
         self.masters = [self._stacked(part, name) for part, name in places]
@@ -87,7 +90,7 @@ class Group:
         kind, rank, hybrid, k = self.kind
         self.rank = k * rank + hybrid if kind == "gralora" else rank
         count, width = len(self.units), len(self.heights) * self.rank
-        self.a = self.masters[0].new_zeros((count, width, self.layers[0].base.weight.shape[1]), dtype=dtype)
+        self.a = self.masters[0].new_zeros((count, width, self.width), dtype=dtype)
         self.b = self.masters[0].new_zeros((count, sum(self.heights), width), dtype=dtype)
         # Leaves of autograd, one pair per unit, that share the stacks' storage.
         pairs = zip(self.a, self.b, strict=True)
@@ -97,19 +100,36 @@ class Group:
 
     def _stack_base(self, first: int) -> None:
         """W (L, M, n); with noise |W_i|^2 (L, M), the standard deviations of eps (L, M), and room for W + eps."""
-        like = self.layers[0].base.weight
-        self.weight = like.new_empty((len(self.units), sum(self.heights), like.shape[1]))
-        for unit, whole in zip(self.units, self.weight, strict=True):
-            for layer, part in zip(unit, whole.split(self.heights), strict=True):
-                part.copy_(layer.base.weight)
-                layer.base.weight.data = part  # and what held it is free
+        self.weight = self._below_each_other("weight")
+        self.scales = self._below_each_other("scales") if isinstance(self.layers[0].base, QuantizedLinear) else None
         self.biases = [_bias(unit) for unit in self.units]
         if self.noise == "none":
             return
-        self.norms = torch.stack([row_norms_squared(part) for part in self.weight])
+        self.norms = torch.stack([row_norms_squared(weight) for weight in self._weights()])
         self.scale = torch.zeros_like(self.norms, dtype=torch.float32)
         self.numbers = torch.arange(first, first + len(self.units), device=self.weight.device)
         self.noisy = self.weight.clone() if self.noise == "kept" else self.weight
+
+    def _below_each_other(self, name: str) -> Tensor:
+        """One tensor of all bases, (L, ...), in which those of a unit follow each other, and which they become views of.
+
+        Quantised weights can be stacked as they are: their scales belong to rows, or to blocks of whole rows.
+        """
+        lengths = [getattr(layer.base, name).shape[0] for layer in self.units[0]]
+        like = getattr(self.layers[0].base, name)
+        stack = like.new_empty((len(self.units), sum(lengths), *like.shape[1:]))
+        for unit, whole in zip(self.units, stack, strict=True):
+            for layer, part in zip(unit, whole.split(lengths), strict=True):
+                held = getattr(layer.base, name)
+                part.copy_(held)
+                held.data = part  # and what held it is free
+        return stack
+
+    def _weights(self) -> Iterator[Tensor]:
+        """W (M, n) of every unit, one after the other, in a floating type."""
+        shape = sum(self.heights), self.width
+        for index, weight in enumerate(self.weight):
+            yield weight if self.scales is None else dequantize(weight, self.scales[index], shape, self.a.dtype)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -170,11 +190,15 @@ class Group:
         if self.noise == "none":
             return
         b = self.b.to(self.norms.dtype)
-        cross = ((self.weight @ self.a.mT).to(b.dtype) * b).sum(dim=2)
+        if self.scales is None:
+            against = self.weight @ self.a.mT
+        else:
+            against = torch.stack([weight @ a.mT for weight, a in zip(self._weights(), self.a, strict=True)])
+        cross = (against.to(b.dtype) * b).sum(dim=2)
         gram = self.a.to(b.dtype) @ self.a.to(b.dtype).mT
         own = ((b @ gram) * b).sum(dim=2)
         merged = (self.norms + 2 * cross + own).clamp_min(0).sqrt()
-        self.scale.copy_(merged * (sigma / math.sqrt(self.weight.shape[2])))
+        self.scale.copy_(merged * (sigma / math.sqrt(self.width)))
         if self.noise == "kept":
             perturb(self.weight, self.scale, self.seed, self.step, self.numbers[:1], self.noisy)
 
@@ -185,7 +209,8 @@ class Group:
             draw = (None, 0, None, None)
             if self.noise == "redrawn":
                 draw = (self.scale[index], self.seed, self.step, self.numbers[index : index + 1])
-            unit = Unit(self.heights, self.rank, (weight, bias, *pair, *draw))
+            scales = None if self.scales is None else self.scales[index]
+            unit = Unit(self.heights, self.rank, (weight, scales, bias, *pair, *draw))
             for part, layer in enumerate(layers):
                 yield layer.path, FusedLinear(unit, part)
 
@@ -199,8 +224,9 @@ def _bias(layers: list[AdaptedLayer]) -> Tensor | None:
     """The biases of a unit below each other (M,), zero where a layer has none; None if none has one."""
     if all(layer.base.bias is None for layer in layers):
         return None
-    weights = [(layer.base.bias, layer.base.weight) for layer in layers]
-    return torch.cat([w.new_zeros(w.shape[0]) if bias is None else bias.detach() for bias, w in weights])
+    like = next(layer.base.bias for layer in layers if layer.base.bias is not None)
+    found = [(layer.base.bias, layer.base.out_features) for layer in layers]
+    return torch.cat([like.new_zeros(height) if bias is None else bias.detach() for bias, height in found])
 
 
 _NAMES = {"lora": ("lora_A", "lora_B"), "gralora": ("gralora_A", "gralora_B")}
@@ -226,7 +252,7 @@ def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedL
         if family is None or (name == "to_q" and getattr(model.get_submodule(parent), "is_cross_attention", False)):
             found[layer.path].append(layer)
         else:
-            found[parent, family, layer.base.weight.shape[1], layer.base.weight.dtype, _kind(layer)].append(layer)
+            found[parent, family, layer.base.in_features, layer.base.weight.dtype, _kind(layer)].append(layer)
     for key, unit in found.items():
         if isinstance(key, tuple):
             unit.sort(key=lambda layer, names=key[1]: names.index(layer.path.rpartition(".")[2]))
@@ -257,8 +283,9 @@ class Fused:
         step = torch.zeros(1, dtype=torch.int64) if step is None else step
         shapes: dict[Any, list[list[AdaptedLayer]]] = defaultdict(list)
         for unit in units_of(model, layers):
-            weights = [layer.base.weight for layer in unit]
-            shapes[(*(w.shape for w in weights), weights[0].dtype, _kind(unit[0]))].append(unit)
+            bases = [layer.base for layer in unit]
+            sides = ((base.out_features, base.in_features) for base in bases)
+            shapes[(*sides, bases[0].weight.dtype, _kind(unit[0]))].append(unit)
         self.groups: list[Group] = []
         first = 0
         for members in shapes.values():

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .quantize import NF4_BLOCK, NF4_LEVELS, dequantize
+
 ROUNDS = 7
 """Seven rounds of Philox-4x32 pass all of BigCrush, table 2 of the paper; its default of ten is a margin for safety."""
 GROUP = 8
@@ -51,7 +53,10 @@ def available(device: torch.device) -> str:
     return ""
 
 
-def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor) -> Tensor:
+def perturb(  # noqa: PLR0913
+    weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor,
+    scales: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Write ``weight + scale[..., None] * eps`` into ``out`` in one launch; the sum is rounded once, from float32.
 
     Nothing is read back from the GPU and no value of ``step`` is baked in, so a captured CUDA graph draws new noise at
@@ -59,37 +64,50 @@ def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int |
 
     Args:
         weight: (m, n), or a stack (L, m, n) of matrices whose layers count up from ``layer``; float32, bf16 or fp16.
+            With ``scales`` one matrix, quantised: see :func:`.quantize.dequantize`, which is then part of the launch.
         scale: standard deviation of every row, (m,) or (L, m), float32.
         seed: 64 bits; a captured graph keeps it.
         step: the optimiser step, one int64 element on the weight's device.
         layer: number of the first matrix, below 2^31: one int64 element on the weight's device, or an int.
-        out: of the weight's shape, of any of these types. It must not overlap ``weight``.
+        out: of the matrix's shape, of any of these types. It must not overlap ``weight``.
+        scales: of a quantised weight.
 
     Raises:
         ValueError: shapes, types, devices or memory layouts other than these, or 2^31 elements in one matrix.
     """
-    _check(weight, scale, step, out)
-    rows, columns = weight.shape[-2:]
-    if weight.numel() == 0:
+    _check(weight, scale, step, out, scales)
+    rows, columns = out.shape[-2:]
+    if out.numel() == 0:
         return out
-    grid = (-(-rows * columns // TILE), weight.numel() // (rows * columns))
+    grid = (-(-rows * columns // TILE), out.numel() // (rows * columns))
     layer = layer if isinstance(layer, Tensor) else torch.full_like(step, layer)
     numbers = (_signed(seed), _signed(seed >> 32), columns, rows, rows * columns)
+    bits = 0 if scales is None else 8 if weight.dtype == torch.int8 else 4
+    levels = _levels(weight.device) if bits == 4 else scale  # an address that is not used
     with torch.cuda.device_of(weight):
         _compiled()[grid](
-            weight, scale, out, step, layer, *numbers,
-            TILE=TILE, ROUNDS=ROUNDS, WHOLE=columns % GROUP == 0, FAST=_speaks_ptx(weight), num_warps=WARPS,
+            weight, scale if scales is None else scales, levels, scale, out, step, layer, *numbers,
+            TILE=TILE, ROUNDS=ROUNDS, WHOLE=columns % GROUP == 0, FAST=_speaks_ptx(weight), BITS=bits,
+            BLOCK=NF4_BLOCK, num_warps=WARPS,
         )  # fmt: skip
     return out
 
 
-def perturb_reference(
-    weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor
-) -> Tensor:
+@functools.cache
+def _levels(device: torch.device) -> Tensor:
+    return torch.tensor(NF4_LEVELS, device=device)
+
+
+def perturb_reference(  # noqa: PLR0913
+    weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor,
+    scales: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """What ``perturb`` computes, in plain torch on any device; float64 is summed in float64.
 
     It makes several times the weight's size in temporary tensors, one matrix of a stack at a time.
     """
+    if scales is not None:
+        weight = dequantize(weight, scales, tuple(out.shape), torch.promote_types(out.dtype, torch.float32))
     stacked = weight.dim() == 3
     for index, (matrix, row_scale, target) in enumerate(
         zip(weight, scale, out, strict=True) if stacked else [(weight, scale, out)]
@@ -145,8 +163,11 @@ def _speaks_ptx(weight: Tensor) -> bool:
     return weight.is_cuda and torch.version.hip is None
 
 
-def _check(weight: Tensor, scale: Tensor, step: Tensor, out: Tensor) -> None:
+def _check(weight: Tensor, scale: Tensor, step: Tensor, out: Tensor, scales: Tensor | None) -> None:
     kinds = torch.float32, torch.bfloat16, torch.float16
+    if scales is not None:
+        _check_quantized(weight, scales, out)
+        weight = out  # which has the shape and the type that the matrix would have
     rules = {
         f"weight {tuple(weight.shape)} is not (m, n) or (L, m, n)": weight.dim() in {2, 3},
         f"out {tuple(out.shape)} has another shape than weight {tuple(weight.shape)}": out.shape == weight.shape,
@@ -163,6 +184,24 @@ def _check(weight: Tensor, scale: Tensor, step: Tensor, out: Tensor) -> None:
         raise ValueError("; ".join(broken))
 
 
+def _check_quantized(weight: Tensor, scales: Tensor, out: Tensor) -> None:
+    size, found = out.numel(), weight.numel() * (2 if weight.dtype == torch.uint8 else 1)
+    blocks = size // NF4_BLOCK if weight.dtype == torch.uint8 else out.shape[0]
+    rules = {
+        f"out {tuple(out.shape)} is not one matrix": out.dim() == 2,
+        f"weight is {weight.dtype}, neither int8 nor packed uint8": weight.dtype in {torch.int8, torch.uint8},
+        f"weight has {found} codes, not {size}": found == size,
+        f"scales are {scales.numel()} of {scales.dtype}, not {blocks} of torch.float32": (
+            scales.dtype == torch.float32 and scales.numel() == blocks
+        ),
+        "weight or scales is not contiguous": weight.is_contiguous() and scales.is_contiguous(),
+        "weight and scales are not on out's device": weight.device == scales.device == out.device,
+    }
+    broken = [rule for rule, kept in rules.items() if not kept]
+    if broken:
+        raise ValueError("; ".join(broken))
+
+
 @functools.cache
 def _compiled() -> Any:
     """The kernel, compiled by Triton when it is first launched with each set of types."""
@@ -172,19 +211,28 @@ def _compiled() -> Any:
 
 
 def _perturb(  # noqa: PLR0913 - a kernel has no object to take its arguments from
-    weight, scale, out, step, layer, key_a, key_b, columns, rows, size,
+    weight, scales, levels, scale, out, step, layer, key_a, key_b, columns, rows, size,
     TILE: tl.constexpr, ROUNDS: tl.constexpr, WHOLE: tl.constexpr, FAST: tl.constexpr,  # pyright: ignore
+    BITS: tl.constexpr, BLOCK: tl.constexpr,  # pyright: ignore
 ):  # fmt: skip
     """One program: TILE neighbouring elements of one matrix. Triton source, see ``perturb`` and the module.
 
     WHOLE: rows are whole groups, so that a group has one scale. FAST: PTX for logarithm, root, sine and cosine, where
-    Triton's own, exact to the last bits, would make the kernel five times as long.
+    Triton's own, exact to the last bits, would make the kernel five times as long. BITS: of a quantised weight, or 0.
     """
     matrix = tl.program_id(1)
     start = matrix.to(tl.int64) * size
     element = tl.program_id(0) * TILE + tl.arange(0, TILE)
     inside = element < size
-    value = tl.load(weight + start + element, mask=inside, eviction_policy="evict_first").to(tl.float32)
+    if BITS == 0:
+        value = tl.load(weight + start + element, mask=inside, eviction_policy="evict_first").to(tl.float32)
+    elif BITS == 8:
+        row = element.to(tl.uint32) // columns.to(tl.uint32)
+        value = tl.load(weight + element, mask=inside).to(tl.float32) * tl.load(scales + row, mask=inside)
+    else:
+        pair = tl.load(weight + element // 2, mask=inside, other=0).to(tl.int32)
+        code = tl.where(element % 2 == 0, pair >> 4, pair & 15)  # the first of two weights in the high half
+        value = tl.load(levels + code) * tl.load(scales + element // BLOCK, mask=inside)
     group = (tl.program_id(0) * (TILE // 8) + tl.arange(0, TILE // 8)).to(tl.uint32)
     if WHOLE:
         spread = tl.load(scale + matrix * rows + group // (columns // 8).to(tl.uint32), mask=group * 8 < size)

@@ -13,75 +13,82 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
+from .quantize import dequantize
 
 
 @torch.library.custom_op("lowrank_diffusion::fused_linear", mutates_args=())
 def fused_linear(  # noqa: PLR0913 - operators take tensors, no objects
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor,
+    x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None, a: Tensor, b: Tensor,
     scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """y = x (W + eps)^T + bias + h B^T and h = x A^T, for rows x (N, n), W (m, n), A (R, n), B (m, R).
 
-    ``scale`` (m,), ``seed``, ``step`` (1,) and ``layer`` (1,) say what eps is, see :func:`.kernels.perturb`; it is made
-    again in the backward pass. Without ``scale`` there is none.
+    With ``scales`` the weight is quantised (see :func:`.quantize.dequantize`), and W is made again in the backward
+    pass. So is eps: ``scale`` (m,), ``seed``, ``step`` (1,) and ``layer`` (1,) say what it is, see
+    :func:`.kernels.perturb`. Without ``scale`` there is none.
     """
     h = x @ a.T
-    y = F.linear(x, drawn(weight, scale, seed, step, layer), bias)
+    y = F.linear(x, made(x, a, b, weight, scales, scale, seed, step, layer), bias)
     return y.addmm_(h, b.T), h
 
 
 @fused_linear.register_fake
-def _(x, weight, _bias, a, *_noise):
-    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(x.shape[0], a.shape[0])
+def _(x, _weight, _scales, _bias, a, b, *_noise):
+    return x.new_empty(x.shape[0], b.shape[0]), x.new_empty(x.shape[0], a.shape[0])
 
 
 @torch.library.custom_op("lowrank_diffusion::fused_linear_backward", mutates_args=())
 def _fused_linear_backward(  # noqa: PLR0913
-    grad: Tensor, x: Tensor, h: Tensor, weight: Tensor, a: Tensor, b: Tensor, passing: bool,
+    grad: Tensor, x: Tensor, h: Tensor, weight: Tensor, scales: Tensor | None, a: Tensor, b: Tensor, passing: bool,
     scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x (empty unless ``passing``), A and B."""
     low = grad @ b
     onward = grad.new_empty(0)
     if passing:
-        onward = (grad @ drawn(weight, scale, seed, step, layer)).addmm_(low, a)
+        onward = (grad @ made(x, a, b, weight, scales, scale, seed, step, layer)).addmm_(low, a)
     return onward, low.T @ x, grad.T @ h
 
 
 @_fused_linear_backward.register_fake
-def _(_grad, x, _h, _weight, a, b, passing, *_noise):
+def _(_grad, x, _h, _weight, _scales, a, b, passing, *_noise):
     return torch.empty_like(x) if passing else x.new_empty(0), torch.empty_like(a), torch.empty_like(b)
 
 
 def _keep_for_backward(ctx, inputs, output):
-    x, weight, _, a, b, scale, seed, step, layer = inputs
-    ctx.save_for_backward(x, output[1], weight, a, b, scale, step, layer)
+    x, weight, scales, _, a, b, scale, seed, step, layer = inputs
+    ctx.save_for_backward(x, output[1], weight, scales, a, b, scale, step, layer)
     ctx.seed = seed
 
 
 def _backward(ctx, grad, _grad_of_h):
-    x, h, weight, a, b, scale, step, layer = ctx.saved_tensors
+    x, h, weight, scales, a, b, scale, step, layer = ctx.saved_tensors
     passing = ctx.needs_input_grad[0]
     onward, of_a, of_b = _fused_linear_backward(
-        grad.contiguous(), x, h, weight, a, b, passing, scale, ctx.seed, step, layer
+        grad.contiguous(), x, h, weight, scales, a, b, passing, scale, ctx.seed, step, layer
     )
-    return onward if passing else None, None, None, of_a, of_b, None, None, None, None
+    return onward if passing else None, None, None, None, of_a, of_b, None, None, None, None
 
 
 fused_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
-def drawn(weight: Tensor, scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None) -> Tensor:
-    """W + eps in a tensor of its own, or W itself."""
+def made(  # noqa: PLR0913
+    x: Tensor, a: Tensor, b: Tensor, weight: Tensor, scales: Tensor | None,
+    scale: Tensor | None, seed: int, step: Tensor | None, layer: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """W + eps as the product with ``x`` takes it: W itself, or a tensor of its own. Its shape is that of B A."""
+    shape = b.shape[0], a.shape[1]
     if scale is None or step is None or layer is None:
-        return weight
-    return perturb(weight, scale, seed, step, layer, torch.empty_like(weight))
+        return weight if scales is None else dequantize(weight, scales, shape, x.dtype)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    return perturb(weight, scale, seed, step, layer, out, scales)
 
 
-def perturb(weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: Tensor, out: Tensor) -> Tensor:
+def perturb(weight: Tensor, *others: Any) -> Tensor:
     """:func:`kernels.perturb` where it runs, else its definition."""
     run = kernels.perturb_reference if kernels.available(weight.device) else kernels.perturb
-    return run(weight, scale, seed, step, layer, out)
+    return run(weight, *others)
 
 
 class Unit:
@@ -112,17 +119,17 @@ class Unit:
     def _alone(self, index: int, x: Tensor) -> Tensor:
         """A layer that was called with something else after all."""
         self.source, self.results = None, []
-        weight, bias, a, b, scale, seed, step, layer = self.tensors
+        weight, scales, bias, a, b, scale, seed, step, layer = self.tensors
         rows = slice(sum(self.heights[:index]), sum(self.heights[: index + 1]))
-        if scale is not None:  # noise is numbered by its place in the whole unit
+        if scale is not None or scales is not None:  # noise and codes have their places in the whole unit
             return _apply(x, *self.tensors)[..., rows]
         columns = slice(index * self.rank, (index + 1) * self.rank)
-        part = weight[rows], None if bias is None else bias[rows], a[columns], b[rows, columns]
+        part = weight[rows], None, None if bias is None else bias[rows], a[columns], b[rows, columns]
         return _apply(x, *part, scale, seed, step, layer)
 
 
-def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, *noise: Any) -> Tensor:
-    y, _ = fused_linear(x.reshape(-1, x.shape[-1]), weight, bias, a, b, *noise)
+def _apply(x: Tensor, *tensors: Any) -> Tensor:
+    y, _ = fused_linear(x.reshape(-1, x.shape[-1]), *tensors)
     return y.view(*x.shape[:-1], -1)
 
 
@@ -140,4 +147,4 @@ class FusedLinear(nn.Module):
 
 def fused_alone(weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> FusedLinear:
     """What stands in for one layer that shares its input with none, without noise."""
-    return FusedLinear(Unit([weight.shape[0]], a.shape[0], (weight, bias, a, b, None, 0, None, None)), 0)
+    return FusedLinear(Unit([weight.shape[0]], a.shape[0], (weight, None, bias, a, b, None, 0, None, None)), 0)

@@ -27,8 +27,14 @@ from torch import Tensor, nn
 from .config import ConfigError, Problem
 from .targets import UNQUANTIZED
 
-BLOCK = 64
+NF4_BLOCK = 64
 """Weights that share a scale in nf4."""
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""What the 16 codes stand for, in units of the largest of a block: arXiv 2305.14314, appendix E."""
 
 
 class _Remade(torch.autograd.Function):
@@ -58,6 +64,21 @@ def remade_linear(x: Tensor, bias: Tensor | None, make: Callable[[torch.dtype], 
     return y.view(*x.shape[:-1], -1)
 
 
+def dequantize(codes: Tensor, scales: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The weight (m, n) = ``shape`` in ``dtype``, a new tensor, each number rounded once.
+
+    Args:
+        codes: 8bit: (m, n) int8. nf4: (m n / 2, 1) uint8, two weights to a byte, the first in its high half.
+        scales: float32; 8bit: (m, 1), what a row's integers are multiplied by. nf4: (m n / 64,), largest magnitudes.
+        shape: n must be a multiple of 64 where rows of several layers stand below each other in nf4.
+        dtype: float32, bf16, fp16; 8bit: any floating type.
+    """
+    if codes.dtype == torch.int8:
+        out = torch.empty(shape, dtype=dtype, device=codes.device)
+        return torch.mul(codes, scales, out=out)  # without a float32 copy
+    return torch.ops.bitsandbytes.dequantize_4bit(codes, scales, NF4_BLOCK, "nf4", shape, dtype)
+
+
 class QuantizedLinear(nn.Linear):
     """A frozen linear layer whose weight is stored in fewer bits.
 
@@ -68,7 +89,7 @@ class QuantizedLinear(nn.Linear):
     """
 
     scales: Tensor
-    """float32; 8bit: (m, 1), what a row's integers are multiplied by. nf4: (m n / 64,), largest magnitudes."""
+    """As :func:`dequantize` takes them, and so is ``weight``."""
 
     def __init__(self, linear: nn.Linear, kind: str, device: torch.device):
         with_bias = linear.bias is not None
@@ -83,13 +104,7 @@ class QuantizedLinear(nn.Linear):
 
     def dequantized(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight, (m, n), in ``dtype`` or what it had before it was quantised. A new tensor each time."""
-        dtype = dtype or self.dtype
-        if self.kind == "8bit":
-            out = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
-            return torch.mul(self.weight, self.scales, out=out)  # rounds once, without a float32 copy
-        return torch.ops.bitsandbytes.dequantize_4bit(
-            self.weight, self.scales, BLOCK, "nf4", (self.out_features, self.in_features), dtype
-        )
+        return dequantize(self.weight, self.scales, (self.out_features, self.in_features), dtype or self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., n) -> (..., m)."""
@@ -112,7 +127,7 @@ def _to_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
     import bitsandbytes  # noqa: F401  registers the operations
 
     half = weight if weight.dtype in (torch.float32, torch.bfloat16, torch.float16) else weight.float()
-    packed, scales = torch.ops.bitsandbytes.quantize_4bit(half.contiguous(), BLOCK, "nf4", torch.uint8)
+    packed, scales = torch.ops.bitsandbytes.quantize_4bit(half.contiguous(), NF4_BLOCK, "nf4", torch.uint8)
     return packed, scales.float()
 
 
@@ -145,7 +160,7 @@ def quantize(model: nn.Module, kind: str, device: torch.device, keep: str = UNQU
 def _check(kind: str, device: torch.device) -> None:
     """Try a small layer: whether bitsandbytes has kernels for a device shows only in using them."""
     try:
-        small = QuantizedLinear(nn.Linear(BLOCK, 2, bias=False), kind, device)
+        small = QuantizedLinear(nn.Linear(NF4_BLOCK, 2, bias=False), kind, device)
         small.dequantized()
     except (ImportError, RuntimeError, NotImplementedError, OSError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

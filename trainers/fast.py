@@ -36,7 +36,7 @@ WARM_UPS = 2  # runs before a capture: libraries choose kernels and allocate wor
 class FastStep(Step):
     """A step over fused adapters; ``captured`` on CUDA. Its results equal the eager step's up to rounding.
 
-    AdamW only; no dropout, no fp16 loss scaling, no quantised base (:func:`obstacle_of`).
+    AdamW only; no dropout, no fp16 loss scaling (:func:`obstacle_of`).
     """
 
     channels_last = True
@@ -55,7 +55,9 @@ class FastStep(Step):
         self.lr, self.sigma = torch.zeros((), **number), torch.zeros((), **number)
         self.total, self.count = torch.zeros((), **number), torch.ones((), **number)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
-        noise = "none" if not cfg.flat.sigma else "kept" if cfg.flat.keep else "redrawn"
+        # Perturbed weights of a quantised base would take the memory that it saves.
+        keep = cfg.flat.keep and cfg.base.quantize == "none"
+        noise = "none" if not cfg.flat.sigma else "kept" if keep else "redrawn"
         noise_seed = seeds.number(self.noise_seed, 0, "flat")
         self.fused = Fused(task.model, task.layers, dtype, noise, noise_seed, self.step_number)
         self.bad = torch.zeros((), **number)  # 1 from the first loss or gradient on that is no number

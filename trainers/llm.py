@@ -114,7 +114,8 @@ class LanguageModel:
         """Mean cross entropy of the held-out targets; with ``text.answers``, held-out rows are answered as well."""
         if not self.data.held_out:
             return None
-        found = metrics.token_loss(self.model, self.data.held_out, self.pad, self.cfg.train.batch)
+        tokens = self.cfg.train.batch * self.cfg.text.length
+        found = metrics.token_loss(self.model, self.data.held_out, self.pad, tokens)
         self.tell(events.Measured("perplexity", metrics.perplexity(found)))
         rows = metrics.answerable(self.data.held_out_rows)[: self.cfg.text.answers]
         if rows:

@@ -187,7 +187,7 @@ class _Job:
         """Whether steps are captured; see trainers/fast.py for all the reasons why not."""
         cfg = self.cfg
         eager = cfg.train.step == "eager" or cfg.optimizer.name != "adamw" or cfg.train.precision == "fp16"
-        return not (eager or cfg.adapter.dropout or cfg.base.quantize != "none")
+        return not (eager or cfg.adapter.dropout)
 
     def _count(self, *parts: str) -> int:
         return sum(_weights(self.source, part, self.cfg.base.variant) for part in parts)
@@ -212,7 +212,7 @@ class _Job:
             return 0
         if not self.fast:
             return 8 * max(m * n for m, n in self.adapted)
-        if self.cfg.flat.keep:
+        if self.cfg.flat.keep and self.cfg.base.quantize == "none":
             return self.width * sum(m * n * count for (m, n), count in self.adapted.items())
         return self.width * sum(m * n for m, n in self.adapted)
 

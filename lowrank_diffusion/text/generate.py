@@ -110,7 +110,8 @@ class Speaker:
         """Perplexity, and of conversations the share of exact answers and the speed, in words, with what is loaded."""
         if self._model is None:
             self._model = self.base.model()
-        loss = metrics.token_loss(self._model, data.held_out, pad_id(self.tokenizer), cfg.train.batch)
+        tokens = cfg.train.batch * cfg.text.length
+        loss = metrics.token_loss(self._model, data.held_out, pad_id(self.tokenizer), tokens)
         found = {"perplexity": f"{metrics.perplexity(loss):.4g}"}
         asked = metrics.answerable(data.held_out_rows)[:rows]
         if asked:

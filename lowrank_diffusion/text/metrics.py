@@ -19,6 +19,8 @@ from .rows import Row
 
 AT_ONCE = 25
 """Rows that are answered together."""
+TOKENS_AT_ONCE = 1024
+"""Tokens whose losses are computed together, unless training already takes more."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,21 @@ def same(said: str, wanted: str) -> bool:
 
 
 @torch.no_grad()
-def token_loss(model: Any, examples: Sequence[Encoded], pad: int, batch: int) -> float:
-    """Mean cross entropy of all targets of ``examples``, in nats; its exponential is the perplexity."""
+def token_loss(model: Any, examples: Sequence[Encoded], pad: int, tokens: int) -> float:
+    """Mean cross entropy of all targets of ``examples``, in nats; its exponential is the perplexity.
+
+    Args:
+        model: On any device.
+        examples: At least one.
+        pad: Number of the token that fills a batch.
+        tokens: In a forward pass of training: a pass has at most as many, or :data:`TOKENS_AT_ONCE`, or one example.
+    """
     total = count = 0.0
-    by_length = sorted(examples, key=lambda example: len(example.ids))
-    for start in range(0, len(by_length), batch):
-        chosen = by_length[start : start + batch]
-        packed = collate([[example] for example in chosen], len(chosen[-1].ids), pad)
+    left = sorted(examples, key=lambda example: len(example.ids), reverse=True)
+    while left:
+        fitting = max(max(tokens, TOKENS_AT_ONCE) // len(left[0].ids), 1)
+        chosen, left = left[:fitting], left[fitting:]
+        packed = collate([[example] for example in chosen], len(chosen[0].ids), pad)
         ids, labels = packed.ids.to(model.device), packed.labels.to(model.device)
         total += float(sequence_losses(model, ids, labels).sum())
         count += packed.count

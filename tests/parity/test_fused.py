@@ -16,6 +16,7 @@ from lowrank_diffusion import adapters, flat, presets, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.fused import Fused, obstacle
+from lowrank_diffusion.quantize import QuantizedLinear, quantize
 from lowrank_diffusion.runs import Run
 from trainers import checkpoint, fast
 from trainers.fast import FastStep
@@ -152,6 +153,60 @@ def test_perturbed_weights_have_the_merged_rows_norms(kind: str, keep: bool):
         assert all(torch.equal(layer.base.weight, base[layer.path]) for layer in group.layers)
 
 
+class Wide(Attention):
+    """The same with rows of 64, which nf4 can stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("to_q", "to_k", "q_proj", "k_proj"):
+            setattr(self, name, nn.Linear(64, 64))
+        self.to_v, self.to_out = nn.Linear(64, 128, bias=False), nn.ModuleList([nn.Linear(128, 64)])
+
+
+def stored_and_plain(kind: str, stored: str) -> tuple[nn.Module, list[Any], nn.Module, list[Any]]:
+    """A model with quantised layers, one with the weights that those stand for, and the same adapter on both."""
+    torch.manual_seed(1)
+    packed, cfg = Wide(), settings(kind)
+    plain = copy.deepcopy(packed)
+    quantize(packed, stored, CPU)
+    for name, layer in packed.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            plain.get_submodule(name).weight.data = layer.dequantized()  # type: ignore[union-attr]
+    both = [adapters.attach(model, cfg.adapter, cfg.seed) for model in (packed, plain)]
+    for model in (packed, plain):
+        for name, parameter in adapters.trainable(model).items():
+            parameter.data = torch.randn(parameter.shape, generator=seeds.generator(0, 0, name)) / 9
+    return packed, both[0], plain, both[1]
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.2])
+@pytest.mark.parametrize("stored", ["8bit", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantised_base_gives_what_the_weights_it_stands_for_give(kind: str, stored: str, sigma: float):
+    """In float32: outputs and gradients, with and without noise, for layers of one input and for others."""
+    packed, layers, plain, others = stored_and_plain(kind, stored)
+    codes = [layer.base.weight.clone() for layer in layers]
+    found = []
+    for model, adapted in ((packed, layers), (plain, others)):
+        fused = Fused(model, adapted, torch.float32, "redrawn" if sigma else "none", 5, torch.tensor([3]))
+        with fused.active():
+            for group in fused.groups:
+                group.refresh()
+                group.perturb(torch.tensor(sigma))
+            y = model(torch.randn(5, 3, 64, generator=seeds.generator(0, 0, "x")))
+            y.square().sum().backward()
+            for group in fused.groups:
+                group.gather()
+                group.collect(torch.ones(()))
+        found.append((y.detach(), *(grad.clone() for grad in fused.grads())))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
+    assert all(torch.equal(layer.base.weight, code) for layer, code in zip(layers, codes, strict=True))
+    if not sigma:
+        wanted = stored_and_plain(kind, stored)[0](torch.randn(5, 3, 64, generator=seeds.generator(0, 0, "x")))
+        assert (found[0][0] - wanted).norm() < 1e-5 * wanted.norm()
+
+
 def test_kept_and_redrawn_noise_give_the_same_training():
     runs = [begin(settings("hybrid", flat__sigma=0.1, flat__keep=keep)) for keep in (True, False)]
     plain = begin(settings("hybrid"))
@@ -234,6 +289,10 @@ def test_says_what_it_cannot_fuse():
     dropped = Regression(settings("lora", adapter__dropout=0.1))
     assert "dropout" in obstacle(dropped.layers)
     assert obstacle(Regression(settings("lora")).layers) == ""
+    short = Attention()
+    quantize(short, "nf4", CPU)
+    adapted = adapters.attach(short, settings("lora").adapter, 0)
+    assert obstacle(adapted) == "the rows of to_q are 16 long, no multiple of nf4's 64"
 
 
 def test_a_mode_that_cannot_be_had_is_refused_by_name():

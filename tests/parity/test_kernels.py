@@ -10,11 +10,12 @@ import sys
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowrank_diffusion import kernels
 from lowrank_diffusion.kernels import normals_reference, perturb, perturb_reference, philox
 from lowrank_diffusion.paths import PROJECT
+from lowrank_diffusion.quantize import NF4_BLOCK, NF4_LEVELS, QuantizedLinear, dequantize
 
 SEED, STEP, LAYER = 0x1234_5678_9ABC_DEF0, 3 + 5 * 2**32, 11
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
@@ -29,6 +30,8 @@ CASES = [
     ((2, 6, 1000), SINGLE, HALF),
 ]
 """Shapes of one matrix or a stack, the weight's type and the result's."""
+QUANTIZED = [("8bit", (37, 77), SINGLE), ("8bit", (5, 640), BRAIN), ("nf4", (6, 64), SINGLE), ("nf4", (48, 320), HALF)]
+"""How a weight is stored, its shape, and the result's type."""
 KEYS = {"seed": (SEED + 1, STEP, LAYER), "step": (SEED, STEP + 1, LAYER), "layer": (SEED, STEP, LAYER + 1),
         "high half of seed": (SEED ^ 2**62, STEP, LAYER), "high half of step": (SEED, STEP + 2**32, LAYER)}  # fmt: skip
 
@@ -148,6 +151,43 @@ def test_the_kernel_says_why_it_is_not_available():
     assert "this device is cpu" in kernels.available(torch.device("cpu"))
 
 
+def quantized(kernel, kind: str, shape: tuple[int, int], out_dtype: torch.dtype, device: str) -> Tensor:
+    weight, scale, step = operands(shape, SINGLE, device)
+    layer = nn.Linear(shape[1], shape[0], bias=False)
+    layer.weight.data = weight
+    packed = QuantizedLinear(layer, kind, torch.device(device))
+    out = torch.full(shape, float("nan"), dtype=out_dtype, device=device)
+    assert kernel(packed.weight, scale, SEED, step, LAYER, out, packed.scales) is out
+    return out
+
+
+@pytest.mark.parametrize(("kind", "shape", "out_dtype"), QUANTIZED)
+def test_reference_adds_to_what_a_quantised_weight_stands_for(
+    kind: str, shape: tuple[int, int], out_dtype: torch.dtype
+):
+    weight, scale, _ = operands(shape, SINGLE, "cpu")
+    layer = nn.Linear(shape[1], shape[0], bias=False)
+    layer.weight.data = weight
+    exact = QuantizedLinear(layer, kind, torch.device("cpu")).dequantized().double()
+    exact += scale.double()[:, None] * normals_reference(shape, SEED, STEP, LAYER).double()
+    found = quantized(perturb_reference, kind, shape, out_dtype, "cpu").double()
+    torch.testing.assert_close(found, exact, rtol=torch.finfo(out_dtype).eps / 2 * 1.01, atol=1e-6)
+
+
+def test_the_levels_are_bitsandbytes_own():
+    codes = torch.arange(16, dtype=torch.uint8).repeat(4).view(-1, 2)
+    packed = (codes[:, :1] << 4) | codes[:, 1:]
+    found = dequantize(packed, torch.full((1,), 3.0), (1, NF4_BLOCK), SINGLE)
+    assert torch.equal(found, 3 * torch.tensor(NF4_LEVELS).repeat(4)[None])
+
+
+def test_wrong_quantised_arguments_are_refused_with_all_reasons():
+    _, scale, step = operands((4, 64), SINGLE, "cpu")
+    codes, out = torch.zeros(4, 60, dtype=torch.int8), torch.empty(4, 64)
+    with pytest.raises(ValueError, match=r"weight has 240 codes, not 256; scales are 3 of torch.float32, not 4"):
+        perturb(codes, scale, SEED, step, LAYER, out, torch.ones(3))
+
+
 # The kernel itself, in Triton's interpreter or on a GPU.
 
 
@@ -167,6 +207,8 @@ def interpreted() -> None:
     assert kernels.tl is None, "Triton was imported before it was needed"
     for shape, dtype, out_dtype in CASES:
         agrees_with_reference(shape, dtype, out_dtype, "cpu")
+    for case in QUANTIZED:
+        quantized_agrees_with_reference(*case, "cpu")
     stack_equals_its_slices("cpu")
     tiles_do_not_matter("cpu")
     print(f"{len(CASES)} cases")
@@ -186,6 +228,19 @@ def agrees_with_reference(shape: tuple[int, ...], dtype: torch.dtype, out_dtype:
     torch.testing.assert_close(found, expected, rtol=torch.finfo(out_dtype).eps, atol=1e-4)
     if device != "cpu" or out_dtype != BRAIN:  # the interpreter truncates to bfloat16, a GPU rounds
         assert torch.equal(found, result(perturb, shape, dtype, SINGLE, device).to(out_dtype))
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", QUANTIZED)
+def test_kernel_of_quantised_weights_on_a_gpu(case: tuple[str, tuple[int, int], torch.dtype]):
+    quantized_agrees_with_reference(*case, "cuda")
+
+
+def quantized_agrees_with_reference(kind: str, shape: tuple[int, int], out_dtype: torch.dtype, device: str) -> None:
+    found = quantized(perturb, kind, shape, out_dtype, device)
+    expected = quantized(perturb_reference, kind, shape, out_dtype, device)
+    torch.testing.assert_close(found, expected, rtol=torch.finfo(out_dtype).eps, atol=1e-4)
 
 
 @needs_gpu
