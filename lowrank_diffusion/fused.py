@@ -17,6 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,24 +26,8 @@ from torch import Tensor, nn
 from .adapters import NAME, AdaptedLayer
 from .factors import row_norms_squared
 from .products import FusedLinear, Unit, perturb
-from .quantize import NF4_BLOCK, QuantizedLinear, dequantize
-
-SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of siblings that usually read the same input, in the order in which their models call them."""
-
-
-def obstacle(layers: list[AdaptedLayer]) -> str:
-    """Why these layers cannot be fused; empty if they can."""
-    for layer in layers:
-        base: Any = layer.base
-        if type(base) not in (nn.Linear, QuantizedLinear):
-            return f"{layer.path} is a {type(base).__name__}, not a plain linear layer"
-        if base.weight.dtype == torch.uint8 and base.in_features % NF4_BLOCK:
-            return f"the rows of {layer.path} are {base.in_features} long, no multiple of nf4's {NF4_BLOCK}"
-        dropout: Any = getattr(layer.module, "lora_dropout", None) or getattr(layer.module, "gralora_dropout", None)
-        if dropout and not isinstance(dropout[NAME], nn.Identity):
-            return "adapter.dropout draws a mask at every layer"
-    return ""
+from .quantize import QuantizedLinear, dequantize
+from .units import kind_of, units_of
 
 
 class Group:
@@ -65,7 +50,7 @@ class Group:
         self.layers = [layer for unit in units for layer in unit]
         module: Any = self.layers[0].module
         self.scaling = float(module.scaling[NAME])
-        self.kind = _kind(self.layers[0])
+        self.kind = kind_of(self.layers[0])
         self.heights, self.width = [layer.base.out_features for layer in units[0]], units[0][0].base.in_features
         names = _NAMES[self.kind[0]] + (_GENERAL if self.kind[0] == "gralora" and self.kind[2] else ())
         places = [(part, name) for part in range(len(self.heights)) for name in names]
@@ -111,7 +96,7 @@ class Group:
         self.noisy = self.weight.clone() if self.noise == "kept" else self.weight
 
     def _below_each_other(self, name: str) -> Tensor:
-        """One tensor of all bases, (L, ...), in which those of a unit follow each other, and which they become views of.
+        """One tensor of all bases, (L, ...), those of a unit below each other; they become views of it.
 
         Quantised weights can be stacked as they are: their scales belong to rows, or to blocks of whole rows.
         """
@@ -147,12 +132,10 @@ class Group:
 
     def _pattern(self, a: Tensor, b: Tensor, stored: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
         """(part of a pair, the same numbers as stored, factor) with equal shapes, for all layers of the units."""
-        each, top = len(stored) // len(self.heights), 0
-        for part, height in enumerate(self.heights):
-            columns = slice(part * self.rank, (part + 1) * self.rank)
-            blocks = a[:, columns], b[:, top : top + height, columns]
+        each = len(stored) // len(self.heights)
+        for part, (rows, columns) in enumerate(self._parts()):
+            blocks = a[:, columns], b[:, rows, columns]
             yield from self._pattern_of_one(*blocks, stored[part * each : (part + 1) * each])
-            top += height
 
     def _pattern_of_one(self, a: Tensor, b: Tensor, stored: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
         """The same for one layer; :func:`lowrank_diffusion.factors.gralora_to_lora` as views.
@@ -189,18 +172,36 @@ class Group:
         """Begin the perturbation of a step (methods: flat.py); ``sigma`` () lives on the device."""
         if self.noise == "none":
             return
-        b = self.b.to(self.norms.dtype)
-        if self.scales is None:
-            against = self.weight @ self.a.mT
-        else:
-            against = torch.stack([weight @ a.mT for weight, a in zip(self._weights(), self.a, strict=True)])
-        cross = (against.to(b.dtype) * b).sum(dim=2)
-        gram = self.a.to(b.dtype) @ self.a.to(b.dtype).mT
-        own = ((b @ gram) * b).sum(dim=2)
-        merged = (self.norms + 2 * cross + own).clamp_min(0).sqrt()
+        merged = self._merged_row_norms()
         self.scale.copy_(merged * (sigma / math.sqrt(self.width)))
         if self.noise == "kept":
             perturb(self.weight, self.scale, self.seed, self.step, self.numbers[:1], self.noisy)
+
+    def _merged_row_norms(self) -> Tensor:
+        """Norms of the rows of W + B A, (L, M), without forming it: see :func:`.factors.merged_row_norms`.
+
+        Layer by layer of the units: the zeros of B between its blocks are then neither multiplied nor written.
+        """
+        found = []
+        for (rows, columns), against in zip(self._parts(), self._weights_times_a(), strict=True):
+            b, a = self.b[:, rows, columns].to(self.norms.dtype), self.a[:, columns].to(self.norms.dtype)
+            change = torch.baddbmm(against.to(b.dtype), b, a @ a.mT, beta=2).mul_(b).sum(dim=2)
+            found.append(self.norms[:, rows] + change)
+        return torch.cat(found, dim=1).clamp_min_(0).sqrt_()
+
+    def _weights_times_a(self) -> list[Tensor]:
+        """W A^T (L, m, R) of each layer of the units; a quantised weight is made once for all of its unit."""
+        parts = self._parts()
+        if self.scales is None:
+            return [self.weight[:, rows] @ self.a[:, columns].mT for rows, columns in parts]
+        products = [[w[r] @ a[c].mT for r, c in parts] for w, a in zip(self._weights(), self.a, strict=True)]
+        return [torch.stack(of_part) for of_part in zip(*products, strict=True)]
+
+    def _parts(self) -> list[tuple[slice, slice]]:
+        """Of each layer of a unit its rows of W and B, and its columns of B, which are its rows of A."""
+        ends = enumerate(accumulate(self.heights))
+        rank = self.rank
+        return [(slice(end - self.heights[i], end), slice(i * rank, (i + 1) * rank)) for i, end in ends]
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """(path, stand-in) of every layer."""
@@ -233,32 +234,6 @@ _NAMES = {"lora": ("lora_A", "lora_B"), "gralora": ("gralora_A", "gralora_B")}
 _GENERAL = ("gralora_A_general", "gralora_B_general")
 
 
-def _kind(layer: AdaptedLayer) -> tuple[str, int, int, int]:
-    """(kind, rank, hybrid rank, k)."""
-    module: Any = layer.module
-    if hasattr(module, "lora_A"):
-        return "lora", module.lora_A[NAME].weight.shape[0], 0, 1
-    k, _, rank = module.gralora_A[NAME].shape
-    return "gralora", rank, int(module.hybrid_r[NAME]), k
-
-
-def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedLayer]]:
-    """``layers`` in units, by their names: siblings of :data:`SHARED` with inputs of one width and the same adapter."""
-    found: dict[Any, list[AdaptedLayer]] = defaultdict(list)
-    for layer in layers:
-        parent, _, name = layer.path.rpartition(".")
-        family = next((names for names in SHARED if name in names), None)
-        # In cross-attention the queries come from somewhere else.
-        if family is None or (name == "to_q" and getattr(model.get_submodule(parent), "is_cross_attention", False)):
-            found[layer.path].append(layer)
-        else:
-            found[parent, family, layer.base.in_features, layer.base.weight.dtype, _kind(layer)].append(layer)
-    for key, unit in found.items():
-        if isinstance(key, tuple):
-            unit.sort(key=lambda layer, names=key[1]: names.index(layer.path.rpartition(".")[2]))
-    return list(found.values())
-
-
 def _slot(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
     """Where a module is kept: its parent's table, and its name there."""
     parent, _, name = path.rpartition(".")
@@ -270,7 +245,7 @@ class Fused:
 
     Args:
         model: the model that holds the layers.
-        layers: what :func:`lowrank_diffusion.adapters.attach` returned; see :func:`obstacle` for what they must be.
+        layers: what :func:`lowrank_diffusion.adapters.attach` returned; see :func:`.units.obstacle`.
         dtype: of the base, and so of all products.
         noise, seed, step: see :class:`Group`; ``step`` may be left out without noise.
     """
@@ -285,7 +260,7 @@ class Fused:
         for unit in units_of(model, layers):
             bases = [layer.base for layer in unit]
             sides = ((base.out_features, base.in_features) for base in bases)
-            shapes[(*sides, bases[0].weight.dtype, _kind(unit[0]))].append(unit)
+            shapes[(*sides, bases[0].weight.dtype, kind_of(unit[0]))].append(unit)
         self.groups: list[Group] = []
         first = 0
         for members in shapes.values():

@@ -210,7 +210,7 @@ def _compiled() -> Any:
     return importlib.import_module("triton").jit(_perturb, do_not_specialize=["key_a", "key_b", "columns", "rows"])
 
 
-def _perturb(  # noqa: PLR0913 - a kernel has no object to take its arguments from
+def _perturb(  # noqa: PLR0913, PLR0915 - a kernel has no object to take its arguments from, and no parts
     weight, scales, levels, scale, out, step, layer, key_a, key_b, columns, rows, size,
     TILE: tl.constexpr, ROUNDS: tl.constexpr, WHOLE: tl.constexpr, FAST: tl.constexpr,  # pyright: ignore
     BITS: tl.constexpr, BLOCK: tl.constexpr,  # pyright: ignore

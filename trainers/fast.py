@@ -23,7 +23,8 @@ from lowrank_diffusion import devices, kernels, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.flat import sigma_at
-from lowrank_diffusion.fused import Fused, obstacle
+from lowrank_diffusion.fused import Fused
+from lowrank_diffusion.units import obstacle
 
 from . import compiling, optim
 from .parallel import ALONE, World

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from lowrank_diffusion import adapters, flat, presets, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
-from lowrank_diffusion.fused import Fused, obstacle
+from lowrank_diffusion.fused import Fused
 from lowrank_diffusion.quantize import QuantizedLinear, quantize
 from lowrank_diffusion.runs import Run
+from lowrank_diffusion.units import obstacle
 from trainers import checkpoint, fast
 from trainers.fast import FastStep
 from trainers.step import Diverged, Step

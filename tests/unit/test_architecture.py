@@ -22,7 +22,7 @@ LAYERS = (
     "presets events bases",
     "hub loading",
     "runs supervisor devices factors kernels products quantize",
-    "adapters flat fused export",
+    "adapters flat units fused export",
     "image text",
     "terminal cli_text cli",
     "__init__ __main__",

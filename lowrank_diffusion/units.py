@@ -1,0 +1,55 @@
+"""Which adapted layers can be fused, and which of them read the same input, and so can be one product."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from .adapters import NAME, AdaptedLayer
+from .quantize import NF4_BLOCK, QuantizedLinear
+
+SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of siblings that usually read the same input, in the order in which their models call them."""
+
+
+def obstacle(layers: list[AdaptedLayer]) -> str:
+    """Why these layers cannot be fused; empty if they can."""
+    for layer in layers:
+        base: Any = layer.base
+        if type(base) not in (nn.Linear, QuantizedLinear):
+            return f"{layer.path} is a {type(base).__name__}, not a plain linear layer"
+        if base.weight.dtype == torch.uint8 and base.in_features % NF4_BLOCK:
+            return f"the rows of {layer.path} are {base.in_features} long, no multiple of nf4's {NF4_BLOCK}"
+        dropout: Any = getattr(layer.module, "lora_dropout", None) or getattr(layer.module, "gralora_dropout", None)
+        if dropout and not isinstance(dropout[NAME], nn.Identity):
+            return "adapter.dropout draws a mask at every layer"
+    return ""
+
+
+def kind_of(layer: AdaptedLayer) -> tuple[str, int, int, int]:
+    """(kind, rank, hybrid rank, k) of a layer's adapter."""
+    module: Any = layer.module
+    if hasattr(module, "lora_A"):
+        return "lora", module.lora_A[NAME].weight.shape[0], 0, 1
+    k, _, rank = module.gralora_A[NAME].shape
+    return "gralora", rank, int(module.hybrid_r[NAME]), k
+
+
+def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedLayer]]:
+    """``layers`` in units, by their names: siblings of :data:`SHARED` with inputs of one width and the same adapter."""
+    found: dict[Any, list[AdaptedLayer]] = defaultdict(list)
+    for layer in layers:
+        parent, _, name = layer.path.rpartition(".")
+        family = next((names for names in SHARED if name in names), None)
+        # In cross-attention the queries come from somewhere else.
+        if family is None or (name == "to_q" and getattr(model.get_submodule(parent), "is_cross_attention", False)):
+            found[layer.path].append(layer)
+        else:
+            found[parent, family, layer.base.in_features, layer.base.weight.dtype, kind_of(layer)].append(layer)
+    for key, unit in found.items():
+        if isinstance(key, tuple):
+            unit.sort(key=lambda layer, names=key[1]: names.index(layer.path.rpartition(".")[2]))
+    return list(found.values())
