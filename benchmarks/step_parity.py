@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lowrank_diffusion import events, runs
+from lowrank_diffusion import events, runs, supervisor
 from lowrank_diffusion.paths import PROJECT
 
 from . import report
@@ -64,7 +64,7 @@ def train(args: argparse.Namespace, name: str, settings: list[str], interrupt: b
         while interrupt and shown.poll() is None and len(losses(run)) < args.steps // 2:
             time.sleep(0.02)
         if interrupt:
-            subprocess.run([*tool, "stop", run.name], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+            supervisor.stop(run)
         shown.communicate()
     if interrupt:
         subprocess.run([*tool, "resume", run.name], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)

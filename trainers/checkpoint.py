@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def save(run: Run, state: Step) -> Path:
     optimizer = state.optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in optimizer["state"].items():
-        for name, value in values.items():
+        for name, value in _flattened(values):
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
@@ -49,6 +50,15 @@ def save(run: Run, state: Step) -> Path:
         lambda path: write_tensors(contents, path, {"state": json.dumps(facts)}),
     )
     return folder
+
+
+def _flattened(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What an optimiser keeps of one parameter; bitsandbytes puts its 8-bit part into a table of its own."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flattened(value)
+        else:
+            yield name, value
 
 
 def _plain(value: Any) -> Any:

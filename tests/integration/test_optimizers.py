@@ -211,6 +211,34 @@ def test_eight_bit_adamw_on_a_cpu_says_what_to_take():
         begin(cfg)
 
 
+def test_eight_bit_moments_are_saved_and_taken_up_again(tmp_path: Path):
+    """bitsandbytes keeps them in a table inside the optimiser's; of tensors with 4096 numbers or more, so wide ones."""
+    eight_bit = pytest.importorskip("bitsandbytes.optim").AdamW8bit
+
+    def wide() -> Step:
+        state = begin(settings())
+        parameters = [nn.Parameter(torch.linspace(-1, 1, 64 * 128).view(64, 128))]
+        state.parameters, state.averaged = {"wide": parameters[0]}, {}
+        state.optimizer = eight_bit(parameters, lr=0.01)
+        return state
+
+    def moved(state: Step, step: int) -> Tensor:
+        (parameter,) = state.parameters.values()
+        parameter.grad = torch.randn(parameter.shape, generator=seeds.generator(0, step, "gradient"))
+        state.optimizer.step()
+        return parameter.detach().clone()
+
+    run, state = Run(tmp_path), wide()
+    moved(state, 0)
+    checkpoint.save(run, state)
+    stored = load_file(run.checkpoints[-1] / "state.safetensors")
+    assert stored["optimizer.0.state1"].dtype == torch.uint8
+    again = wide()
+    checkpoint.load(run.checkpoints[-1], again)
+    for step in (1, 2):
+        assert torch.equal(moved(again, step), moved(state, step))
+
+
 def test_a_checkpoint_that_is_damaged_or_of_other_settings_is_refused(tmp_path: Path):
     run, state = Run(tmp_path), begin(settings())
     state(0)

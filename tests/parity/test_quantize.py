@@ -180,10 +180,15 @@ def test_on_a_gpu_layers_come_one_at_a_time_and_can_be_captured(kind: str):
     assert packed < (1.1 if kind == "8bit" else 0.6) * 8 * one.weight.numel()
     assert torch.cuda.max_memory_allocated() - before < packed + 8 * one.weight.nbytes  # float32 copies of one layer
     assert (model[0].dequantized().cpu() - on_cpu).abs().max() <= 1e-2 * on_cpu.abs().max()  # type: ignore[operator]
-    x = torch.randn(64, 2048, dtype=torch.bfloat16, device=cuda, requires_grad=True)
-    wanted = model(x)
-    (wanted_grad,) = torch.autograd.grad(wanted.sum(), x)
-    with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
+    side = torch.cuda.Stream()  # autograd waits for the stream of a leaf, and nothing captured may wait for the first
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        x = torch.randn(64, 2048, dtype=torch.bfloat16, device=cuda, requires_grad=True)
+        wanted = model(x)
+        (wanted_grad,) = torch.autograd.grad(wanted.sum(), x)
+        wanted = wanted.detach()
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph := torch.cuda.CUDAGraph(), stream=side):
         y = model(x)
         (grad,) = torch.autograd.grad(y.sum(), x)
     graph.replay()

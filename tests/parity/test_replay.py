@@ -243,6 +243,7 @@ def test_an_adapter_in_training_is_drawn_from_graphs_as_it_is():
         held = Replay(unet)
         for number in range(ORDINARY_CALLS + 2):
             expected = call(unet, seed=number)
-            torch.testing.assert_close(through(held, seed=number), expected, atol=1e-4, rtol=1e-3)
-        assert held.graphs == 1, round_
+            found = through(held, seed=number)
+            assert (found - expected).abs().max() <= 5e-3 * expected.abs().max(), (round_, number)
+        assert held.graphs == 1, held.obstacle
         assert held.release()
