@@ -2,9 +2,9 @@
 
 import os
 
-# OpenMP's threads spin while they wait for each other, by default for milliseconds. With anything else on the same cores
-# (pictures drawn while a run trains) the one they wait for is often not running: a step of 0.2 s then took 9.5 s on two
-# cores. Threads that never spin have to be woken, and it takes 0.3 to 0.4 s on an idle machine. With some ten
+# OpenMP's threads spin while they wait for each other, by default for milliseconds. With anything else on the same
+# cores (pictures drawn while a run trains) the one they wait for is often not running: a step of 0.2 s then took 9.5 s
+# on two cores. Threads that never spin have to be woken, and a step takes 0.3 to 0.4 s on an idle machine. With some
 # microseconds of spinning it takes 0.2 s there, and 0.9 s beside other work. Counts only if set before torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

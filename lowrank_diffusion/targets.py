@@ -21,6 +21,9 @@ _NAMED = {
     "attention+mlp": _EVERYTHING,
 }
 
+SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of siblings that usually read the same input, in the order in which their models call them."""
+
 UNQUANTIZED = r"(^|\.)(time_embedding|time_emb_proj|add_embedding|lm_head)(\.|$)"
 """In the paths of linear layers that ``base.quantize`` leaves as they are: what is small and feeds everything (time),
 and what turns into logits. Norms, convolutions and embeddings are no linear layers, and so stay too."""

@@ -10,9 +10,7 @@ from torch import nn
 
 from .adapters import NAME, AdaptedLayer
 from .quantize import NF4_BLOCK, QuantizedLinear
-
-SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of siblings that usually read the same input, in the order in which their models call them."""
+from .targets import SHARED
 
 
 def obstacle(layers: list[AdaptedLayer]) -> str:

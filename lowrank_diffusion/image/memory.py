@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths, presets
 from ..config import Config
-from ..targets import UNQUANTIZED, matching
+from ..targets import SHARED, UNQUANTIZED, matching
 from . import folders, headers
 from .source import Source, resolve
 from .unet import Outline, outline
@@ -39,20 +39,26 @@ class Factors:
     """Bytes that SDXL's VAE needs for each pixel of a picture that it encodes."""
     decoded_pixel: float
     """Bytes that it needs for each pixel of a picture that it draws."""
-    workspace: float
-    """Bytes for the libraries' own use."""
+    tight: float
+    """Share of them that will do where there are no more: the rest lies free between the blocks."""
+    workspace: dict[str, float]
+    """Bytes for the libraries' own use, by the way steps run."""
+    quantized: float
+    """Bytes for weights on the way from their codes to a product."""
     slack: float
     """Memory that is taken from the GPU for each byte in use: the rest lies between the blocks."""
 
 
 FACTORS = Factors(
-    transformer={"eager": 64.0, "fast": 40.0},
+    transformer={"eager": 52.0, "fast": 40.0},
     resnet={"eager": 8.8, "fast": 4.5},
-    checkpoint=2.9,
+    checkpoint=4.0,
     drawing=8.0,
     encoded_pixel=2600.0,
-    decoded_pixel=5200.0,
-    workspace=0.1 * GIB,
+    decoded_pixel=7800.0,
+    tight=0.66,
+    workspace={"eager": 0.1 * GIB, "fast": 0.5 * GIB},
+    quantized=0.35 * GIB,
     slack=1.04,
 )
 TILE = 512
@@ -153,9 +159,10 @@ class _Job:
         self.side = cfg.data.resolution or config["sample_size"] * self.scale
         self.width = 4 if cfg.train.precision == "fp32" else 2
         found, _ = matching(self.unet.linears, cfg.adapter.targets)
-        self.adapted = Counter(self.unet.linears[path] for path in found)
+        self.adapted = {path: self.unet.linears[path] for path in found}
+        self.shapes = Counter(self.adapted.values())
         extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0
-        self.sides = sum((m + n) * count for (m, n), count in self.adapted.items())
+        self.sides = sum(m + n for m, n in self.adapted.values())
         self.trained = (cfg.adapter.rank + extra) * self.sides
         self.rank = cfg.adapter.rank * (cfg.adapter.k if cfg.adapter.kind == "gralora" else 1) + extra
 
@@ -172,13 +179,12 @@ class _Job:
         stages["steps"] = steps
         if self.cfg.sample.prompts:
             # A captured graph keeps its memory while samples are drawn.
-            stages["samples"] = self._with_vae(
-                steps if self.fast else held, FACTORS.decoded_pixel, drawing=self._drawing()
-            )
+            still = steps if self.fast else held | {"gradients": steps["gradients"]}
+            stages["samples"] = self._with_vae(still, FACTORS.decoded_pixel, drawing=self._drawing())
         for parts in stages.values():
-            parts["workspace"] = FACTORS.workspace
+            parts["workspace"] = self._workspace()
         return Estimate({
-            stage: {name: round(FACTORS.slack * size) for name, size in parts.items()}
+            stage: {name: int(FACTORS.slack * size) for name, size in parts.items()}
             for stage, parts in stages.items()
         })  # fmt: skip
 
@@ -201,8 +207,22 @@ class _Job:
     def _adapter(self) -> float:
         """Trained numbers, their average, and copies in the precision of the products."""
         copies = self.width if self.width < 4 and not self.fast else 0
-        pairs = self.rank * self.sides * (2 * self.width + 4) if self.fast else 0
+        # Working pairs and their gradients, the window's sums in float32, and as much while they are added.
+        pairs = self._pairs() * (2 * self.width + 8) if self.fast else 0
         return self.trained * (4 + copies + 4 * bool(self.cfg.train.ema)) + pairs
+
+    def _pairs(self) -> int:
+        """Numbers in the working pairs of fused units, the zeros between their blocks included."""
+        units: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for path, (m, n) in self.adapted.items():
+            parent, _, name = path.rpartition(".")
+            alone = not any(name in names for names in SHARED) or path.endswith("attn2.to_q")
+            units[path if alone else f"{parent} {n}"].append((m, n))
+        return sum(len(unit) * self.rank * (unit[0][1] + sum(m for m, _ in unit)) for unit in units.values())
+
+    def _workspace(self) -> float:
+        kind = "fast" if self.fast else "eager"
+        return FACTORS.workspace[kind] + (FACTORS.quantized if self.cfg.base.quantize != "none" else 0)
 
     def _optimizer(self) -> float:
         return STATE[self.cfg.optimizer.name] * self.trained
@@ -211,10 +231,10 @@ class _Job:
         if not self.cfg.flat.sigma:
             return 0
         if not self.fast:
-            return 8 * max(m * n for m, n in self.adapted)
+            return 8 * max(m * n for m, n in self.shapes)
         if self.cfg.flat.keep and self.cfg.base.quantize == "none":
-            return self.width * sum(m * n * count for (m, n), count in self.adapted.items())
-        return self.width * sum(m * n for m, n in self.adapted)
+            return self.width * sum(m * n * count for (m, n), count in self.shapes.items())
+        return self.width * sum(m * n for m, n in self.shapes)
 
     def _activations(self) -> float:
         """What lies between forward and backward of one micro-batch; class pictures double it."""
@@ -240,12 +260,16 @@ class _Job:
         """``held`` and the VAE at work on a picture, whole if that fits. It starts when ``drawing`` is over."""
         weights = 4 * self._count("vae")
 
-        def parts(side: int) -> dict[str, float]:
-            return held | {"vae": weights, "vae at work": max(drawing, pixel * self.vae_width * side**2)}
+        def parts(side: int, share: float = 1.0) -> dict[str, float]:
+            return held | {"vae": weights, "vae at work": max(drawing, share * pixel * self.vae_width * side**2)}
 
         whole = parts(self.side)
-        fits = FACTORS.slack * (sum(whole.values()) + FACTORS.workspace) <= self.available
-        return whole if fits else parts(min(self.side, TILE))
+        room = self.available / FACTORS.slack - self._workspace()
+        if sum(whole.values()) <= room:
+            return whole
+        tiled = parts(min(self.side, TILE), FACTORS.tight)
+        # It is tried as a whole first, which takes what there is.
+        return tiled | {"vae at work": tiled["vae at work"] + max(0.0, room - sum(tiled.values()))}
 
 
 def _weights(source: Source, part: str, variant: str | None) -> int:
