@@ -30,7 +30,7 @@ from lowrank_diffusion.paths import PROJECT
 
 from . import report
 
-SETTINGS = ("adapter.kind=gralora", "flat.sigma=0.05", "sample.every=1000000")
+SETTINGS = ("adapter.kind=gralora", "flat.sigma=0.05", "sample.prompts=[]")
 
 
 def main() -> None:

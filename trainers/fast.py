@@ -5,6 +5,8 @@ graph is launched once. A step is three graphs, so that any accumulation window 
 captures: ``begin`` makes working pairs and perturbation, ``micro`` does forward and backward of one micro-batch (one
 capture per shape), ``end`` clips and updates. They share one memory pool, and talk through tensors that stay in place.
 Numbers that differ from step to step (learning rate, strength and number of the perturbation) are tensors too.
+Noise and timesteps are drawn by the host while the device is at the step before, by the generators that every way of
+running a step uses: a run sees the same numbers eager, captured and on a CPU, and the copy costs the device nothing.
 Results come back one call late, so that the host prepares a step while the device is at the one before.
 """
 

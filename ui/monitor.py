@@ -17,6 +17,8 @@ RESUMABLE = ("stopped", "interrupted", "failed")
 STOP_NOTE = "Asked to stop. It finishes the step, saves a checkpoint and ends; Resume goes on exactly from there."
 SAMPLE_NOTE = "Asked for samples. They are drawn after the current step and appear below."
 RESUME_NOTE = "Going on from the newest checkpoint."
+POLL_SECONDS = 2
+"""Every look costs the browser a tenth of a second of a core, which on a CPU the training wants as well."""
 
 
 class Monitor:
@@ -42,7 +44,7 @@ class Monitor:
         self.curve = gr.HTML(elem_id=f"{ids}curve", apply_default_css=False)
         self.samples = gr.HTML(elem_id=f"{ids}samples", apply_default_css=False)
         self.seen = gr.State({})
-        self.timer = gr.Timer(1, active=task == "image")  # the tab that is in front at first
+        self.timer = gr.Timer(POLL_SECONDS, active=task == "image")  # the tab that is in front at first
 
     @property
     def outputs(self) -> list[Any]:
@@ -76,7 +78,7 @@ class Monitor:
         return self.show(data[self.selector])
 
     def tick(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """A second has passed: what changed since this page last looked."""
+        """It is time: what changed since this page last looked."""
         return self.look(data[self.selector], data[self.seen] or {})
 
     def look(self, name: str | None, seen: dict[str, Any]) -> dict[Any, Any]:
