@@ -128,7 +128,7 @@ class FlatConfig(Section):
     keep: bool = option(
         True,
         "In the captured step, keep the perturbed weights from forward to backward: faster than drawing them twice, "
-        "for as much memory as the adapted weights take.",
+        "for as much memory as the adapted weights take. Those of a quantised base are always drawn twice.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The example of the Language tab from the first click to the last answer: five minutes, so only when asked for.
+"""The example of the Language tab from the first click to the last answer: five to eight minutes, so only if asked for.
 
 LOWRANK_LONG=1 python -m pytest tests/browser/test_orders.py -s
 """
@@ -20,7 +20,7 @@ from tests.browser.test_language import open_language
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(not os.environ.get("LOWRANK_LONG"), reason="takes five minutes; LOWRANK_LONG=1 runs it"),
+    pytest.mark.skipif(not os.environ.get("LOWRANK_LONG"), reason="takes minutes; LOWRANK_LONG=1 runs it"),
 ]
 LONG_MS = 1_500_000
 

@@ -232,7 +232,8 @@ def test_graphs_give_the_very_bits_of_ordinary_calls(dtype: torch.dtype):
 
 
 @CUDA
-def test_an_adapter_in_training_is_drawn_from_graphs_as_it_is():
+def test_an_adapter_in_training_is_drawn_from_graphs_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # it rounds like half precision
     unet = build("cuda")
     layers = adapters.attach(unet, AdapterConfig(kind="gralora", rank=4, k=2), 0)
     for layer in layers:
@@ -243,7 +244,6 @@ def test_an_adapter_in_training_is_drawn_from_graphs_as_it_is():
         held = Replay(unet)
         for number in range(ORDINARY_CALLS + 2):
             expected = call(unet, seed=number)
-            found = through(held, seed=number)
-            assert (found - expected).abs().max() <= 5e-3 * expected.abs().max(), (round_, number)
-        assert held.graphs == 1, held.obstacle
+            torch.testing.assert_close(through(held, seed=number), expected, atol=1e-4, rtol=1e-3)
+        assert held.graphs == 1, (round_, held.obstacle)
         assert held.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from lowrank_diffusion import devices, presets
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
+from lowrank_diffusion.paths import PROJECT
 
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -115,4 +117,14 @@ def test_precision():
 def test_describe_and_release():
     assert devices.describe(CPU) == "cpu"
     devices.release(CPU)
-    assert os.environ.get("OMP_WAIT_POLICY") or os.environ["GOMP_SPINCOUNT"]  # set by importing the library
+
+
+@pytest.mark.parametrize(
+    ("given", "policy", "spins"),
+    [({}, None, "10000"), ({"GOMP_SPINCOUNT": "7"}, None, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None)],
+)
+def test_threads_spin_shortly_unless_a_person_chose(given: dict[str, str], policy: str | None, spins: str | None):
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "import os, lowrank_diffusion; print([os.environ.get(k) for k in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')])"
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout.strip() == str([policy, spins]), done.stderr

@@ -46,12 +46,20 @@ COMMON = {"data.instance": "x", "prior.weight": 0.0, "sample.prompts": ("a cat",
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=[row["row"] for row in MEASURED])
-def test_jobs_are_estimated_within_a_tenth_of_what_they_took(row: dict[str, Any]):
+def test_jobs_are_estimated_within_a_twentieth_of_what_they_took(row: dict[str, Any]):
     """Of an H100, by the committed results of benchmarks/memory.py: at the peak, and in training steps alone."""
     found = memory.estimate(Row.of(row["row"], COMMON).config(), 79 * GIB)
-    assert found.peak / GIB == pytest.approx(row["taken GiB"], rel=0.1)
+    assert found.peak / GIB == pytest.approx(row["taken GiB"], rel=0.05)
     steps = float(row["steps"].split(" / ")[1].split()[0])
-    assert found.total("steps") / GIB == pytest.approx(steps, rel=0.1)
+    assert found.total("steps") / GIB == pytest.approx(steps, rel=0.05)
+
+
+@pytest.mark.parametrize(("batch", "measured"), [(1, 6.3), (4, 8.3)])
+def test_checkpointed_eager_steps_take_what_was_measured(batch: int, measured: float):
+    """LoRA of rank 32: peaks of tensors on an H100, PyTorch 2.11, GiB."""
+    settings = {"train__batch": batch, "train__checkpointing": True, "train__step": "eager"}
+    found = memory.estimate(config(adapter__kind="lora", adapter__rank=32, **settings))
+    assert found.total("steps") / GIB / memory.FACTORS.slack == pytest.approx(measured, rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["sdxl-8gb", "sdxl-12gb", "sdxl-24gb"])
