@@ -44,4 +44,8 @@ class TextConfig(Section):
     )
     overlong: Literal["refuse", "cut"] = option("refuse", "Rows longer than a sequence: an error, or cut at the end.")
     held_out: str = option("", "File of rows for validation; empty: validation.holdout rows of the set.")
+    scored: int = option(
+        0, "Held-out rows whose loss is measured at every validation, the first ones; 0: all.", unit="rows", ge=0,
+        le=1_000_000,
+    )  # fmt: skip
     answers: int = option(0, "Held-out rows answered at every validation; 0: none.", unit="rows", ge=0, le=10_000)

@@ -114,8 +114,8 @@ class LanguageModel:
         """Mean cross entropy of the held-out targets; with ``text.answers``, held-out rows are answered as well."""
         if not self.data.held_out:
             return None
-        tokens = self.cfg.train.batch * self.cfg.text.length
-        found = metrics.token_loss(self.model, self.data.held_out, self.pad, tokens)
+        tokens, scored = self.cfg.train.batch * self.cfg.text.length, self.cfg.text.scored or None
+        found = metrics.token_loss(self.model, self.data.held_out[:scored], self.pad, tokens)
         self.tell(events.Measured("perplexity", metrics.perplexity(found)))
         rows = metrics.answerable(self.data.held_out_rows)[: self.cfg.text.answers]
         if rows:

@@ -67,6 +67,7 @@ LABELS = {
     "text.length": "Tokens per sequence",
     "text.overlong": "Rows that are too long",
     "text.held_out": "File of held-out rows",
+    "text.scored": "Held-out rows scored",
     "text.answers": "Held-out rows answered",
     "text.template": "Chat template",
 }

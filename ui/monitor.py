@@ -18,7 +18,8 @@ STOP_NOTE = "Asked to stop. It finishes the step, saves a checkpoint and ends; R
 SAMPLE_NOTE = "Asked for samples. They are drawn after the current step and appear below."
 RESUME_NOTE = "Going on from the newest checkpoint."
 POLL_SECONDS = 2
-"""Every look costs the browser a tenth of a second of a core, which on a CPU the training wants as well."""
+SLOW_POLL_SECONDS = 4
+"""Where nothing happens, or on a CPU: a look costs the browser a quarter of a second of a core that training wants."""
 
 
 class Monitor:
@@ -50,7 +51,7 @@ class Monitor:
     def outputs(self) -> list[Any]:
         """What :meth:`look` may change."""
         buttons = [self.stop, self.resume, self.sample]
-        return [self.selector, self.head, self.note, self.curve, self.samples, self.seen, *buttons]
+        return [self.selector, self.head, self.note, self.curve, self.samples, self.seen, self.timer, *buttons]
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
@@ -96,6 +97,7 @@ class Monitor:
             "resume": (self.resume, lambda: gr.update(interactive=now["resume"])),
             "state": (self.note, lambda: ""),  # what was said about an action is old once the state has moved on
             "sample": (self.sample, lambda: gr.update(interactive=now["sample"])),
+            "pace": (self.timer, lambda: gr.update(value=now["pace"])),
         }
         head = live.status_html(run, status) if status.state != "gone" else message_html(status.message, "bad")
         now = {
@@ -107,6 +109,7 @@ class Monitor:
             "stop": bool(run and status.active and not run.requested("stop")),
             "resume": status.state in RESUMABLE,
             "sample": bool(run and status.state == "training" and not run.requested("sample")),
+            "pace": POLL_SECONDS if status.active and status.device != "cpu" else SLOW_POLL_SECONDS,
         }
         updates = {part: value() for key, (part, value) in views.items() if seen.get(key) != now[key]}
         return updates | {self.seen: now} if updates else {self.seen: gr.skip()}

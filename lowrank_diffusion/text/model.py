@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _Loader: Any = AutoModelForCausalLM  # its types do not know output_loading_info
 _NO_MODEL = ("has no config.json.", "Give the id of a language model in the layout of transformers.")
+_CONVERTING = threading.Lock()
 _BROKEN = "Is it a causal language model that this release of transformers knows? If so, download it again."
 
 
@@ -174,6 +177,26 @@ def _converted_tokenizer(path: Path) -> Path:
     return _made_once(path, "tokenizer", make)
 
 
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Inside, one thread at a time, gguf gives what it has read or made before.
+
+    transformers reads a file's header for the settings and for the weights again, and makes the table of all names once
+    for every module of the model: two thirds of the time that a conversion takes.
+    """
+    import gguf
+
+    with _CONVERTING:
+        slow = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+        try:
+            for name, made in slow.items():
+                setattr(gguf, name, functools.cache(made))
+            yield
+        finally:
+            for name, made in slow.items():
+                setattr(gguf, name, made)
+
+
 def _made_once(path: Path, what: str, make: Callable[[Path], None]) -> Path:
     """What ``make`` writes from a GGUF file, kept in the cache: reading one takes half a minute, a folder a second."""
     facts = path.stat()
@@ -182,7 +205,7 @@ def _made_once(path: Path, what: str, make: Callable[[Path], None]) -> Path:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     if folder.is_dir():
         return folder
-    with explained(path.stem, MODEL_KEY, _BROKEN), no_progress_bar():
+    with explained(path.stem, MODEL_KEY, _BROKEN), no_progress_bar(), _read_once():
         try:
             make(partial)
             if not folder.is_dir():

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from lowrank_diffusion import adapters, presets, runs
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.text import loss as text_loss
+from lowrank_diffusion.text import metrics
 from lowrank_diffusion.text.encode import Encoded
 from lowrank_diffusion.text.loss import sequence_losses, token_losses
 from lowrank_diffusion.text.model import Base
@@ -156,6 +157,13 @@ def test_a_batch_is_a_function_of_seed_and_step(tiny_language: Path, tmp_path: P
     for one, other in zip(first, [again[1], again[2], again[0]], strict=True):
         assert torch.equal(one.ids, other.ids) and torch.equal(one.labels, other.labels)
     assert not torch.equal(first[0].ids, first[2].ids)
+
+
+def test_only_the_first_held_out_rows_are_scored_where_that_is_asked_for(tiny_language: Path, tmp_path: Path):
+    made, _ = task(tmp_path, tiny_language, validation__holdout=3, text__scored=2)
+    first = metrics.token_loss(made.model, made.data.held_out[:2], made.pad, 64)
+    every = metrics.token_loss(made.model, made.data.held_out, made.pad, 64)
+    assert made.validate() == first != every
 
 
 @pytest.mark.parametrize("quantize", ["8bit", "nf4"])

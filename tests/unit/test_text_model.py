@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from lowrank_diffusion.text import metrics
 from lowrank_diffusion.text.batches import Batches
 from lowrank_diffusion.text.encode import Encoded, encode, end_of_turn, prompt
 from lowrank_diffusion.text.generate import Speaker, choose, stream
-from lowrank_diffusion.text.model import CAUSAL, Base, attention, problems
+from lowrank_diffusion.text.model import CAUSAL, Base, _read_once, attention, problems
 from lowrank_diffusion.text.request import Settings, broken
 from lowrank_diffusion.text.rows import Message, Row
 from tests import tiny_language as tiny
@@ -41,6 +42,21 @@ def model(base: Base) -> Any:
 @pytest.fixture(scope="module")
 def tokenizer(base: Base) -> Any:
     return base.tokenizer()
+
+
+def test_a_conversion_reads_a_file_once_and_leaves_the_library_as_it_was(tmp_path: Path):
+    path = tmp_path / "one.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    with _read_once():
+        assert gguf.GGUFReader(path) is gguf.GGUFReader(path)
+        names = [gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) for _ in range(2)]
+        assert names[0] is names[1] and names[0].get_name("model.layers.1.mlp.up_proj") == "blk.1.ffn_up"
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+    assert gguf.GGUFReader(path) is not gguf.GGUFReader(path)
 
 
 def test_a_model_comes_frozen_and_a_broken_one_with_words(base: Base, model: Any, tiny_language: Path, tmp_path: Path):
