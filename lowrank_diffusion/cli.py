@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("settings", nargs="*", metavar="key=value", help="for example adapter.rank=8")
     train.add_argument("--name", help="name of the run (default: the preset's)")
     train.add_argument("--detach", action="store_true", help="start it and return")
+    train.add_argument("--prepare", action="store_true", help="only make it, for a launcher of your own to start")
     resume = add("resume", _resume)
     resume.add_argument("run")
     resume.add_argument("--detach", action="store_true", help="start it and return")
@@ -119,6 +120,10 @@ def _train(options: argparse.Namespace) -> int:
         raise ConfigError(problems)
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
+    if options.prepare:
+        several = f" --multi_gpu --num_processes {cfg.train.gpus}" if cfg.train.gpus > 1 else ""
+        print(f"Start it from this folder: accelerate launch{several} -m trainers {run.path}")
+        return terminal.DONE
     return _start(run, options.detach)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -82,6 +83,8 @@ def lead(run: Run) -> int:
         print(f"{run.name} is being trained by another process.", flush=True)
         return 1
     with own:
+        if run.process() is None:  # not started by us, but by a launcher of somebody's own
+            run.write_process(os.getpid())
         log = EventLog(run.events_path)
         try:
             _run(run, log, Stopping(run))

@@ -210,6 +210,14 @@ def _drain(descriptor: int, into: list[bytes]) -> None:
         pass
 
 
+def test_a_run_can_be_made_for_another_launcher_to_start(home: Path):
+    done = command("train", "smoke", "--prepare", "train.gpus=2", LOWRANK_HOME=str(home))
+    made, hint = done.stdout.splitlines()
+    run = Run(Path(made.removeprefix("run ")))
+    assert done.returncode == 0 and run.status().state == "new" and run.config().train.gpus == 2
+    assert hint.endswith(f"accelerate launch --multi_gpu --num_processes 2 -m trainers {run.path}")
+
+
 def test_a_run_that_ended_can_be_listed_and_watched_but_not_stopped(trained: tuple):
     run, _ = trained
     (line,) = [line for line in lines_of(command("list"), 0) if line.startswith(run.name)]

@@ -1,9 +1,11 @@
-"""Two processes that train one adapter, started as a user's are, through torch.distributed.run on the CPU."""
+"""Two processes that train one adapter on the CPU, started as a user's are: by us, or by accelerate launch."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lowrank_diffusion import supervisor
+from lowrank_diffusion.paths import PROJECT
 from lowrank_diffusion.runs import Run
 
 from .conftest import make_run, train, wait, wait_for_step
@@ -26,6 +29,16 @@ SETTINGS = {
 def pair(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
     os.environ["LOWRANK_HOME"] = str(shared_cache)
     return train("same", tmp_path_factory.mktemp("runs"), **SETTINGS)
+
+
+def accelerated(run: Run) -> subprocess.Popen[bytes]:
+    """Start it as the command line says after --prepare; accelerate takes the number of GPUs for what it is told."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    quiet = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]  # what it else says that it assumes
+    with run.log_path.open("ab") as log:
+        return subprocess.Popen(
+            [*launch, *quiet, "-m", "trainers", str(run.path)], cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
+        )
 
 
 def tensors(run: Run) -> dict[str, torch.Tensor]:
@@ -45,10 +58,10 @@ def test_two_processes_do_what_one_does_with_twice_the_window(pair: Run, tmp_pat
 
 def test_stopped_and_killed_it_still_ends_the_same(pair: Run, tmp_path: Path):
     run = make_run("same", tmp_path, **SETTINGS | {"save__every": 1})
-    supervisor.start(run)
-    wait_for_step(run, 2)
-    supervisor.stop(run)
-    status = wait(run)
+    with accelerated(run):
+        wait_for_step(run, 2)
+        supervisor.stop(run)
+        status = wait(run)
     assert status.state == "stopped" and 2 <= status.step < 7
     supervisor.start(run)
     wait_for_step(run, status.step + 1)
