@@ -10,8 +10,10 @@ ARGS ?=
 run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
 
+# Two workers with a file of tests at a time, the slow ones first. One thread each: threads of two programs that share
+# two cores wait for each other.
 test: $(VENV)/.test chromium lint  ## everything: lint, types, unit, parity, integration and browser tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

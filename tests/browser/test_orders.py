@@ -1,4 +1,4 @@
-"""The example of the Language tab from the first click to the last answer: five to eight minutes, so only if asked for.
+"""The example of the Language tab from the first click to the last answer: about six minutes, so only if asked for.
 
 LOWRANK_LONG=1 python -m pytest tests/browser/test_orders.py -s
 """
