@@ -53,7 +53,7 @@ def main() -> None:
         seen = {name: job.result() for name, job in jobs.items()}
     rows = table(seen)
     notes = f"Preset {args.preset}, {args.steps} steps, {' '.join([*SETTINGS, *args.settings])}; fast: {args.fast}."
-    print(report.write("step_parity", rows, f"{notes}\n{__doc__.split('The bound: ')[1].strip()}", args.out))
+    print(report.write("step_parity", rows, f"{notes}\n{__doc__[__doc__.index('The bound') :].strip()}", args.out))
 
 
 def train(args: argparse.Namespace, name: str, settings: list[str]) -> runs.Run:
