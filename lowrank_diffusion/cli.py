@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from .image import memory
 from .image.data import scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
 from .image.source import resolve
+from .paths import PROJECT
 from .text.source import resolve as resolve_text
 
 
@@ -121,8 +123,7 @@ def _train(options: argparse.Namespace) -> int:
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     if options.prepare:
-        several = f" --multi_gpu --num_processes {cfg.train.gpus}" if cfg.train.gpus > 1 else ""
-        print(f"Start it from this folder: accelerate launch{several} -m trainers {run.path}")
+        print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
         return terminal.DONE
     return _start(run, options.detach)
 

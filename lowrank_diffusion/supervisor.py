@@ -59,6 +59,13 @@ def command(run: Run) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *trainer]
 
 
+def accelerate(run: Run) -> list[str]:
+    """The same through accelerate, for a person to type: it also knows machines that we do not."""
+    gpus = run.config().train.gpus
+    how = [*(["--multi_gpu"] if gpus > 1 else []), "--num_processes", str(gpus)]
+    return [sys.executable, "-m", "accelerate.commands.launch", *how, "-m", "trainers", str(run.path)]
+
+
 def stop(run: Run, kill_after: float | None = None) -> None:
     """Ask a run to save and stop. With ``kill_after``, end its process after that many seconds. Raises RunError."""
     process = run.process()

@@ -6,6 +6,7 @@ import os
 import pickle
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -215,7 +216,8 @@ def test_a_run_can_be_made_for_another_launcher_to_start(home: Path):
     made, hint = done.stdout.splitlines()
     run = Run(Path(made.removeprefix("run ")))
     assert done.returncode == 0 and run.status().state == "new" and run.config().train.gpus == 2
-    assert hint.endswith(f"accelerate launch --multi_gpu --num_processes 2 -m trainers {run.path}")
+    wanted = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    assert shlex.split(hint.partition(" with: ")[2]) == [*wanted, "-m", "trainers", str(run.path)]
 
 
 def test_a_run_that_ended_can_be_listed_and_watched_but_not_stopped(trained: tuple):

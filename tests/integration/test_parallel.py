@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -32,13 +31,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
 
 
 def accelerated(run: Run) -> subprocess.Popen[bytes]:
-    """Start it as the command line says after --prepare; accelerate takes the number of GPUs for what it is told."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    quiet = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]  # what it else says that it assumes
+    """Start it as a person does after --prepare; accelerate takes the number of GPUs for what it is told."""
     with run.log_path.open("ab") as log:
-        return subprocess.Popen(
-            [*launch, *quiet, "-m", "trainers", str(run.path)], cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen(supervisor.accelerate(run), cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
 
 
 def tensors(run: Run) -> dict[str, torch.Tensor]:
