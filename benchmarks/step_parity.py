@@ -7,9 +7,9 @@ eager in bfloat16, the fast step in bfloat16 without a compiler, and with one th
 way and resumed.
 
 Two bounds. The strict one: two bfloat16 runs that round independently, each as far from float32 as the eager one, lie
-sqrt(2) times that distance apart. The wide one allows the fast run the rounding of its own arithmetic without a compiler
-instead: sqrt(d(plain, float32)^2 + d(eager, float32)^2). A run within the wide one only shows that compiling adds
-nothing: plain and fast share all the fused layers, so it cannot tell rounding from an error in those.
+sqrt(2) times that distance apart. The wide one allows the fast run the rounding of its own arithmetic without a
+compiler instead: sqrt(d(plain, float32)^2 + d(eager, float32)^2). A run within the wide one only shows that compiling
+adds nothing: plain and fast share all the fused layers, so it cannot tell rounding from an error in those.
 """
 
 from __future__ import annotations
