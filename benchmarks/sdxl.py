@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_diffusion import adapters
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.flat import sigma_at
-from lowrank_diffusion.image import attention, gated, loss
+from lowrank_diffusion.image import attention, gated, loss, norms
 from lowrank_diffusion.image.model import Embedding
 from lowrank_diffusion.paths import ASSETS
 from trainers import fast
@@ -163,6 +163,7 @@ class CachedDreamBooth(DreamBooth):
         self.model = unet
         attention.use_short_keys(unet, unet.device)
         gated.use_gates(unet, unet.device)
+        norms.use_float32_norms(unet)
         self.layers = adapters.attach(unet, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             unet.enable_gradient_checkpointing()

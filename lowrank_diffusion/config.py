@@ -127,8 +127,8 @@ class FlatConfig(Section):
     )  # fmt: skip
     keep: bool = option(
         True,
-        "In the captured step, keep the perturbed weights from forward to backward: faster than drawing them twice, "
-        "for as much memory as the adapted weights take. Those of a quantised base are always drawn twice.",
+        "Keep the perturbed weights from forward to backward: faster than drawing them twice, for as much memory as "
+        "the adapted weights take. The eager step on a GPU, and a quantised base, always draw twice.",
     )
 
 

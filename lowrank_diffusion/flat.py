@@ -1,37 +1,51 @@
 """Flat-LoRA (arXiv 2409.14396): train the adapter at randomly perturbed weights, to end in a flat minimum.
 
 For one optimiser step every adapted layer acts with W + eps in place of its frozen W, where row i of eps is drawn from
-N(0, (sigma_t^2 / n) |W'_i|^2 I) and W' = W + B A is the merged weight. The draw is a function of (seed, step, layer):
-it is the same in every forward pass of the step, and is made again in the backward pass instead of being kept. The
-base weight is only read, so it works in any precision, and an exception leaves nothing to repair.
+N(0, (sigma_t^2 / n) |W'_i|^2 I) and W' = W + B A is the merged weight. The draw is a function of (seed, step, place of
+the layer), see noise.py: it is the same in every forward pass of the step, on every device and in every way of
+running a step. The base weight is only read, so it works in any precision, and an exception leaves nothing to repair.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import seeds
+from . import kernels, seeds
 from .adapters import AdaptedLayer
 from .factors import merged_row_norms, row_norms_squared
+from .kernels import perturb_anywhere
+from .noise import perturbed_reference
 from .quantize import remade_linear
+from .units import Place, places_of
+
+AT_ONCE = 2**20
+"""Numbers, about, that are drawn together where there is no kernel: more would leave the caches."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What eps of one layer at one step is regenerated from."""
+    """What eps of one layer at one step is made from, and made again."""
 
-    number: int
-    """Seed of the layer's generator."""
+    seed: int
+    """As :func:`seed_of` gives it."""
+    step: Tensor
+    """Number of the optimiser step, (1,) int64."""
+    place: Place
     scale: Tensor
     """Standard deviation of each row of eps, (m,)."""
+
+
+def seed_of(seed: int) -> int:
+    """The key of all perturbations of a run with ``seed``."""
+    return seeds.number(seed, 0, "flat")
 
 
 def sigma_at(sigma: float, step: int, steps: int) -> float:
@@ -39,33 +53,37 @@ def sigma_at(sigma: float, step: int, steps: int) -> float:
     return sigma * (1 - math.cos(math.pi * step / steps)) / 2
 
 
-def noise(draw: Draw, weight: Tensor) -> Tensor:
-    """eps of one layer: (m, n), in float32 (float64 where the weight is), on the weight's device."""
-    dtype = torch.promote_types(weight.dtype, torch.float32) if weight.is_floating_point() else torch.float32
-    generator = torch.Generator(weight.device).manual_seed(draw.number)
-    normal = torch.randn(weight.shape, generator=generator, dtype=dtype, device=weight.device)
-    return normal.mul_(draw.scale.to(dtype)[:, None])
-
-
 def noisy_weight(weight: Tensor, draw: Draw, dtype: torch.dtype) -> Tensor:
     """W + eps in a new tensor of ``dtype``: (m, n). The sum is rounded once."""
-    return noise(draw, weight).add_(weight).to(dtype)
+    out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    place = draw.place
+    return perturb_anywhere(weight, draw.scale, draw.seed, draw.step, place.unit, out, before=place.before)
 
 
 class Flat:
     """Flat-LoRA over the adapted layers of a model.
 
     Args:
+        model: what holds the layers.
         layers: what :func:`lowrank_diffusion.adapters.attach` returned.
         sigma: strength at the end of the run; 0 perturbs nothing.
         steps: T, the optimiser steps of the whole run.
         seed: the run's.
+        keep: keep W + eps for the rest of the step once it is made, for as much memory as the adapted weights take.
+            Where a GPU makes it again in one launch it is not kept.
     """
 
-    def __init__(self, layers: list[AdaptedLayer], sigma: float, steps: int, seed: int):
-        self.layers, self.sigma, self.steps, self.seed = layers, sigma, steps, seed
+    def __init__(
+        self, model: nn.Module, layers: list[AdaptedLayer], sigma: float, steps: int, seed: int, keep: bool = False
+    ):  # fmt: skip
+        self.model, self.layers, self.sigma, self.steps, self.keep = model, layers, sigma, steps, keep
+        self.seed = seed_of(seed)
 
-    @cached_property
+    @functools.cached_property
+    def _places(self) -> list[Place]:
+        return places_of(self.model, self.layers)
+
+    @functools.cached_property
     def _norms(self) -> list[Tensor]:
         """|W_i|^2 of every layer, once: W is frozen. The fused step has its own and never asks."""
         return [row_norms_squared(layer.base_weight()) for layer in self.layers]
@@ -73,12 +91,34 @@ class Flat:
     @torch.no_grad()
     def draws(self, step: int) -> list[Draw]:
         """One draw per layer for ``step``, from the adapter as it is now."""
+        number = torch.tensor([step], device=self.layers[0].base.weight.device)
+        strength = sigma_at(self.sigma, step, self.steps)
         found = []
-        for layer, norms in zip(self.layers, self._norms, strict=True):
+        for layer, norms, place in zip(self.layers, self._norms, self._places, strict=True):
             row_norms = merged_row_norms(layer.base_weight(), norms, layer.factors())
-            scale = row_norms * (sigma_at(self.sigma, step, self.steps) / math.sqrt(layer.base.in_features))
-            found.append(Draw(seeds.number(self.seed, step, f"flat {layer.path}"), scale))
+            scale = row_norms * (strength / math.sqrt(layer.base.in_features))
+            found.append(Draw(self.seed, number, place, scale))
         return found
+
+    @functools.cached_property
+    def _batches(self) -> list[slice]:
+        """Layers that are perturbed together where there is no kernel for it."""
+        found, start, size = [], 0, 0
+        for index, layer in enumerate(self.layers):
+            size += layer.base.out_features * layer.base.in_features
+            if size >= AT_ONCE or index == len(self.layers) - 1:
+                found.append(slice(start, index + 1))
+                start, size = index + 1, 0
+        return found
+
+    @torch.no_grad()
+    def _kept(self, draws: list[Draw]) -> list[Tensor]:
+        """W + eps of every layer, in the base's type."""
+        weights, scales = [layer.base_weight() for layer in self.layers], [draw.scale for draw in draws]
+        places = [(draw.place.unit, draw.place.before) for draw in draws]
+        seed, step = draws[0].seed, draws[0].step
+        parts = [perturbed_reference(weights[s], scales[s], places[s], seed, step) for s in self._batches]
+        return [weight for part in parts for weight in part]
 
     @contextmanager
     def perturbed(self, step: int) -> Iterator[None]:
@@ -89,19 +129,25 @@ class Flat:
         if sigma_at(self.sigma, step, self.steps) == 0:
             yield
             return
+        draws = self.draws(step)
+        keep = self.keep and kernels.available(draws[0].scale.device)
+        kept = self._kept(draws) if keep else [None] * len(draws)
         with ExitStack() as stack:
-            for layer, draw in zip(self.layers, self.draws(step), strict=True):
-                stack.enter_context(_replaced_forward(layer, draw))
+            for layer, draw, weight in zip(self.layers, draws, kept, strict=True):
+                stack.enter_context(_replaced_forward(layer, draw, weight))
             yield
 
 
 @contextmanager
-def _replaced_forward(layer: AdaptedLayer, draw: Draw) -> Iterator[None]:
+def _replaced_forward(layer: AdaptedLayer, draw: Draw, kept: Tensor | None) -> Iterator[None]:
     base: Any = layer.base
     before = base.__dict__.get("forward")
 
+    def make(dtype: torch.dtype) -> Tensor:
+        return noisy_weight(layer.base_weight(), draw, dtype) if kept is None else kept.to(dtype)
+
     def forward(x: Tensor) -> Tensor:
-        return remade_linear(x, base.bias, lambda dtype: noisy_weight(layer.base_weight(), draw, dtype))
+        return remade_linear(x, base.bias, make)
 
     base.forward = forward
     try:

@@ -14,7 +14,6 @@ Letters as in factors.py; L is the number of units of a group, P that of layers 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -25,9 +24,10 @@ from torch import Tensor, nn
 
 from .adapters import NAME, AdaptedLayer
 from .factors import row_norms_squared
-from .products import FusedLinear, Unit, perturb
+from .kernels import perturb_anywhere
+from .products import FusedLinear, Unit
 from .quantize import QuantizedLinear, dequantize
-from .units import kind_of, units_of
+from .units import groups_of, kind_of
 
 
 class Group:
@@ -175,7 +175,7 @@ class Group:
         merged = self._merged_row_norms()
         self.scale.copy_(merged * (sigma / math.sqrt(self.width)))
         if self.noise == "kept":
-            perturb(self.weight, self.scale, self.seed, self.step, self.numbers[:1], self.noisy)
+            perturb_anywhere(self.weight, self.scale, self.seed, self.step, self.numbers[:1], self.noisy)
 
     def _merged_row_norms(self) -> Tensor:
         """Norms of the rows of W + B A, (L, M), without forming it: see :func:`.factors.merged_row_norms`.
@@ -256,14 +256,9 @@ class Fused:
     ):  # fmt: skip
         self.model = model
         step = torch.zeros(1, dtype=torch.int64) if step is None else step
-        shapes: dict[Any, list[list[AdaptedLayer]]] = defaultdict(list)
-        for unit in units_of(model, layers):
-            bases = [layer.base for layer in unit]
-            sides = ((base.out_features, base.in_features) for base in bases)
-            shapes[(*sides, bases[0].weight.dtype, kind_of(unit[0]))].append(unit)
         self.groups: list[Group] = []
         first = 0
-        for members in shapes.values():
+        for members in groups_of(model, layers):
             self.groups.append(Group(members, dtype, first, noise, seed, step))
             first += len(members)
         places = dict(pair for group in self.groups for pair in group.modules())

@@ -1,15 +1,7 @@
-"""Gaussian weight noise whose every element is a function of (seed, step, layer, place in the matrix) and nothing else.
+"""Flat-LoRA's noise in Triton: what noise.py defines, in one launch.
 
-Elements are numbered row by row, e = i * n + j. Eight of them, a group g = e // 8, come from one call of the
-counter-based generator Philox-4x32 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) with the
-64-bit seed as its key and (g, layer, low word of step, high word of step) as its counter. Word w of the four becomes
-elements 2w and 2w + 1 of the group by the Box-Muller transform: its low 16 bits are the radius, its high 16 the angle,
-
-    r = sqrt(-2 ln((low + 1/2) / 2^16)),  t = 2 pi (high + 1/2) / 2^16,  (r cos t, r sin t).
-
-On this grid the mean and the skewness are exactly 0, the variance is 1 - 5e-6, and no value is beyond 4.86. ``perturb``
-is a Triton kernel and ``perturb_reference`` the definition: they share all random bits, and agree to about 1e-4 in eps
-because the GPU's fast logarithm, sine and cosine are used. Each repeats itself exactly on one kind of device.
+The kernel shares all random bits with the definition, and agrees to about 1e-4 in eps because the GPU's fast logarithm,
+sine and cosine are used. Each repeats itself exactly on one kind of device.
 """
 
 from __future__ import annotations
@@ -17,26 +9,18 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .quantize import NF4_BLOCK, NF4_LEVELS, dequantize
+from .noise import GROUP, MASK, ROUNDS, perturb_reference
+from .quantize import NF4_BLOCK, NF4_LEVELS
 
-ROUNDS = 7
-"""Seven rounds of Philox-4x32 pass all of BigCrush, table 2 of the paper; its default of ten is a margin for safety."""
-GROUP = 8
-"""Elements per Philox call. Eight neighbours, so that a GPU thread reads and writes 16 bytes of bf16 at once."""
 TILE, WARPS = 2048, 4
 """Elements and warps per program. They set the speed and never a value."""
 LARGEST = 2**31 - 2**16
 """Elements of one matrix that 32-bit numbers can count, with room for a last tile that reaches over the end."""
-
-_MASK = 2**32 - 1
-_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-_WEYL = 0x9E3779B9, 0xBB67AE85
 
 tl: Any = None
 """``triton.language`` once the kernel is first used: Triton is missing on many machines and not free to import."""
@@ -55,7 +39,7 @@ def available(device: torch.device) -> str:
 
 def perturb(  # noqa: PLR0913
     weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor,
-    scales: Tensor | None = None,
+    scales: Tensor | None = None, before: int = 0,
 ) -> Tensor:  # fmt: skip
     """Write ``weight + scale[..., None] * eps`` into ``out`` in one launch; the sum is rounded once, from float32.
 
@@ -71,17 +55,18 @@ def perturb(  # noqa: PLR0913
         layer: number of the first matrix, below 2^31: one int64 element on the weight's device, or an int.
         out: of the matrix's shape, of any of these types. It must not overlap ``weight``.
         scales: of a quantised weight.
+        before: elements that stand before ``weight`` in the matrix whose lower part it is; a multiple of GROUP.
 
     Raises:
         ValueError: shapes, types, devices or memory layouts other than these, or 2^31 elements in one matrix.
     """
-    _check(weight, scale, step, out, scales)
+    _check(weight, scale, step, out, scales, before)
     rows, columns = out.shape[-2:]
     if out.numel() == 0:
         return out
     grid = (-(-rows * columns // TILE), out.numel() // (rows * columns))
     layer = layer if isinstance(layer, Tensor) else torch.full_like(step, layer)
-    numbers = (_signed(seed), _signed(seed >> 32), columns, rows, rows * columns)
+    numbers = (_signed(seed), _signed(seed >> 32), columns, rows, before // GROUP, rows * columns)
     bits = 0 if scales is None else 8 if weight.dtype == torch.int8 else 4
     levels = _levels(weight.device) if bits == 4 else scale  # an address that is not used
     with torch.cuda.device_of(weight):
@@ -98,64 +83,15 @@ def _levels(device: torch.device) -> Tensor:
     return torch.tensor(NF4_LEVELS, device=device)
 
 
-def perturb_reference(  # noqa: PLR0913
-    weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor,
-    scales: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """What ``perturb`` computes, in plain torch on any device; float64 is summed in float64.
-
-    It makes several times the weight's size in temporary tensors, one matrix of a stack at a time.
-    """
-    if scales is not None:
-        weight = dequantize(weight, scales, tuple(out.shape), torch.promote_types(out.dtype, torch.float32))
-    stacked = weight.dim() == 3
-    for index, (matrix, row_scale, target) in enumerate(
-        zip(weight, scale, out, strict=True) if stacked else [(weight, scale, out)]
-    ):
-        wide = torch.promote_types(matrix.dtype, torch.float32)
-        eps = normals_reference(tuple(matrix.shape), seed, step, layer + index, weight.device)
-        target.copy_(torch.addcmul(matrix.to(wide), row_scale.to(wide)[:, None], eps.to(wide)))
-    return out
-
-
-def normals_reference(
-    shape: tuple[int, ...], seed: int, step: Tensor | int, layer: int | Tensor, device: torch.device | str = "cpu"
-) -> Tensor:
-    """eps of one matrix without its scale: standard normals of ``shape`` (m, n), float32."""
-    size = math.prod(shape)
-    group = torch.arange(-(-size // GROUP), device=device)
-    words = torch.stack(philox((group, layer, step & _MASK, step >> 32), (seed, seed >> 32)), dim=1).flatten()
-    radius = torch.sqrt(-2 * torch.log(_centred(words & 0xFFFF)))
-    angle = 2 * math.pi * _centred(words >> 16)
-    pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
-    return pairs.flatten()[:size].view(shape)
-
-
-def philox(
-    counter: tuple[Tensor, Tensor | int, Tensor | int, Tensor | int], key: tuple[int, int], rounds: int = ROUNDS
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox-4x32: four random 32-bit words for every counter, as int64 tensors.
-
-    Tensors among the counter words broadcast; all words are taken modulo 2^32. A product of two words wraps around in
-    int64, which changes none of its 64 bits. Nothing is copied from the CPU, so that a CUDA graph can capture it.
-    """
-    first = counter[0]
-    a, b, c, d = (x & _MASK if isinstance(x, Tensor) else torch.full_like(first, x & _MASK) for x in counter)
-    for number in range(rounds):
-        key_a, key_b = ((word + number * weyl) & _MASK for word, weyl in zip(key, _WEYL, strict=True))
-        left, right = (word * factor for word, factor in zip((a, c), _MULTIPLIERS, strict=True))
-        a, b, c, d = (right >> 32 & _MASK) ^ b ^ key_a, right & _MASK, (left >> 32 & _MASK) ^ d ^ key_b, left & _MASK
-    return a, b, c, d
-
-
-def _centred(bits: Tensor) -> Tensor:
-    """16-bit numbers to the middles of 2^16 equal parts of (0, 1), exactly, float32."""
-    return (bits.to(torch.float32) + 0.5) * 2**-16
+def perturb_anywhere(weight: Tensor, *others: Any, before: int = 0) -> Tensor:
+    """:func:`perturb` where it runs, else its definition; the same numbers."""
+    there = not available(weight.device) and weight.dtype != torch.float64 and before % GROUP == 0
+    return (perturb if there else perturb_reference)(weight, *others, before=before)
 
 
 def _signed(word: int) -> int:
     """The low 32 bits as a signed number: Triton then gives every seed the same type."""
-    return ((word & _MASK) ^ 2**31) - 2**31
+    return ((word & MASK) ^ 2**31) - 2**31
 
 
 def _speaks_ptx(weight: Tensor) -> bool:
@@ -163,7 +99,9 @@ def _speaks_ptx(weight: Tensor) -> bool:
     return weight.is_cuda and torch.version.hip is None
 
 
-def _check(weight: Tensor, scale: Tensor, step: Tensor, out: Tensor, scales: Tensor | None) -> None:
+def _check(
+    weight: Tensor, scale: Tensor, step: Tensor, out: Tensor, scales: Tensor | None, before: int
+) -> None:  # fmt: skip
     kinds = torch.float32, torch.bfloat16, torch.float16
     if scales is not None:
         _check_quantized(weight, scales, out)
@@ -177,7 +115,8 @@ def _check(weight: Tensor, scale: Tensor, step: Tensor, out: Tensor, scales: Ten
         f"step is not one int64 but {step.numel()} of {step.dtype}": step.numel() == 1 and step.dtype == torch.int64,
         "weight, scale, step and out are not on one device": len({t.device for t in (weight, scale, step, out)}) == 1,
         "weight, scale or out is not contiguous": all(t.is_contiguous() for t in (weight, scale, out)),
-        f"a matrix has more than {LARGEST} elements": weight.shape[-2:].numel() <= LARGEST,
+        f"a matrix has more than {LARGEST} elements": before + weight.shape[-2:].numel() <= LARGEST,
+        f"before is {before}, no multiple of {GROUP}": before % GROUP == 0,
     }
     broken = [rule for rule, kept in rules.items() if not kept]
     if broken:
@@ -207,18 +146,21 @@ def _compiled() -> Any:
     """The kernel, compiled by Triton when it is first launched with each set of types."""
     global tl
     tl = importlib.import_module("triton.language")
-    return importlib.import_module("triton").jit(_perturb, do_not_specialize=["key_a", "key_b", "columns", "rows"])
+    return importlib.import_module("triton").jit(
+        _perturb, do_not_specialize=["key_a", "key_b", "columns", "rows", "before"]
+    )
 
 
 def _perturb(  # noqa: PLR0913, PLR0915 - a kernel has no object to take its arguments from, and no parts
-    weight, scales, levels, scale, out, step, layer, key_a, key_b, columns, rows, size,
+    weight, scales, levels, scale, out, step, layer, key_a, key_b, columns, rows, before, size,
     TILE: tl.constexpr, ROUNDS: tl.constexpr, WHOLE: tl.constexpr, FAST: tl.constexpr,  # pyright: ignore
     BITS: tl.constexpr, BLOCK: tl.constexpr,  # pyright: ignore
 ):  # fmt: skip
     """One program: TILE neighbouring elements of one matrix. Triton source, see ``perturb`` and the module.
 
-    WHOLE: rows are whole groups, so that a group has one scale. FAST: PTX for logarithm, root, sine and cosine, where
-    Triton's own, exact to the last bits, would make the kernel five times as long. BITS: of a quantised weight, or 0.
+    ``before`` counts groups. WHOLE: rows are whole groups, so that a group has one scale. FAST: PTX for logarithm,
+    root, sine and cosine, where Triton's own, exact to the last bits, would make the kernel five times as long. BITS:
+    of a quantised weight, or 0.
     """
     matrix = tl.program_id(1)
     start = matrix.to(tl.int64) * size
@@ -244,7 +186,8 @@ def _perturb(  # noqa: PLR0913, PLR0915 - a kernel has no object to take its arg
     now = tl.load(step).to(tl.uint64)
     key_a, key_b = key_a.to(tl.uint32), key_b.to(tl.uint32)
     first = tl.load(layer).to(tl.int32)
-    a, b, c, d = group, (first + matrix).to(tl.uint32), now.to(tl.uint32), (now >> 32).to(tl.uint32)
+    a, b = group + before.to(tl.uint32), (first + matrix).to(tl.uint32)
+    c, d = now.to(tl.uint32), (now >> 32).to(tl.uint32)
     for _ in tl.static_range(ROUNDS):
         left, right = a.to(tl.uint64) * 0xD2511F53, c.to(tl.uint64) * 0xCD9E8D57
         a, c = (right >> 32).to(tl.uint32) ^ b ^ key_a, (left >> 32).to(tl.uint32) ^ d ^ key_b

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import kernels
+from .kernels import perturb_anywhere
 from .quantize import dequantize
 
 
@@ -82,13 +82,7 @@ def made(  # noqa: PLR0913
     if scale is None or step is None or layer is None:
         return weight if scales is None else dequantize(weight, scales, shape, x.dtype)
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    return perturb(weight, scale, seed, step, layer, out, scales)
-
-
-def perturb(weight: Tensor, *others: Any) -> Tensor:
-    """:func:`kernels.perturb` where it runs, else its definition."""
-    run = kernels.perturb_reference if kernels.available(weight.device) else kernels.perturb
-    return run(weight, *others)
+    return perturb_anywhere(weight, scale, seed, step, layer, out, scales)
 
 
 class Unit:

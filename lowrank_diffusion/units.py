@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,3 +52,34 @@ def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedL
         if isinstance(key, tuple):
             unit.sort(key=lambda layer, names=key[1]: names.index(layer.path.rpartition(".")[2]))
     return list(found.values())
+
+
+def groups_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[list[AdaptedLayer]]]:
+    """Units of one shape together. Their order numbers the units, and so decides how each is perturbed."""
+    found: dict[Any, list[list[AdaptedLayer]]] = defaultdict(list)
+    for unit in units_of(model, layers):
+        bases = [layer.base for layer in unit]
+        sides = ((base.out_features, base.in_features) for base in bases)
+        found[(*sides, bases[0].weight.dtype, kind_of(unit[0]))].append(unit)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer's weight stands among those of all units; its perturbation is a function of it."""
+
+    unit: int
+    """Number of its unit."""
+    before: int
+    """Elements of the unit's weight that stand before its own."""
+
+
+def places_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[Place]:
+    """The place of every layer, in the order of ``layers``."""
+    found: dict[str, Place] = {}
+    for number, unit in enumerate(unit for group in groups_of(model, layers) for unit in group):
+        before = 0
+        for layer in unit:
+            found[layer.path] = Place(number, before)
+            before += layer.base.out_features * layer.base.in_features
+    return [found[layer.path] for layer in layers]

@@ -13,7 +13,7 @@ from torch import Tensor
 from lowrank_diffusion import adapters, devices, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
-from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, prior
+from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, norms, prior
 from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import DataError, Picture, scan
 from lowrank_diffusion.image.model import Base, Embedding
@@ -99,6 +99,7 @@ class DreamBooth:
         self.model = self.base.part("unet")
         attention.use_short_keys(self.model, device)
         gated.use_gates(self.model, device)
+        norms.use_float32_norms(self.model)
         self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             self.model.enable_gradient_checkpointing()

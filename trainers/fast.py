@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_diffusion import devices, kernels, seeds
+from lowrank_diffusion import devices, kernels
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
-from lowrank_diffusion.flat import sigma_at
+from lowrank_diffusion.flat import seed_of, sigma_at
 from lowrank_diffusion.fused import Fused
 from lowrank_diffusion.units import obstacle
 
@@ -58,11 +58,8 @@ class FastStep(Step):
         self.lr, self.sigma = torch.zeros((), **number), torch.zeros((), **number)
         self.total, self.count = torch.zeros((), **number), torch.ones((), **number)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
-        # Perturbed weights of a quantised base would take the memory that it saves.
-        keep = cfg.flat.keep and cfg.base.quantize == "none"
-        noise = "none" if not cfg.flat.sigma else "kept" if keep else "redrawn"
-        noise_seed = seeds.number(self.noise_seed, 0, "flat")
-        self.fused = Fused(task.model, task.layers, dtype, noise, noise_seed, self.step_number)
+        noise = "none" if not cfg.flat.sigma else "kept" if self.keep else "redrawn"
+        self.fused = Fused(task.model, task.layers, dtype, noise, seed_of(self.noise_seed), self.step_number)
         self.bad = torch.zeros((), **number)  # 1 from the first loss or gradient on that is no number
         self.report = torch.zeros(3, **number)  # loss, norm of the gradient, bad
         self.pool = torch.cuda.graph_pool_handle() if mode == "captured" else None

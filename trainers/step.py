@@ -55,7 +55,10 @@ class Step:
         self.optimizer = optim.build(cfg.optimizer, list(self.parameters.values()))
         # Every process perturbs in its own way: more samples of the expectation, at no cost.
         self.noise_seed = cfg.seed if world.first else seeds.number(cfg.seed, world.rank, "flat of a process")
-        self.flat = Flat(task.layers, cfg.flat.sigma, cfg.train.steps, self.noise_seed)
+        # Perturbed weights of a quantised base would take the memory that it saves.
+        self.keep = cfg.flat.keep and cfg.base.quantize == "none"
+        steps, noise_seed = cfg.train.steps, self.noise_seed
+        self.flat = Flat(task.model, task.layers, cfg.flat.sigma, steps, noise_seed, self.keep)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()} if cfg.train.ema else {}
         self.done, self.whole = 0, True

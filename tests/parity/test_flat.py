@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from lowrank_diffusion import adapters, flat
+from lowrank_diffusion import adapters, flat, noise, units
 from lowrank_diffusion.config import AdapterConfig
 from lowrank_diffusion.flat import Flat
 
@@ -41,7 +41,7 @@ def _in_place(model: Block, flatness: Flat, step: int, data: list[torch.Tensor])
         merged = layer.base.weight + layer.factors().delta()
         sigma = SIGMA * (1 - math.cos(math.pi * step / STEPS)) / 2
         assert torch.allclose(draw.scale, merged.norm(dim=1) * sigma / math.sqrt(layer.base.in_features), atol=1e-13)
-        layer.base.weight.data += flat.noise(draw, layer.base.weight)
+        layer.base.weight.data = flat.noisy_weight(layer.base.weight, draw, torch.float64)
     result = _gradients(model, data)
     for layer, original in zip(flatness.layers, originals, strict=True):
         layer.base.weight.data = original
@@ -52,7 +52,7 @@ def _in_place(model: Block, flatness: Flat, step: int, data: list[torch.Tensor])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_outputs_and_gradients_equal_the_in_place_formula_over_an_accumulation_window(kind: str, recompute: bool):
     model, layers = adapted(KINDS[kind])
-    flatness = Flat(layers, SIGMA, STEPS, seed=3)
+    flatness = Flat(model, layers, SIGMA, STEPS, seed=3)
     data = _data(3)
     plain, _ = _gradients(model, data)
     expected, expected_grads = _in_place(model, flatness, 6, data)
@@ -67,8 +67,8 @@ def test_outputs_and_gradients_equal_the_in_place_formula_over_an_accumulation_w
 
 
 def test_gradient_of_the_input_goes_through_the_perturbed_weight():
-    _, layers = adapted(KINDS["lora"])
-    flatness = Flat(layers, SIGMA, STEPS, seed=3)
+    model, layers = adapted(KINDS["lora"])
+    flatness = Flat(model, layers, SIGMA, STEPS, seed=3)
     x = _data(1)[0].requires_grad_()
     with flatness.perturbed(5):
         assert torch.autograd.gradcheck(layers[0].module, (x,))
@@ -79,7 +79,7 @@ def test_base_is_only_read_and_forward_is_restored_even_after_an_exception():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = _data(1)[0]
     plain = model(x)
-    with pytest.raises(RuntimeError), Flat(layers, SIGMA, STEPS, seed=3).perturbed(5):
+    with pytest.raises(RuntimeError), Flat(model, layers, SIGMA, STEPS, seed=3).perturbed(5):
         model(x).sum().backward()
         raise RuntimeError
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -87,25 +87,48 @@ def test_base_is_only_read_and_forward_is_restored_even_after_an_exception():
     assert all("forward" not in layer.base.__dict__ for layer in layers)
 
 
+def _eps(model: Block, layers: list, seed: int, step: int) -> list[torch.Tensor]:
+    """Each layer's noise, in units of its rows' standard deviations."""
+    draws = Flat(model, layers, SIGMA, STEPS, seed).draws(step)
+    noisy = [flat.noisy_weight(x.base.weight, draw, torch.float64) for x, draw in zip(layers, draws, strict=True)]
+    return [
+        (weight - layer.base.weight) / draw.scale[:, None]
+        for weight, layer, draw in zip(noisy, layers, draws, strict=True)
+    ]
+
+
 def test_draws_differ_between_layers_steps_and_seeds_and_repeat_otherwise():
-    _, layers = adapted(KINDS["lora"])
-    draws = {
-        (seed, step, layer): draw
-        for seed in (0, 1)
-        for step in (1, 2)
-        for layer, draw in enumerate(Flat(layers, SIGMA, STEPS, seed).draws(step))
-    }
-    assert len({draw.number for draw in draws.values()}) == len(draws)
-    again = Flat(layers, SIGMA, STEPS, 0).draws(1)
-    assert again[0].number == draws[0, 1, 0].number and torch.equal(again[0].scale, draws[0, 1, 0].scale)
+    model, layers = adapted(KINDS["lora"])
+    found = [eps[0] for seed in (0, 1) for step in (1, 2) for eps in _eps(model, layers, seed, step)]
+    assert len({round(float(first[0]), 9) for first in found}) == len(found) == 4 * len(layers)
+    again = [eps[0] for eps in _eps(model, layers, 0, 1)]
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=False))
 
 
-def test_noise_has_the_promised_moments():
-    weight = torch.zeros(64, 4096)
-    scale = torch.linspace(0.5, 2, 64)
-    eps = flat.noise(flat.Draw(5, scale), weight)
-    assert torch.allclose(eps.std(dim=1), scale, rtol=0.06)
-    assert abs(float((eps / scale[:, None]).mean())) < 0.01
+def test_noise_is_that_of_the_unit_a_layer_belongs_to():
+    """Queries, keys and values of one input are one matrix to the fused step, and their noise is that matrix's."""
+    model, layers = adapted(KINDS["lora"])
+    seed = flat.seed_of(3)
+    found = dict(zip((layer.path for layer in layers), _eps(model, layers, 3, 4), strict=True))
+    numbered = [unit for group in units.groups_of(model, layers) for unit in group]
+    for number, unit in enumerate(numbered):
+        below = torch.cat([found[layer.path] for layer in unit])
+        wanted = noise.normals_reference(tuple(below.shape), seed, 4, number)
+        assert torch.allclose(below, wanted.double(), atol=1e-9)
+    assert max(len(unit) for unit in numbered) > 1
+
+
+@pytest.mark.parametrize("at_once", [1, 700, flat.AT_ONCE])
+def test_kept_perturbed_weights_are_those_that_are_made_again(monkeypatch: pytest.MonkeyPatch, at_once: int):
+    monkeypatch.setattr(flat, "AT_ONCE", at_once)
+    model, layers = adapted(KINDS["gralora"])
+    data, results = _data(2), []
+    for keep in (True, False):
+        with Flat(model, layers, SIGMA, STEPS, seed=3, keep=keep).perturbed(6):
+            results.append(_gradients(model, data))
+    (kept, kept_grads), (again, grads) = results
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+    assert all(torch.equal(kept_grads[name], grads[name]) for name in grads)
 
 
 def test_schedule_is_a_half_cosine():
@@ -120,7 +143,7 @@ def test_half_precision_base_under_autocast(dtype: torch.dtype):
     model = Block().to(dtype)
     layers = adapters.attach(model, AdapterConfig(kind="gralora", rank=4, k=2), 0)
     hashes = [layer.base.weight.clone() for layer in layers]
-    with Flat(layers, SIGMA, STEPS, seed=3).perturbed(5), torch.autocast("cpu", dtype):
+    with Flat(model, layers, SIGMA, STEPS, seed=3).perturbed(5), torch.autocast("cpu", dtype):
         out = model(torch.randn(2, 5, 16))
         out.float().sum().backward()
     assert out.isfinite().all()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import kernels
-from lowrank_diffusion.kernels import normals_reference, perturb, perturb_reference, philox
+from lowrank_diffusion.kernels import perturb
+from lowrank_diffusion.noise import normals_reference, perturb_reference, perturbed_reference, philox
 from lowrank_diffusion.paths import PROJECT
 from lowrank_diffusion.quantize import NF4_BLOCK, NF4_LEVELS, QuantizedLinear, dequantize
 
@@ -121,6 +122,23 @@ def test_an_element_depends_on_its_number_and_not_on_the_shape():
     assert torch.equal(normals_reference((1, 13), SEED, torch.tensor([STEP]), LAYER).flatten(), whole[:13])
 
 
+@pytest.mark.parametrize("before", [0, 8, 13, 77])
+def test_a_lower_part_of_a_matrix_has_the_numbers_of_its_place(before: int):
+    whole = normals_reference((1, 200), SEED, STEP, LAYER).flatten()
+    assert torch.equal(normals_reference((5, 7), SEED, STEP, LAYER, before=before).flatten(), whole[before:][:35])
+
+
+def test_many_matrices_at_once_are_what_they_are_one_by_one():
+    shapes, places = [(3, 5), (4, 16), (2, 9)], [(7, 0), (2, 24), (7, 15)]
+    weights = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    scales = [torch.rand(rows) for rows, _ in shapes]
+    step = torch.tensor([STEP])
+    found = perturbed_reference(weights, scales, places, SEED, step)
+    for weight, scale, (layer, before), one in zip(weights, scales, places, found, strict=True):
+        out = perturb_reference(weight, scale, SEED, step, layer, torch.empty_like(weight), before=before)
+        assert torch.equal(one, out)
+
+
 @pytest.mark.parametrize(("shape", "dtype", "out_dtype"), CASES)
 def test_reference_is_the_formula_rounded_once(shape: tuple[int, ...], dtype: torch.dtype, out_dtype: torch.dtype):
     weight, scale, _ = operands(shape, dtype, "cpu")
@@ -210,6 +228,7 @@ def interpreted() -> None:
     for case in QUANTIZED:
         quantized_agrees_with_reference(*case, "cpu")
     stack_equals_its_slices("cpu")
+    lower_part_equals_its_rows("cpu")
     tiles_do_not_matter("cpu")
     print(f"{len(CASES)} cases")
 
@@ -258,6 +277,20 @@ def stack_equals_its_slices(device: str) -> None:
             part = torch.empty(shape[1:], dtype=BRAIN, device=device)
             perturb(weight[index], scale[index], SEED, step, LAYER + index, part)
             assert torch.equal(part, whole[index])
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_a_lower_part_is_perturbed_as_in_its_matrix_on_a_gpu():
+    lower_part_equals_its_rows("cuda")
+
+
+def lower_part_equals_its_rows(device: str) -> None:
+    whole = result(perturb, (9, 24), BRAIN, BRAIN, device)
+    weight, scale, step = operands((9, 24), BRAIN, device)
+    part = torch.empty_like(weight[3:])
+    perturb(weight[3:], scale[3:], SEED, step, LAYER, part, before=3 * 24)
+    assert torch.equal(part, whole[3:])
 
 
 @needs_gpu

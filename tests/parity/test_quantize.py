@@ -128,7 +128,7 @@ def test_adapters_and_flat_lora_work_on_quantised_layers_as_on_their_dequantised
         assert torch.equal(model(x), before)  # the identity at first
         for number, parameter in enumerate(adapters.trainable(model).values()):
             parameter.data += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-        flatness = Flat(layers, 0.3, 10, seed=3)
+        flatness = Flat(model, layers, 0.3, 10, seed=3)
         with flatness.perturbed(6):
             out = model(x)
             out.square().mean().backward()
@@ -146,13 +146,13 @@ def test_flat_lora_perturbs_what_is_dequantised():
     model = Block()
     quantize(model, "nf4", CPU)
     layers = adapters.attach(model, KINDS["lora"], seed=0)
-    flatness, x = Flat(layers, 0.3, 10, seed=3), torch.randn(5, 64)
+    flatness, x = Flat(model, layers, 0.3, 10, seed=3), torch.randn(5, 64)
     draw = flatness.draws(6)[0]
     sigma = 0.3 * (1 - math.cos(math.pi * 6 / 10)) / 2
     assert torch.allclose(draw.scale, layers[0].base_weight().norm(dim=1) * sigma / math.sqrt(64), rtol=1e-5)
     with flatness.perturbed(6):
         perturbed = layers[0].base(x)
-    weight = layers[0].base_weight() + flat.noise(draw, layers[0].base_weight())
+    weight = flat.noisy_weight(layers[0].base_weight(), draw, torch.float32)
     assert torch.allclose(perturbed, nn.functional.linear(x, weight, layers[0].base.bias), atol=1e-6)
 
 

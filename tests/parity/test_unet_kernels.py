@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from lowrank_diffusion.image import attention, gated
+from lowrank_diffusion.image import attention, gated, norms
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -106,6 +106,32 @@ def test_the_processor_leaves_to_diffusers_what_it_cannot_do(monkeypatch: pytest
     crossing = [m for m in model.modules() if isinstance(m, Attention) and m.is_cross_attention]
     assert crossing and all(isinstance(m.processor, attention.ShortKeys) for m in crossing)
     assert torch.equal(model(*inputs).sample, wanted)
+
+
+def test_group_norms_are_untouched_where_they_are_exact():
+    """On a CPU, which keeps the statistics in float32, and in float32: the same numbers to the bit."""
+    model = unet().eval()
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 32)
+    wanted = model(*inputs).sample
+    norms.use_float32_norms(model)
+    found = [m for m in model.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert found and all(type(m) is norms.Float32GroupNorm for m in found)
+    assert torch.equal(model(*inputs).sample, wanted)
+
+
+@needs_cuda
+def test_group_norms_in_bf16_are_rounded_once_on_a_gpu():
+    """An error that a whole group shares is larger than one rounding of its mean."""
+    plain = torch.nn.GroupNorm(8, 64, device="cuda", dtype=torch.bfloat16)
+    model = torch.nn.Sequential(torch.nn.GroupNorm(8, 64, device="cuda", dtype=torch.bfloat16))
+    norms.use_float32_norms(model)
+    x = torch.randn(2, 64, 32, 32, device="cuda", dtype=torch.bfloat16) * 3 + 1
+    exact = torch.nn.functional.group_norm(x.double(), 8)
+    ratios = []
+    for norm in (plain, model):
+        y = norm(x).double()
+        ratios.append(((y * exact).unflatten(1, (8, 8)).flatten(2).mean(2) - 1).abs().max())
+    assert ratios[1] < 1e-4 and ratios[0] > 3 * ratios[1]
 
 
 @needs_cuda

@@ -21,7 +21,7 @@ LAYERS = (
     "config",
     "presets events bases",
     "hub loading",
-    "runs supervisor devices factors kernels products quantize",
+    "runs supervisor devices factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",
     "terminal cli_text cli",
