@@ -42,6 +42,8 @@ def missing() -> str:
 
 
 OUT = "_get_output_for_continuous_inputs"
+LAST_NORM = "conv_norm_out"
+"""A UNet's only norm outside such parts. Without a compiler it turns the layout around, twice."""
 METHODS = {"Transformer2DModel": ("_operate_on_continuous_inputs", OUT)}
 """Ways into and out of a stack of blocks: a norm, a turned layout and a projection, by the names of their classes."""
 
@@ -51,7 +53,7 @@ def repeated(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     blocks = getattr(model, "_repeated_blocks", None) or getattr(model, "_no_split_modules", None) or ()
     for module in model.modules():
         kind = type(module).__name__
-        if kind == "ResnetBlock2D" or kind in blocks:
+        if kind in ("ResnetBlock2D", *blocks) or module is getattr(model, LAST_NORM, None):
             yield module, "_call_impl", "_compiled_call_impl"
         for name in METHODS.get(kind, ()):
             if hasattr(module, name):

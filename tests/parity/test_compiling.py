@@ -32,3 +32,11 @@ def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.Monk
     state(0)
     assert len(blocks) > 4
     assert counters["stats"]["unique_graphs"] <= 2 and not counters["graph_break"]
+
+
+def test_no_norm_of_a_unet_runs_uncompiled():
+    unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
+    compiled = [module for module, _, _ in compiling.repeated(unet)]
+    inside = {id(part) for module in compiled for part in module.modules()}
+    norms = [module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm)]
+    assert norms and all(id(norm) in inside for norm in norms)
