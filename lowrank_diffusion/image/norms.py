@@ -1,7 +1,7 @@
 """Group norms whose statistics stay in float32.
 
 CUDA's kernel computes them in float32, but rounds mean and deviation to the input's type before it uses them. In bf16
-that is an error of up to 0.2 % that a whole group of channels shares, and so one that does not average out over its
+that is an error of up to 0.4 % that a whole group of channels shares, and so one that does not average out over its
 elements. Autocast and compiled code do not make it; with this, neither does a step without them.
 """
 

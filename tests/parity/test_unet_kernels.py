@@ -121,7 +121,7 @@ def test_group_norms_are_untouched_where_they_are_exact():
 
 @needs_cuda
 def test_group_norms_in_bf16_are_rounded_once_on_a_gpu():
-    """An error that a whole group shares is larger than one rounding of its mean."""
+    """Roundings of the elements average out over a group; those of its statistics, up to 0.4 %, do not."""
     plain = torch.nn.GroupNorm(8, 64, device="cuda", dtype=torch.bfloat16)
     model = torch.nn.Sequential(torch.nn.GroupNorm(8, 64, device="cuda", dtype=torch.bfloat16))
     norms.use_float32_norms(model)
@@ -131,7 +131,7 @@ def test_group_norms_in_bf16_are_rounded_once_on_a_gpu():
     for norm in (plain, model):
         y = norm(x).double()
         ratios.append(((y * exact).unflatten(1, (8, 8)).flatten(2).mean(2) - 1).abs().max())
-    assert ratios[1] < 1e-4 and ratios[0] > 3 * ratios[1]
+    assert ratios[1] < 5e-4 and ratios[0] > 1e-3
 
 
 @needs_cuda
