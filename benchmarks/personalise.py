@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("words", nargs="*", metavar="style|subject|key=value")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each preset, every one with a seed of its own")
     parser.add_argument("--draws", type=int, default=4, help="style: pictures of every object, from other noises")
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", default=[5.0], help="style: one row for each; the first is shown"
+    )
     parser.add_argument("--batch", type=int, default=10, help="pictures drawn at once")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     options = parser.parse_args(arguments)
@@ -71,9 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     parts = [word for word in options.words if "=" not in word] or ["style", "subject"]
     measures = {"style": style, "subject": subject}
     rows = [
-        measures[part](adapter(f"emoji-{part}", [*settings, f"seed={seed}"]), seed, options)
+        row
         for part in parts
         for seed in range(options.seeds)
+        for row in measures[part](adapter(f"emoji-{part}", [*settings, f"seed={seed}"]), seed, options)
     ]
     for part in parts:
         mine = [row for row in rows if row["part"] == part]
@@ -99,36 +104,42 @@ class Easel:
         load_adapter(self.pipe, file, "trained")
         self.eye = Eye(ENCODER, device)
 
-    def pairs(self, prompts: list[str], draw: int = 0) -> tuple[list[Image.Image], list[Image.Image]]:
+    def pairs(self, prompts: list[str], guidance: float, draw: int = 0) -> tuple[list[Image.Image], list[Image.Image]]:
         """Pictures of the base and of the adapted model from the same noise."""
         self.pipe.disable_lora()
-        base = self._draw(prompts, draw)
+        base = self._draw(prompts, guidance, draw)
         self.pipe.enable_lora()
-        return base, self._draw(prompts, draw)
+        return base, self._draw(prompts, guidance, draw)
 
-    def _draw(self, prompts: list[str], draw: int) -> list[Image.Image]:
+    def _draw(self, prompts: list[str], guidance: float, draw: int) -> list[Image.Image]:
         drawn: list[Image.Image] = []
         for start in range(0, len(prompts), self.batch):
             part = prompts[start : start + self.batch]
             noise = [torch.Generator().manual_seed(draw * 10_000 + start + k) for k in range(len(part))]
-            made: Any = self.pipe(part, num_inference_steps=20, guidance_scale=5.0, generator=noise)
+            made: Any = self.pipe(part, num_inference_steps=20, guidance_scale=guidance, generator=noise)
             drawn += made.images
         return drawn
 
 
-def style(file: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """100 objects that the style's set does not hold."""
+def style(file: Path, seed: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """100 objects that the style's set does not hold, at every guidance."""
     easel = Easel(file, options.batch)
     facts = [json.loads(line) for line in (HELD_OUT / "captions.jsonl").read_text().splitlines()]
     true = [Image.open(HELD_OUT / fact["file_name"]).convert("RGB") for fact in facts]
     prompts = [fact["text"] for fact in facts]
-    draws = [easel.pairs(prompts, draw) for draw in range(options.draws)]
-    target, concepts = easel.eye.embed(true), easel.eye.concepts[concepts_of(prompts)]
+    for guidance in options.guidance:
+        draws = [easel.pairs(prompts, guidance, draw) for draw in range(options.draws)]
+        if guidance == options.guidance[0]:
+            sheet([true, *draws[0]], options.out / f"personalise_style-seed{seed}.webp", across=20)
+        yield {"part": "style", "seed": seed, "guidance": guidance, **style_row(easel.eye, true, prompts, draws)}
+
+
+def style_row(eye: Eye, true: list[Image.Image], prompts: list[str], draws: list[Any]) -> dict[str, Any]:
+    """What the encoder says of the pictures of base and adapted model, ``draws`` times 2 times N."""
+    target, concepts = eye.embed(true), eye.concepts[concepts_of(prompts)]
     styled = styles(target, concepts)
     others = F.normalize(styled.sum(0) - styled, dim=1)
-    seen = torch.stack(
-        [torch.stack([easel.eye.embed(pictures) for pictures in pair]) for pair in draws]
-    )  # (D, 2, N, E)
+    seen = torch.stack([torch.stack([eye.embed(pictures) for pictures in pair]) for pair in draws])  # (D, 2, N, E)
     before, after = (seen * target).sum(-1).mean(0)
     first_before, first_after = (seen[0] * target).sum(-1)
     stylish = torch.stack([torch.stack([styles(one, concepts) for one in pair]) for pair in seen])
@@ -138,9 +149,8 @@ def style(file: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         right = (embedded @ concepts.T).argmax(-1) == torch.arange(len(prompts), device=embedded.device)
         return 100 * right.float().mean().item()
 
-    sheet([true, *draws[0]], options.out / f"personalise_style-seed{seed}.webp", across=20)
     return {
-        "part": "style", "seed": seed, "objects": len(facts), "draws": options.draws,
+        "objects": len(prompts), "draws": len(draws),
         "nearer to the true icon": int((after > before).sum()),
         "nearer, first pictures": int((first_after > first_before).sum()),
         "mean cosine, base": before.mean().item(), "mean cosine, adapted": after.mean().item(),
@@ -171,13 +181,13 @@ def cats() -> list[int]:
     return [k for k, concept in enumerate(listed) if "cat" in " ".join(concept["names"]).split()]
 
 
-def subject(file: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def subject(file: Path, seed: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The cat in 8 contexts."""
     easel = Easel(file, options.batch)
     references = [Image.open(path).convert("RGBA") for path in sorted(SUBJECT.glob("*.png"))]
     white = [Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB") for p in references]
     mean = F.normalize(easel.eye.embed(white).mean(0), dim=0)
-    base, adapted = easel.pairs(list(CONTEXTS))
+    base, adapted = easel.pairs(list(CONTEXTS), guidance=5.0)
     seen, unadapted = easel.eye.embed(adapted), easel.eye.embed(base)
     own, before = seen @ mean, unadapted @ mean
     rivals = (seen @ easel.eye.concepts[cats()].T).amax(1)
@@ -185,7 +195,7 @@ def subject(file: Path, seed: int, options: argparse.Namespace) -> dict[str, Any
     sheet([white, base, adapted], options.out / f"personalise_subject-seed{seed}.webp", across=8, side=128)
     for prompt, *numbers in zip(CONTEXTS, own.tolist(), before.tolist(), rivals.tolist(), strict=True):
         print(f"{prompt:45} subject {numbers[0]:.3f} (base {numbers[1]:.3f}), nearest other cat {numbers[2]:.3f}")
-    return {
+    yield {
         "part": "subject", "seed": seed, "contexts": len(CONTEXTS), "recognised": int(recognised.sum()),
         "mean cosine, base": before.mean().item(), "mean cosine, adapted": own.mean().item(),
         "nearest other cat": rivals.mean().item(),
