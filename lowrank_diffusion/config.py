@@ -56,6 +56,10 @@ class DataConfig(Section):
     instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.")
     prompt: str = option("", "Caption of every picture that has none of its own.")
     trigger: str = option("", "Rare word that stands for the subject or style; written into the files' metadata.")
+    caption_dropout: float = option(
+        0.0, "Share of the pictures that a step sees without caption, as guidance does when it draws; 0.05 is usual.",
+        ge=0, lt=1,
+    )  # fmt: skip
     resolution: int | None = option(
         None, "Side of the square training crop; empty: the base's own.", unit="px", ge=64, le=2048, multiple_of=8
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -151,7 +151,12 @@ class DreamBooth:
         instances = len(chosen) - (cfg.train.batch if self.classes else 0)
         weights = torch.ones(len(chosen))
         weights[instances:] = cfg.prior.weight
-        return self._collate(chosen, vae_noise, noise, timesteps, weights)
+        batch = self._collate(chosen, vae_noise, noise, timesteps, weights)
+        if not cfg.data.caption_dropout:
+            return batch
+        # SDXL reads "no prompt" as zeros.
+        told = self._moved(torch.rand(len(chosen), generator=generator) >= cfg.data.caption_dropout)
+        return replace(batch, tokens=batch.tokens * told[:, None, None], pooled=batch.pooled * told[:, None])
 
     def _choose(self, pictures: list[list[Example]], position: int, count: int, name: str) -> list[Example]:
         """``count`` pictures from ``position`` on in an endless sequence of shuffled epochs, one crop of each."""
