@@ -132,7 +132,7 @@ class FlatConfig(Section):
     keep: bool = option(
         True,
         "Keep the perturbed weights from forward to backward: faster than drawing them twice, for as much memory as "
-        "the adapted weights take. The eager step on a GPU, and a quantised base, always draw twice.",
+        "the adapted weights take. A quantised base, and the eager step where Triton can draw, always draw twice.",
     )
 
 

@@ -18,16 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import kernels, seeds
+from . import kernels, noise, seeds
 from .adapters import AdaptedLayer
 from .factors import merged_row_norms, row_norms_squared
 from .kernels import perturb_anywhere
-from .noise import perturbed_reference
 from .quantize import remade_linear
 from .units import Place, places_of
-
-AT_ONCE = 2**20
-"""Numbers, about, that are drawn together where there is no kernel: more would leave the caches."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,11 @@ class Flat:
     @functools.cached_property
     def _batches(self) -> list[slice]:
         """Layers that are perturbed together where there is no kernel for it."""
+        most = noise.at_once(self.layers[0].base.weight.device)
         found, start, size = [], 0, 0
         for index, layer in enumerate(self.layers):
             size += layer.base.out_features * layer.base.in_features
-            if size >= AT_ONCE or index == len(self.layers) - 1:
+            if size >= most or index == len(self.layers) - 1:
                 found.append(slice(start, index + 1))
                 start, size = index + 1, 0
         return found
@@ -117,7 +114,7 @@ class Flat:
         weights, scales = [layer.base_weight() for layer in self.layers], [draw.scale for draw in draws]
         places = [(draw.place.unit, draw.place.before) for draw in draws]
         seed, step = draws[0].seed, draws[0].step
-        parts = [perturbed_reference(weights[s], scales[s], places[s], seed, step) for s in self._batches]
+        parts = [noise.perturbed_reference(weights[s], scales[s], places[s], seed, step) for s in self._batches]
         return [weight for part in parts for weight in part]
 
     @contextmanager

@@ -30,23 +30,32 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 
 
+def at_once(device: torch.device) -> int:
+    """Elements, about, to draw together: what a CPU's caches hold, or what keeps a GPU busier than its launches do.
+
+    Drawing takes some 25 bytes of temporary tensors for each.
+    """
+    return 2**20 if device.type == "cpu" else 2**22
+
+
 def perturb_reference(  # noqa: PLR0913
     weight: Tensor, scale: Tensor, seed: int, step: Tensor, layer: int | Tensor, out: Tensor,
     scales: Tensor | None = None, before: int = 0,
 ) -> Tensor:  # fmt: skip
     """What :func:`.kernels.perturb` computes, in plain torch on any device.
 
-    float64 is summed in float64, and ``before`` may be any number. It makes several times the weight's size in
-    temporary tensors, one matrix of a stack at a time.
+    float64 is summed in float64, and ``before`` may be any number. Temporary tensors are those of :func:`at_once`.
     """
     if scales is not None:
         weight = dequantize(weight, scales, tuple(out.shape), torch.promote_types(out.dtype, torch.float32))
+    columns = weight.shape[-1]
+    rows = max(1, at_once(weight.device) // max(1, columns))
     stacked = weight.dim() == 3
-    for index, (matrix, row_scale, target) in enumerate(
-        zip(weight, scale, out, strict=True) if stacked else [(weight, scale, out)]
-    ):
-        eps = normals_reference(tuple(matrix.shape), seed, step, layer + index, weight.device, before)
-        target.copy_(_sum(matrix, row_scale, eps))
+    for index, whole in enumerate(zip(weight, scale, out, strict=True) if stacked else [(weight, scale, out)]):
+        for place, (some, row_scale, target) in enumerate(zip(*(t.split(rows) for t in whole), strict=True)):
+            start = before + place * rows * columns
+            eps = normals_reference(tuple(some.shape), seed, step, layer + index, weight.device, start)
+            target.copy_(_sum(some, row_scale, eps))
     return out
 
 

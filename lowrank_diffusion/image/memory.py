@@ -7,6 +7,7 @@ picture: those factors, :data:`FACTORS`, were measured on SDXL with benchmarks/m
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections import Counter, defaultdict
@@ -230,10 +231,12 @@ class _Job:
     def _perturbed(self) -> float:
         if not self.cfg.flat.sigma:
             return 0
+        keep = self.cfg.flat.keep and self.cfg.base.quantize == "none"
+        # The eager step keeps what it has no kernel to make again.
+        if keep and (self.fast or importlib.util.find_spec("triton") is None):
+            return self.width * sum(m * n * count for (m, n), count in self.shapes.items())
         if not self.fast:
             return 8 * max(m * n for m, n in self.shapes)
-        if self.cfg.flat.keep and self.cfg.base.quantize == "none":
-            return self.width * sum(m * n * count for (m, n), count in self.shapes.items())
         return self.width * sum(m * n for m, n in self.shapes)
 
     def _activations(self) -> float:

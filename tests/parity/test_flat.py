@@ -118,9 +118,9 @@ def test_noise_is_that_of_the_unit_a_layer_belongs_to():
     assert max(len(unit) for unit in numbered) > 1
 
 
-@pytest.mark.parametrize("at_once", [1, 700, flat.AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 700, 2**20])
 def test_kept_perturbed_weights_are_those_that_are_made_again(monkeypatch: pytest.MonkeyPatch, at_once: int):
-    monkeypatch.setattr(flat, "AT_ONCE", at_once)
+    monkeypatch.setattr(noise, "at_once", lambda device: at_once)
     model, layers = adapted(KINDS["gralora"])
     data, results = _data(2), []
     for keep in (True, False):

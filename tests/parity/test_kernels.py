@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowrank_diffusion import kernels
+from lowrank_diffusion import kernels, noise
 from lowrank_diffusion.kernels import perturb
 from lowrank_diffusion.noise import normals_reference, perturb_reference, perturbed_reference, philox
 from lowrank_diffusion.paths import PROJECT
@@ -126,6 +126,13 @@ def test_an_element_depends_on_its_number_and_not_on_the_shape():
 def test_a_lower_part_of_a_matrix_has_the_numbers_of_its_place(before: int):
     whole = normals_reference((1, 200), SEED, STEP, LAYER).flatten()
     assert torch.equal(normals_reference((5, 7), SEED, STEP, LAYER, before=before).flatten(), whole[before:][:35])
+
+
+@pytest.mark.parametrize("at_once", [1, 16, 50])
+def test_large_matrices_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch, at_once: int):
+    expected = result(perturb_reference, (2, 7, 11), BRAIN, SINGLE, "cpu")
+    monkeypatch.setattr(noise, "at_once", lambda device: at_once)
+    assert torch.equal(result(perturb_reference, (2, 7, 11), BRAIN, SINGLE, "cpu"), expected)
 
 
 def test_many_matrices_at_once_are_what_they_are_one_by_one():
