@@ -57,7 +57,7 @@ class DataConfig(Section):
     prompt: str = option("", "Caption of every picture that has none of its own.")
     trigger: str = option("", "Rare word that stands for the subject or style; written into the files' metadata.")
     caption_dropout: float = option(
-        0.0, "Share of the pictures that a step sees without caption, as guidance does when it draws; 0.05 is usual.",
+        0.0, "Share of pictures seen without caption, as guidance does (class pictures keep theirs); 0.05 is usual.",
         ge=0, lt=1,
     )  # fmt: skip
     resolution: int | None = option(

@@ -2,8 +2,9 @@
 
 For one optimiser step every adapted layer acts with W + eps in place of its frozen W, where row i of eps is drawn from
 N(0, (sigma_t^2 / n) |W'_i|^2 I) and W' = W + B A is the merged weight. The draw is a function of (seed, step, place of
-the layer), see noise.py: it is the same in every forward pass of the step, on every device and in every way of
-running a step. The base weight is only read, so it works in any precision, and an exception leaves nothing to repair.
+the layer), see noise.py: it is the same in every forward pass of the step and in every way of running a step, and on
+every device as nearly as kernels.py says. The base weight is only read, so it works in any precision, and an exception
+leaves nothing to repair.
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ def noisy_weight(weight: Tensor, draw: Draw, dtype: torch.dtype) -> Tensor:
     return perturb_anywhere(weight, draw.scale, draw.seed, draw.step, place.unit, out, before=place.before)
 
 
+def noisy_weights(weights: list[Tensor], draws: list[Draw]) -> list[Tensor]:
+    """:func:`noisy_weight` of each, in its own type; several are drawn at once."""
+    if len(weights) == 1:
+        return [noisy_weight(weights[0], draws[0], weights[0].dtype)]
+    scales, places = [draw.scale for draw in draws], [(draw.place.unit, draw.place.before) for draw in draws]
+    return noise.perturbed_reference(weights, scales, places, draws[0].seed, draws[0].step)
+
+
 class Flat:
     """Flat-LoRA over the adapted layers of a model.
 
@@ -98,24 +107,22 @@ class Flat:
 
     @functools.cached_property
     def _batches(self) -> list[slice]:
-        """Layers that are perturbed together where there is no kernel for it."""
+        """Layers that are perturbed together where there is no kernel for it; one that is too large is alone."""
         most = noise.at_once(self.layers[0].base.weight.device)
         found, start, size = [], 0, 0
         for index, layer in enumerate(self.layers):
-            size += layer.base.out_features * layer.base.in_features
-            if size >= most or index == len(self.layers) - 1:
-                found.append(slice(start, index + 1))
-                start, size = index + 1, 0
-        return found
+            own = layer.base.out_features * layer.base.in_features
+            if start < index and size + own > most:
+                found.append(slice(start, index))
+                start, size = index, 0
+            size += own
+        return [*found, slice(start, len(self.layers))]
 
     @torch.no_grad()
     def _kept(self, draws: list[Draw]) -> list[Tensor]:
         """W + eps of every layer, in the base's type."""
-        weights, scales = [layer.base_weight() for layer in self.layers], [draw.scale for draw in draws]
-        places = [(draw.place.unit, draw.place.before) for draw in draws]
-        seed, step = draws[0].seed, draws[0].step
-        parts = [noise.perturbed_reference(weights[s], scales[s], places[s], seed, step) for s in self._batches]
-        return [weight for part in parts for weight in part]
+        weights = [layer.base_weight() for layer in self.layers]
+        return [made for part in self._batches for made in noisy_weights(weights[part], draws[part])]
 
     @contextmanager
     def perturbed(self, step: int) -> Iterator[None]:

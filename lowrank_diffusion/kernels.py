@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ tl: Any = None
 """``triton.language`` once the kernel is first used: Triton is missing on many machines and not free to import."""
 
 
+@functools.cache
 def available(device: torch.device) -> str:
     """Why ``perturb`` cannot run on this device, for a person to read; empty if it can."""
     if device.type != "cuda":
@@ -34,7 +37,16 @@ def available(device: torch.device) -> str:
         return "The fused kernel needs an NVIDIA GPU; PyTorch finds none."
     if importlib.util.find_spec("triton") is None:
         return "The fused kernel needs the package triton, which is not installed."
+    if not compiler_there():
+        return "The fused kernel needs a C compiler, of which none is found."
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return "The fused kernel needs a GPU of compute capability 7.0 or more."
     return ""
+
+
+def compiler_there() -> bool:
+    """Whether there is a C compiler, with which Triton builds what starts a kernel."""
+    return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
 
 
 def perturb(  # noqa: PLR0913
@@ -84,8 +96,9 @@ def _levels(device: torch.device) -> Tensor:
 
 
 def perturb_anywhere(weight: Tensor, *others: Any, before: int = 0) -> Tensor:
-    """:func:`perturb` where it runs, else its definition; the same numbers."""
-    there = not available(weight.device) and weight.dtype != torch.float64 and before % GROUP == 0
+    """:func:`perturb` where it runs, else its definition."""
+    fits = weight.dtype != torch.float64 and weight.is_contiguous() and before % GROUP == 0
+    there = fits and not available(weight.device)
     return (perturb if there else perturb_reference)(weight, *others, before=before)
 
 

@@ -7,13 +7,13 @@ is kept between runs, where supervisor.py says.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+
+from lowrank_diffusion.kernels import compiler_there
 
 
 def compiled(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
@@ -36,7 +36,7 @@ def missing() -> str:
     """What torch.compile lacks on this machine; empty if nothing."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+    if not compiler_there():
         return "there is no C compiler"
     return ""
 

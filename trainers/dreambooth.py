@@ -154,8 +154,9 @@ class DreamBooth:
         batch = self._collate(chosen, vae_noise, noise, timesteps, weights)
         if not cfg.data.caption_dropout:
             return batch
-        # SDXL reads "no prompt" as zeros.
-        told = self._moved(torch.rand(len(chosen), generator=generator) >= cfg.data.caption_dropout)
+        told = torch.rand(len(chosen), generator=generator) >= cfg.data.caption_dropout
+        told[instances:] = True
+        told = self._moved(told)  # SDXL reads "no prompt" as zeros
         return replace(batch, tokens=batch.tokens * told[:, None, None], pooled=batch.pooled * told[:, None])
 
     def _choose(self, pictures: list[list[Example]], position: int, count: int, name: str) -> list[Example]:

@@ -16,8 +16,9 @@ class Float32GroupNorm(nn.GroupNorm):
     """A group norm that CUDA computes in float32, and rounds once."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, C, ...), same dtype."""
-        if not input.is_cuda or input.dtype == torch.float32 or torch.compiler.is_compiling():
+        """(B, C, ...) -> (B, C, ...), same dtype; under autocast float32, as ever."""
+        narrow = input.is_cuda and input.dtype in (torch.bfloat16, torch.float16)
+        if not narrow or torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
             return super().forward(input)
         weight, bias = (None if part is None else part.float() for part in (self.weight, self.bias))
         return F.group_norm(input.float(), self.num_groups, weight, bias, self.eps).to(input.dtype)

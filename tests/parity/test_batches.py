@@ -36,3 +36,11 @@ def test_captions_are_dropped_as_often_as_asked_and_nothing_else_changes(share: 
         dropped += int(gone.sum())
     assert abs(dropped / 240 - share) < 4 * (share * (1 - share) / 240) ** 0.5
     assert batch.tokens.dtype == whole.tokens.dtype
+
+
+def test_class_pictures_keep_their_captions():
+    dropping = task(data__caption_dropout=0.9)
+    dropping.classes = {dropping.instances[0][0].size: dropping.instances}
+    for step in range(5):
+        gone = (dropping.batch(step, 0).pooled == 0).all(1)
+        assert len(gone) == 8 and gone[:4].any() and not gone[4:].any()

@@ -33,6 +33,13 @@ def _gradients(model: Block, data: list[torch.Tensor], recompute: bool = False) 
     return outputs, {name: p.grad.clone() for name, p in adapters.trainable(model).items()}
 
 
+def _noise(draw: flat.Draw, weight: torch.Tensor) -> torch.Tensor:
+    """eps by its definition."""
+    unit, before = draw.place.unit, draw.place.before
+    normal = noise.normals_reference(tuple(weight.shape), draw.seed, draw.step, unit, before=before)
+    return draw.scale[:, None] * normal.to(weight.dtype)
+
+
 def _in_place(model: Block, flatness: Flat, step: int, data: list[torch.Tensor]) -> tuple[list, dict]:
     """The reference: add eps to every weight, run, take it off again."""
     originals = [layer.base.weight.detach().clone() for layer in flatness.layers]
@@ -41,7 +48,7 @@ def _in_place(model: Block, flatness: Flat, step: int, data: list[torch.Tensor])
         merged = layer.base.weight + layer.factors().delta()
         sigma = SIGMA * (1 - math.cos(math.pi * step / STEPS)) / 2
         assert torch.allclose(draw.scale, merged.norm(dim=1) * sigma / math.sqrt(layer.base.in_features), atol=1e-13)
-        layer.base.weight.data = flat.noisy_weight(layer.base.weight, draw, torch.float64)
+        layer.base.weight.data += _noise(draw, layer.base.weight)
     result = _gradients(model, data)
     for layer, original in zip(flatness.layers, originals, strict=True):
         layer.base.weight.data = original
