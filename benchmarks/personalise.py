@@ -1,6 +1,6 @@
 """Does personalisation do what it promises? Trains the two example presets as a user would and looks at the pictures.
 
-    python -m benchmarks.personalise [style] [subject] [key=value ...] [--out DIR]
+    python -m benchmarks.personalise [style] [subject] [key=value ...] [--guidance 2.5 5] [--out DIR]
 
 style: `emoji-style`, then "a 3d icon of X" for 100 objects that were not in its set, base and adapted from the same
 noise. Counted: objects whose cosine to the true 3D icon of X rises over the base's, as the mean of ``--draws`` pictures
