@@ -160,7 +160,7 @@ class CachedDreamBooth(DreamBooth):
         self.objective = loss.objective(schedule(), cfg.loss.min_snr, cfg.loss.noise_offset, self.device)
         self.instances = [[self._example(data, index)] for index in range(data.latents.shape[0])]
         self.batches, self.classes, self.held_out = None, {}, []
-        self.model = unet
+        self.model = self.unet = unet
         attention.use_short_keys(unet, unet.device)
         gated.use_gates(unet, unet.device)
         norms.use_float32_norms(unet)

@@ -127,11 +127,11 @@ def peft_config(cfg: AdapterConfig, paths: list[str]) -> peft.PeftConfig:
     )  # fmt: skip
 
 
-def attach(model: nn.Module, cfg: AdapterConfig, seed: int) -> list[AdaptedLayer]:
+def attach(model: nn.Module, cfg: AdapterConfig, seed: int, name: str = "") -> list[AdaptedLayer]:
     """Freeze ``model`` and give its target layers float32 adapters that start as the identity.
 
     Every A is drawn from (seed, layer path), Kaiming-uniform as in PEFT; every B is zero. Float64 models (tests) get
-    float64 adapters.
+    float64 adapters. Models that are trained together differ in ``name``, so that they draw differently.
 
     Raises:
         ConfigError: where a target matches nothing or k does not divide a layer.
@@ -143,9 +143,9 @@ def attach(model: nn.Module, cfg: AdapterConfig, seed: int) -> list[AdaptedLayer
     adapted = adapted_layers(model)
     if {layer.path for layer in adapted} != set(layers):
         raise RuntimeError(f"PEFT adapted {len(adapted)} layers where {len(layers)} were asked for")
-    for name, parameter in trainable(model).items():
+    for path, parameter in trainable(model).items():
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-        _initialise(name, parameter, seed)
+        _initialise(f"{name}{path}", parameter, seed)
     return adapted
 
 

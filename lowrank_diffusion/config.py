@@ -21,7 +21,8 @@ EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
 
 ONLY = {
-    "image": r"(prior|loss)\..*|data\.(?!instance$).*|base\.(variant|vae|prediction)|sample\.(negative|steps|guidance)",
+    "image": r"(prior|loss)\..*|data\.(?!instance$).*|base\.(variant|vae|prediction)|adapter\.text_encoders|"
+    r"optimizer\.text_encoder_lr|sample\.(negative|steps|guidance)",
     "text": r"text\..*|sample\.(system|tokens|temperature)",
 }
 """The parameters that only one task has, by their dotted keys."""
@@ -94,6 +95,9 @@ class AdapterConfig(Section):
         "attention, attention+feed_forward (also called attention+mlp), all-linear, a list of layer names, or one "
         "regular expression of layer paths. auto: attention of a picture model, attention+mlp of a language model.",
     )
+    text_encoders: Literal["none", "attention", "attention+mlp"] = option(
+        "none", "Layers of SDXL's text encoders that are adapted too: words then learn, not only the drawing."
+    )
     dropout: float = option(0.0, "Probability of dropping an input of the adapter.", ge=0, lt=1)
 
     @property
@@ -143,11 +147,19 @@ class OptimizerConfig(Section):
         "adamw", "Optimiser. Prodigy finds its own step size: give it lr=1."
     )
     lr: float = option(1e-4, "Peak learning rate.", gt=0, le=10)
+    text_encoder_lr: float | None = option(
+        None, "Peak learning rate of the text encoders' adapters; empty: as optimizer.lr.", gt=0, le=10
+    )
     weight_decay: float = option(0.01, "Decoupled weight decay.", ge=0, le=1)
     beta1: float = option(0.9, "Decay of the first moment.", ge=0, lt=1)
     beta2: float = option(0.999, "Decay of the second moment.", ge=0, lt=1)
     schedule: Literal["constant", "cosine", "linear"] = option("constant", "Learning rate after the warm-up.")
     warmup: int = option(0, "Steps over which the learning rate rises to its peak.", unit="steps", ge=0)
+
+    def check(self) -> Iterator[Problem]:
+        """Prodigy finds one step size for all."""
+        if self.name == "prodigy" and self.text_encoder_lr not in (None, self.lr):
+            yield Problem("text_encoder_lr", f"must be empty with Prodigy, got {self.text_encoder_lr}.")
 
 
 class TrainConfig(Section):
@@ -236,6 +248,9 @@ class Config(Section):
             yield Problem("validation.holdout", "must be 0 with text.held_out, which is a set of its own.")
         if self.text.answers and not (self.text.held_out or self.validation.holdout):
             yield Problem("text.answers", "needs held-out rows.", "Set validation.holdout or text.held_out.")
+        if self.optimizer.text_encoder_lr and self.adapter.text_encoders == "none":
+            rule = f"means nothing with adapter.text_encoders=none, got {self.optimizer.text_encoder_lr}."
+            yield Problem("optimizer.text_encoder_lr", rule, "Set adapter.text_encoders, or leave it empty.")
         warmup, steps = self.optimizer.warmup, self.train.steps
         if warmup > steps:
             yield Problem("optimizer.warmup", f"must be at most train.steps={steps}, got {warmup}.")

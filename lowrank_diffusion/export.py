@@ -8,6 +8,9 @@ Three forms of one adapter, each exact:
                             sd-scripts. Rank and alpha are the same in all layers and alpha = rank, because readers
                             disagree about anything else.
 ``NAME-peft/``              PEFT's folder, the adapter in its native form.
+
+Text encoders that were trained are in the same files, as ``text_encoder.``, ``text_encoder_2.``, ``lora_te1_`` and
+``lora_te2_``, and in folders of their own inside PEFT's.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -30,7 +34,8 @@ from .config import Config
 from .errors import UserError
 from .factors import Factors, compress, pad
 
-PREFIX = "unet"
+KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+"""What kohya's keys begin with, by the model's name in a pipeline."""
 _LORA_METADATA = "lora_adapter_metadata"
 
 
@@ -50,14 +55,20 @@ class Facts:
     started: float = 0.0
 
 
-def export(model: nn.Module, folder: Path, facts: Facts) -> list[Path]:
+def export(models: dict[str, nn.Module], folder: Path, facts: Facts) -> list[Path]:
     """Write all three forms into ``folder``, each whole or not at all; returns their paths.
+
+    Args:
+        models: what was trained, by its name in a pipeline: "unet", perhaps "text_encoder" and "text_encoder_2".
+        folder: made if it is not there.
+        facts: for the files' metadata.
 
     Raises:
         OSError: where the disk does not take them; older files stay as they were.
     """
     pairs = {
-        layer.path: Factors(*(t.detach().float().cpu().contiguous() for t in layer.factors()))
+        public(name, layer.path): Factors(*(t.detach().float().cpu().contiguous() for t in layer.factors()))
+        for name, model in models.items()
         for layer in adapters.adapted_layers(model)
     }
     metadata = common_metadata(facts, pairs)
@@ -69,8 +80,15 @@ def export(model: nn.Module, folder: Path, facts: Facts) -> list[Path]:
     )
     replace(diffusers, lambda path: save_diffusers(pairs, path, metadata))
     replace(kohya, lambda path: save_kohya(pairs, path, metadata))
-    replace(peft, lambda path: save_peft(model, path, metadata))
+    replace(peft, lambda path: _save_all_peft(models, path, metadata))
     return [diffusers, kohya, peft]
+
+
+def public(name: str, path: str) -> str:
+    """A layer's name in files. Text encoders keep their ``text_model``, which newer transformers leave out."""
+    if name == "unet":
+        return f"{name}.{path}"
+    return f"{name}.text_model.{path.removeprefix('text_model.')}"
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
@@ -102,21 +120,30 @@ def save_diffusers(pairs: dict[str, Factors], path: Path, metadata: dict[str, st
     """The file for ``load_lora_weights``. No ``.alpha`` keys: diffusers refuses them among these names."""
     tensors: dict[str, Tensor] = {}
     for layer, pair in pairs.items():
-        tensors[f"{PREFIX}.{layer}.lora_A.weight"] = pair.a
-        tensors[f"{PREFIX}.{layer}.lora_B.weight"] = pair.b
-    ranks = {layer: pair.a.shape[0] for layer, pair in pairs.items()}
+        tensors[f"{layer}.lora_A.weight"] = pair.a
+        tensors[f"{layer}.lora_B.weight"] = pair.b
+    facts: dict[str, Any] = {}
+    for model in dict.fromkeys(layer.split(".")[0] for layer in pairs):
+        own = {layer.partition(".")[2]: pair for layer, pair in pairs.items() if layer.startswith(f"{model}.")}
+        facts |= {f"{model}.{field}": value for field, value in _lora_metadata(own).items()}
+    write_tensors(tensors, path, {**metadata, _LORA_METADATA: json.dumps(facts, sort_keys=True)})
+
+
+def _lora_metadata(pairs: dict[str, Factors]) -> dict[str, Any]:
+    """Only the fields a reader needs: diffusers passes all of them to PEFT, and an older PEFT refuses unknown ones.
+
+    Layers of text encoders go without ``text_model``: PEFT looks for the ends of names, and has them with and without.
+    """
+    ranks = {layer.removeprefix("text_model."): pair.a.shape[0] for layer, pair in pairs.items()}
     rank = max(ranks.values())
     odd = {layer: own for layer, own in ranks.items() if own != rank}
-    # Only the fields a reader needs: diffusers passes all of them to PEFT, and an older PEFT refuses unknown ones.
-    lora = {
+    return {
         "r": rank,
         "lora_alpha": rank,
         "rank_pattern": odd,
         "alpha_pattern": odd,
         "target_modules": sorted(ranks),
     }
-    lora_metadata = json.dumps({f"{PREFIX}.{field}": value for field, value in lora.items()}, sort_keys=True)
-    write_tensors(tensors, path, {**metadata, _LORA_METADATA: lora_metadata})
 
 
 def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) -> None:
@@ -124,7 +151,8 @@ def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) 
     rank = max(pair.a.shape[0] for pair in pairs.values())
     tensors: dict[str, Tensor] = {}
     for layer, pair in pairs.items():
-        whole, key = pad(pair, rank), f"lora_unet_{layer.replace('.', '_')}"
+        model, _, place = layer.partition(".")
+        whole, key = pad(pair, rank), f"{KOHYA[model]}_{place.replace('.', '_')}"
         tensors[f"{key}.lora_down.weight"] = whole.a.contiguous()
         tensors[f"{key}.lora_up.weight"] = whole.b.contiguous()
         tensors[f"{key}.alpha"] = whole.a.new_tensor(float(rank))
@@ -135,6 +163,12 @@ def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) 
         "sshs_legacy_hash": hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
     }
     write_tensors(tensors, path, {**metadata, **hashes})
+
+
+def _save_all_peft(models: dict[str, nn.Module], folder: Path, metadata: dict[str, str]) -> None:
+    """The UNet's folder, and in it those of the text encoders."""
+    for name, model in models.items():
+        save_peft(model, folder if name == "unet" else folder / name, metadata)
 
 
 def save_peft(model: nn.Module, folder: Path, metadata: dict[str, str], about: dict[str, str] | None = None) -> None:
@@ -172,6 +206,7 @@ def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
         "ss_sd_model_name": facts.base,
         "ss_learning_rate": str(cfg.optimizer.lr),
         "ss_unet_lr": str(cfg.optimizer.lr),
+        "ss_text_encoder_lr": "" if cfg.adapter.text_encoders == "none" else str(_text_encoder_lr(cfg)),
         "ss_optimizer": cfg.optimizer.name,
         "ss_lr_scheduler": cfg.optimizer.schedule,
         "ss_steps": str(facts.step),
@@ -194,6 +229,10 @@ def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
     return {key: value for key, value in fields.items() if value != ""}
 
 
+def _text_encoder_lr(cfg: Config) -> float:
+    return cfg.optimizer.text_encoder_lr or cfg.optimizer.lr
+
+
 def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
     """The adapter of a diffusers file at a smaller rank, the closest there is: a diffusers and a kohya file.
 
@@ -209,9 +248,7 @@ def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
     tensors = load_file(path)
     layers = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
     pairs = {
-        layer.removeprefix(f"{PREFIX}."): compress(
-            Factors(tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]), rank
-        )
+        layer: compress(Factors(tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]), rank)
         for layer in layers
     }
     own = str(max(pair.a.shape[0] for pair in pairs.values()))

@@ -1,10 +1,15 @@
-"""DreamBooth on SDXL: pictures and captions in, an adapter of the UNet's linear layers out."""
+"""DreamBooth on SDXL: pictures and captions in, an adapter of the UNet's linear layers out.
+
+With ``adapter.text_encoders`` those of the text encoders learn too. They then stay on the device, and captions go
+through them at every step instead of once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -13,14 +18,23 @@ from torch import Tensor
 from lowrank_diffusion import adapters, devices, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
-from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, norms, prior
+from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, norms, prior, text_encoders
 from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import DataError, Picture, scan
 from lowrank_diffusion.image.model import Base, Embedding
 from lowrank_diffusion.image.replay import Replay
+from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from lowrank_diffusion.runs import Run
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A prompt as text encoders read it that are trained."""
+
+    ids: Tensor
+    """(2, L) int64, on the device: for each encoder."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class Example:
     """(C, h, w) float32: mean of the latent distribution, on the CPU."""
     std: Tensor
     """(C, h, w) float32, on the CPU."""
-    embedding: Embedding
+    embedding: Embedding | Words
     """On the device."""
     time_ids: tuple[int, ...]
 
@@ -54,16 +68,20 @@ class Batch:
     """(B, C, h, w) float32"""
     timesteps: Tensor
     """(B,) int64"""
-    tokens: Tensor
-    """(B, L, D)"""
-    pooled: Tensor
-    """(B, P)"""
+    tokens: Tensor | None
+    """(B, L, D), unless the text encoders are trained"""
+    pooled: Tensor | None
+    """(B, P), likewise"""
     time_ids: Tensor
     """(B, 6)"""
     weights: Tensor
     """(B,): 1 for instances, prior.weight for class examples."""
     count: float
     """Instances in it."""
+    ids: Tensor | None = None
+    """(B, 2, L) int64: the captions, where the text encoders are trained."""
+    told: Tensor | None = None
+    """(B,) bool, with data.caption_dropout: whether the caption is seen."""
 
 
 class DreamBooth:
@@ -89,20 +107,33 @@ class DreamBooth:
         groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]
         groups += [crops.fit(class_pictures, [size] * len(class_pictures), cfg.data, cfg.seed) for size in class_sizes]
         groups += [crops.fit(held_out, held_out_sizes, cfg.data, cfg.seed)]
-        # All that will ever be said to the UNet, and all it will see: the text encoders and the VAE can go.
+        # All that will ever be said to the UNet, and all it will see: the VAE can go, and frozen text encoders too.
         said = [crop.caption for group in groups for picture in group for crop in picture]
         said += [*cfg.sample.prompts, cfg.sample.negative] if cfg.sample.prompts else []
         self.prompts = self.embeddings(said, progress)
         self.instances, *classes, self.held_out = self.examples(groups, self.prompts, progress)
         self.classes = dict(zip(class_sizes, classes, strict=True))
         progress("Loading the UNet", 0, 1)
-        self.model = self.base.part("unet")
-        attention.use_short_keys(self.model, device)
-        gated.use_gates(self.model, device)
-        norms.use_float32_norms(self.model)
-        self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
+        self.model: Any = self.base.part("unet")
+        self.unet = self.model
+        attention.use_short_keys(self.unet, device)
+        gated.use_gates(self.unet, device)
+        norms.use_float32_norms(self.unet)
+        self.layers = adapters.attach(self.unet, cfg.adapter, cfg.seed)
+        if cfg.adapter.text_encoders != "none":
+            self._attach_text_encoders()
         if cfg.train.checkpointing:
             self.model.enable_gradient_checkpointing()
+
+    def _attach_text_encoders(self) -> None:
+        """Adapt the text encoders too, and make them one model with the UNet. Raises ConfigError."""
+        cfg = self.cfg.adapter
+        encoders = [self.base.part(name) for name in text_encoders.NAMES]
+        for name, encoder in zip(text_encoders.NAMES, encoders, strict=True):
+            paths = text_encoders.targets(name, encoder, cfg.text_encoders)
+            adapters.attach(encoder, cfg.model_copy(update={"targets": paths}), self.cfg.seed, f"{name}.")
+        self.model = WithTextEncoders(self.unet, *encoders)
+        self.layers = adapters.adapted_layers(self.model)
 
     def _sizes(self, pictures: list[Picture]) -> list[Size]:
         """At which size each picture is seen. Raises ConfigError."""
@@ -111,14 +142,18 @@ class DreamBooth:
         table = buckets.table(self.cfg.data, self.side)
         return [buckets.nearest(picture.width, picture.height, table) for picture in pictures]
 
-    def embeddings(self, prompts: list[str], progress: Progress) -> dict[str, Embedding]:
-        """Prompts as the UNet reads them, on the device."""
+    def embeddings(self, prompts: list[str], progress: Progress) -> dict[str, Embedding | Words]:
+        """Prompts on the device: as the UNet reads them, or as text encoders do that are trained."""
+        if self.cfg.adapter.text_encoders != "none":
+            tokenizers = [self.base.part(name) for name in ("tokenizer", "tokenizer_2")]
+            said = text_encoders.tokenise(tokenizers, prompts)
+            return {prompt: Words(ids.to(self.device)) for prompt, ids in said.items()}
         found = model.embed(self.base, prompts, progress)
         to = {"device": self.device, "dtype": self.dtype}
         return {prompt: Embedding(e.tokens.to(**to), e.pooled.to(**to)) for prompt, e in found.items()}
 
     def examples(
-        self, groups: list[list[list[crops.Crop]]], prompts: dict[str, Embedding], progress: Progress
+        self, groups: list[list[list[crops.Crop]]], prompts: dict[str, Embedding | Words], progress: Progress
     ) -> list[list[list[Example]]]:
         """Crops, grouped as they are, with their latents and embeddings."""
         flat = [crop for group in groups for picture in group for crop in picture]
@@ -151,13 +186,11 @@ class DreamBooth:
         instances = len(chosen) - (cfg.train.batch if self.classes else 0)
         weights = torch.ones(len(chosen))
         weights[instances:] = cfg.prior.weight
-        batch = self._collate(chosen, vae_noise, noise, timesteps, weights)
-        if not cfg.data.caption_dropout:
-            return batch
-        told = torch.rand(len(chosen), generator=generator) >= cfg.data.caption_dropout
-        told[instances:] = True
-        told = self._moved(told)  # SDXL reads "no prompt" as zeros
-        return replace(batch, tokens=batch.tokens * told[:, None, None], pooled=batch.pooled * told[:, None])
+        told = None
+        if cfg.data.caption_dropout:
+            told = torch.rand(len(chosen), generator=generator) >= cfg.data.caption_dropout
+            told[instances:] = True
+        return self._collate(chosen, vae_noise, noise, timesteps, weights, told)
 
     def _choose(self, pictures: list[list[Example]], position: int, count: int, name: str) -> list[Example]:
         """``count`` pictures from ``position`` on in an endless sequence of shuffled epochs, one crop of each."""
@@ -176,28 +209,45 @@ class DreamBooth:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _collate(
-        self, examples: list[Example], vae_noise: Tensor, noise: Tensor, timesteps: Tensor, weights: Tensor
-    ) -> Batch:
+        self, examples: list[Example], vae_noise: Tensor, noise: Tensor, timesteps: Tensor, weights: Tensor,
+        told: Tensor | None = None,
+    ) -> Batch:  # fmt: skip
         mean, std = torch.stack([e.mean for e in examples]), torch.stack([e.std for e in examples])
         time_ids = torch.tensor([e.time_ids for e in examples], dtype=self.dtype)
         return Batch(
             latents=self._moved(mean + std * vae_noise),
             noise=self._moved(noise),
             timesteps=self._moved(timesteps),
-            tokens=torch.stack([e.embedding.tokens for e in examples]),
-            pooled=torch.stack([e.embedding.pooled for e in examples]),
+            tokens=_stacked([e.embedding.tokens for e in examples if isinstance(e.embedding, Embedding)]),
+            pooled=_stacked([e.embedding.pooled for e in examples if isinstance(e.embedding, Embedding)]),
             time_ids=self._moved(time_ids),
             weights=self._moved(weights),
             count=float(self.cfg.train.batch if self.classes else len(examples)),
+            ids=_stacked([e.embedding.ids for e in examples if isinstance(e.embedding, Words)]),
+            told=None if told is None else self._moved(told),
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
         """Weighted denoising losses (B,) and the number of instances: class examples add to the instances' mean."""
-        noised = self.objective.noised(batch.latents, batch.noise, batch.timesteps).to(self.dtype)
-        conditions = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}
-        predicted = self.model(noised, batch.timesteps, batch.tokens, added_cond_kwargs=conditions).sample
-        losses = self.objective.loss(predicted, batch.latents, batch.noise, batch.timesteps)
+        noised = self.objective.noised(batch.latents, batch.noise, batch.timesteps)
+        losses = self.objective.loss(self.predict(noised, batch), batch.latents, batch.noise, batch.timesteps)
         return losses * batch.weights, batch.count
+
+    def predict(self, noised: Tensor, batch: Batch) -> Tensor:
+        """What the UNet says of ``noised`` (B, C, h, w) with the batch's captions."""
+        tokens, pooled = batch.tokens, batch.pooled
+        if batch.ids is not None:
+            tokens, pooled = self._read(batch.ids)
+        assert tokens is not None and pooled is not None
+        if batch.told is not None:  # SDXL reads "no prompt" as zeros
+            tokens, pooled = tokens * batch.told[:, None, None], pooled * batch.told[:, None]
+        conditions = {"text_embeds": pooled, "time_ids": batch.time_ids}
+        return self.unet(noised.to(self.dtype), batch.timesteps, tokens, added_cond_kwargs=conditions).sample
+
+    def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Captions (B, 2, L) through the text encoders as they are: (B, L, D), (B, P), of the UNet's type."""
+        tokens, pooled = text_encoders.read(self.model.encoders, ids)
+        return tokens.to(self.dtype), pooled.to(self.dtype)
 
     def validate(self) -> float | None:
         """Unweighted loss on the held-out pictures, each at the same evenly spaced timesteps and noise every time."""
@@ -214,14 +264,14 @@ class DreamBooth:
         devices.release(self.device)  # of a step's memory, which comes in other sizes
         vae = self.base.part("vae", torch.float32)
         pipeline = StableDiffusionXLPipeline(
-            vae, None, None, None, None, self.model, self.scheduler, force_zeros_for_empty_prompt=True  # type: ignore[arg-type]
+            vae, None, None, None, None, self.unet, self.scheduler, force_zeros_for_empty_prompt=True  # type: ignore[arg-type]
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         folder = self.run.path / "samples"
         folder.mkdir(exist_ok=True)
         drawn = []
         # Its graphs go with it: between samples their memory is the training's.
-        replay = Replay(self.model)
+        replay = Replay(self.unet)
         for number, prompt in enumerate(cfg.prompts):
             with replay.active():
                 (picture,) = model.draw(
@@ -236,7 +286,7 @@ class DreamBooth:
         return drawn
 
     def _spoken(self, prompt: str) -> dict[str, Tensor]:
-        positive, negative = self.prompts[prompt], self.prompts[self.cfg.sample.negative]
+        positive, negative = self._embedding(prompt), self._embedding(self.cfg.sample.negative)
         keep = 1.0 if self.cfg.sample.negative else 0.0  # SDXL reads "no negative prompt" as zeros
         return {
             "prompt_embeds": positive.tokens[None],
@@ -245,6 +295,13 @@ class DreamBooth:
             "negative_pooled_prompt_embeds": negative.pooled[None] * keep,
         }
 
+    def _embedding(self, prompt: str) -> Embedding:
+        said = self.prompts[prompt]
+        if isinstance(said, Embedding):
+            return said
+        tokens, pooled = self._read(said.ids[None])
+        return Embedding(tokens[0], pooled[0])
+
     def export(self, folder: Path, step: int, loss: float | None) -> list[Path]:
         """Adapter files in every form; see :mod:`lowrank_diffusion.export`."""
         facts = Facts(
@@ -252,7 +309,14 @@ class DreamBooth:
             pictures=len(self.instances), resolution=self.side, step=step, loss=loss,
             started=self.run.status().started,
         )  # fmt: skip
-        return export(self.model, folder, facts)
+        trained = {"unet": self.unet}
+        if isinstance(self.model, WithTextEncoders):
+            trained |= dict(zip(text_encoders.NAMES, self.model.encoders, strict=True))
+        return export(trained, folder, facts)
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor | None:
+    return torch.stack(tensors) if tensors else None
 
 
 def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:
@@ -265,9 +329,8 @@ def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timeste
         shape = (timesteps, *example.mean.shape)
         noise = torch.randn(shape, generator=seeds.generator(seed, index, "validation"))
         batch = task._collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
-        noised = plain.noised(batch.latents, batch.noise, batch.timesteps).to(task.dtype)
-        conditions = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}
-        predicted = task.model(noised, batch.timesteps, batch.tokens, added_cond_kwargs=conditions).sample
+        noised = plain.noised(batch.latents, batch.noise, batch.timesteps)
+        predicted = task.predict(noised, batch)
         losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())
     return float(torch.stack(losses).mean())
 

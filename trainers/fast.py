@@ -55,7 +55,8 @@ class FastStep(Step):
                 # Convolutions run in this layout anyway, and else turn every input and output around.
                 task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         number = {"device": device, "dtype": torch.float32}
-        self.lr, self.sigma = torch.zeros((), **number), torch.zeros((), **number)
+        self.sigma = torch.zeros((), **number)
+        self.rates = [torch.zeros((), **number) for _ in self.optimizer.param_groups]
         self.total, self.count = torch.zeros((), **number), torch.ones((), **number)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
         noise = "none" if not cfg.flat.sigma else "kept" if self.keep else "redrawn"
@@ -85,7 +86,8 @@ class FastStep(Step):
         self._prepare()
         window = [self.task.batch(step, micro) for micro in self.window()]
         lr = optim.lr_at(self.cfg.optimizer, step, self.cfg.train.steps)
-        self.lr.fill_(lr)
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(lr * group[optim.SHARE])
         self.sigma.fill_(sigma_at(self.cfg.flat.sigma, step, self.cfg.train.steps))
         self.step_number.fill_(step)
         self.count.fill_(sum(batch.count for batch in window))
@@ -170,8 +172,8 @@ class FastStep(Step):
         if self.ready:
             return
         optimizer: Any = self.optimizer
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr
+        for rate, group in zip(self.rates, optimizer.param_groups, strict=True):
+            group["lr"] = rate
             group["capturable"] = self.device.type == "cuda"
         if not optimizer.state:
             optimizer.step()  # without gradients and learning rate: makes the moments, moves nothing

@@ -11,6 +11,9 @@ from torch import nn
 from lowrank_diffusion.config import OptimizerConfig
 from lowrank_diffusion.devices import DeviceError
 
+TEXT = ("text_encoder.", "text_encoder_2.")
+"""How the names of the text encoders' parameters begin."""
+
 
 def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
     """Learning rate of optimiser step ``step`` (from 0) of ``steps``."""
@@ -21,25 +24,38 @@ def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
     return cfg.lr * decay[cfg.schedule]
 
 
-def build(cfg: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser over the adapter's float32 parameters.
+SHARE = "share"
+"""What a group of parameters has of the learning rate, by this name in it."""
+
+
+def groups(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """``parameters`` by the learning rates they have: the text encoders' may be another."""
+    text = {name: parameter for name, parameter in parameters.items() if name.startswith(TEXT)}
+    rest = [parameter for name, parameter in parameters.items() if name not in text]
+    own = (cfg.text_encoder_lr or cfg.lr) / cfg.lr
+    return [{"params": rest, SHARE: 1.0}, *([{"params": list(text.values()), SHARE: own}] if text else [])]
+
+
+def build(cfg: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser over the adapter's float32 parameters, in groups as :func:`groups` makes them.
 
     Raises:
         DeviceError: 8-bit AdamW without CUDA.
     """
     betas = (cfg.beta1, cfg.beta2)
     common: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    device = groups[0]["params"][0].device.type
     if cfg.name == "adamw":
-        return torch.optim.AdamW(parameters, betas=betas, fused=parameters[0].device.type != "mps", **common)
+        return torch.optim.AdamW(groups, betas=betas, fused=device != "mps", **common)
     if cfg.name == "adafactor":
         # eps: its step is scaled by the weight's size, and every B starts at zero; with 1.0 the step is lr itself
-        return torch.optim.Adafactor(parameters, eps=(None, 1.0), **common)
+        return torch.optim.Adafactor(groups, eps=(None, 1.0), **common)
     if cfg.name == "prodigy":
         from prodigyopt import Prodigy
 
-        return Prodigy(parameters, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
-    if parameters[0].device.type != "cuda":
+        return Prodigy(groups, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
+    if device != "cuda":
         raise DeviceError("optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device.")
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(parameters, betas=betas, **common)
+    return AdamW8bit(groups, betas=betas, **common)

@@ -52,7 +52,7 @@ class Step:
         self.world = world
         self.task, self.cfg, self.device, self.dtype = task, cfg, device, dtype
         self.parameters = adapters.trainable(task.model)
-        self.optimizer = optim.build(cfg.optimizer, list(self.parameters.values()))
+        self.optimizer = optim.build(cfg.optimizer, optim.groups(cfg.optimizer, self.parameters))
         # Every process perturbs in its own way: more samples of the expectation, at no cost.
         self.noise_seed = cfg.seed if world.first else seeds.number(cfg.seed, world.rank, "flat of a process")
         # Perturbed weights of a quantised base would take the memory that it saves.
@@ -118,7 +118,7 @@ class Step:
 
     def _update(self, lr: float) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group[optim.SHARE]
         self.scaler.unscale_(self.optimizer)
         limit = self.cfg.train.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)

@@ -1,0 +1,100 @@
+"""SDXL's two text encoders while adapters of theirs are trained: prompts as token ids, and what the UNet reads of them.
+
+Kept to what a CUDA graph can hold: no mask is made and no end of text is looked for on the host.
+Shapes: B prompts, L tokens, D the widths of both encoders together, P that of the second one's projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NAMES = ("text_encoder", "text_encoder_2")
+"""As a pipeline calls them; their tokenizers are ``tokenizer`` and ``tokenizer_2``."""
+TARGETS = {
+    "attention": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+    "attention+mlp": (
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2",
+    ),
+}  # fmt: skip
+"""The linear layers of a block that each value of ``adapter.text_encoders`` means."""
+
+
+class WithTextEncoders(nn.Module):
+    """A UNet and its text encoders as one model, each under its name in a pipeline."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module, text_encoder_2: nn.Module):
+        super().__init__()
+        self.unet, self.text_encoder, self.text_encoder_2 = unet, text_encoder, text_encoder_2
+        self._repeated_blocks = [*getattr(unet, "_repeated_blocks", ()), "CLIPEncoderLayer"]
+
+    @property
+    def encoders(self) -> tuple[nn.Module, nn.Module]:
+        """The two text encoders, in SDXL's order."""
+        return self.text_encoder, self.text_encoder_2
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Of the UNet alone: a text encoder leaves little for backward."""
+        self.unet.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def inner(encoder: Any) -> Any:
+    """The embeddings and blocks of an encoder, which some releases of transformers keep in an attribute."""
+    return getattr(encoder, "text_model", encoder)
+
+
+def targets(name: str, encoder: nn.Module, kind: str) -> tuple[str, ...]:
+    """Paths of the layers in the encoder called ``name`` that ``adapter.text_encoders=kind`` adapts.
+
+    The first encoder's last block is left out: SDXL reads what comes into it, and never what it makes.
+    """
+    blocks = len(inner(encoder).encoder.layers) - (name == NAMES[0])
+    prefix = "text_model." if hasattr(encoder, "text_model") else ""
+    return tuple(f"{prefix}encoder.layers.{i}.{layer}" for i in range(blocks) for layer in TARGETS[kind])
+
+
+def tokenise(tokenizers: Sequence[Any], prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Token ids of each prompt for every encoder, (2, L) int64; cut and filled up as diffusers' pipeline does it."""
+
+    def ids(tokenizer: Any, prompt: str) -> Tensor:
+        length = tokenizer.model_max_length
+        said = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return said.input_ids[0]
+
+    return {prompt: torch.stack([ids(tokenizer, prompt) for tokenizer in tokenizers]) for prompt in set(prompts)}
+
+
+def read(encoders: Sequence[nn.Module], ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What the UNet reads of prompts: (B, 2, L) -> tokens (B, L, D), pooled (B, P); as ``encode_prompt`` says it."""
+    states = [list(_states(encoder, ids[:, index])) for index, encoder in enumerate(encoders)]
+    second: Any = encoders[1]
+    last = inner(second).final_layer_norm(states[1][-1])
+    return torch.cat([own[_LAST_BUT_ONE] for own in states], dim=-1), second.text_projection(_at_end(second, last, ids))
+
+
+_LAST_BUT_ONE = -2
+
+
+def _states(encoder: Any, ids: Tensor) -> Iterator[Tensor]:
+    """The input of the first block, and what comes out of each, (B, L, width)."""
+    model = inner(encoder)
+    hidden = model.embeddings(input_ids=ids)
+    length = ids.shape[1]
+    mask = torch.full((length, length), float("-inf"), dtype=hidden.dtype, device=ids.device).triu(1)[None, None]
+    yield hidden
+    for block in model.encoder.layers:
+        hidden = block(hidden, mask)
+        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]  # a tuple in some releases
+        yield hidden
+
+
+def _at_end(encoder: Any, hidden: Tensor, ids: Tensor) -> Tensor:
+    """``hidden`` where each text ends, (B, width)."""
+    own = ids[:, 1]
+    end = encoder.config.eos_token_id
+    # SDXL's own configuration says 2, which is wrong; its end of text is the largest number there is.
+    place = own.argmax(dim=-1) if end == 2 else (own == end).int().argmax(dim=-1)
+    return hidden[torch.arange(len(own), device=own.device), place]
