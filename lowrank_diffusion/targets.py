@@ -21,12 +21,26 @@ _NAMED = {
     "attention+mlp": _EVERYTHING,
 }
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+"""SDXL's, as a pipeline calls them."""
+_CLIP_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+_CLIP = {"attention": _CLIP_ATTENTION, "attention+mlp": (*_CLIP_ATTENTION, "mlp.fc1", "mlp.fc2")}
+
 SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of siblings that usually read the same input, in the order in which their models call them."""
 
 UNQUANTIZED = r"(^|\.)(time_embedding|time_emb_proj|add_embedding|lm_head)(\.|$)"
 """In the paths of linear layers that ``base.quantize`` leaves as they are: what is small and feeds everything (time),
 and what turns into logits. Norms, convolutions and embeddings are no linear layers, and so stay too."""
+
+
+def text_encoder_layers(name: str, blocks: int, kind: str) -> tuple[str, ...]:
+    """The linear layers of the text encoder ``name`` with ``blocks`` blocks that ``adapter.text_encoders=kind`` means.
+
+    The first encoder's last block is left out: SDXL reads what comes into it, and never what it makes.
+    """
+    read = blocks - (name == TEXT_ENCODERS[0])
+    return tuple(f"encoder.layers.{index}.{layer}" for index in range(read) for layer in _CLIP[kind])
 
 
 def matching(paths: Iterable[str], targets: str | tuple[str, ...]) -> tuple[set[str], list[str]]:

@@ -25,6 +25,7 @@ from lowrank_diffusion.image.model import Base, Embedding
 from lowrank_diffusion.image.replay import Replay
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from lowrank_diffusion.runs import Run
+from lowrank_diffusion.targets import TEXT_ENCODERS
 
 Progress = Callable[[str, int, int], None]
 
@@ -128,8 +129,8 @@ class DreamBooth:
     def _attach_text_encoders(self) -> None:
         """Adapt the text encoders too, and make them one model with the UNet. Raises ConfigError."""
         cfg = self.cfg.adapter
-        encoders = [self.base.part(name) for name in text_encoders.NAMES]
-        for name, encoder in zip(text_encoders.NAMES, encoders, strict=True):
+        encoders = [self.base.part(name) for name in TEXT_ENCODERS]
+        for name, encoder in zip(TEXT_ENCODERS, encoders, strict=True):
             paths = text_encoders.targets(name, encoder, cfg.text_encoders)
             adapters.attach(encoder, cfg.model_copy(update={"targets": paths}), self.cfg.seed, f"{name}.")
         self.model = WithTextEncoders(self.unet, *encoders)
@@ -311,7 +312,7 @@ class DreamBooth:
         )  # fmt: skip
         trained = {"unet": self.unet}
         if isinstance(self.model, WithTextEncoders):
-            trained |= dict(zip(text_encoders.NAMES, self.model.encoders, strict=True))
+            trained |= dict(zip(TEXT_ENCODERS, self.model.encoders, strict=True))
         return export(trained, folder, facts)
 
 

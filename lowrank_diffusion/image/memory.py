@@ -11,12 +11,13 @@ import importlib.util
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths, presets
 from ..config import Config
-from ..targets import SHARED, UNQUANTIZED, matching
+from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
 from . import folders, headers
 from .source import Source, resolve
 from .unet import Outline, outline
@@ -160,12 +161,23 @@ class _Job:
         self.side = cfg.data.resolution or config["sample_size"] * self.scale
         self.width = 4 if cfg.train.precision == "fp32" else 2
         found, _ = matching(self.unet.linears, cfg.adapter.targets)
-        self.adapted = {path: self.unet.linears[path] for path in found}
+        self.texts = {name: folders.read_json(root / name / "config.json") for name in TEXT_ENCODERS}
+        self.adapted = {path: self.unet.linears[path] for path in found} | dict(self._text_layers())
         self.shapes = Counter(self.adapted.values())
         extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0
         self.sides = sum(m + n for m, n in self.adapted.values())
         self.trained = (cfg.adapter.rank + extra) * self.sides
         self.rank = cfg.adapter.rank * (cfg.adapter.k if cfg.adapter.kind == "gralora" else 1) + extra
+
+    def _text_layers(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """The adapted layers of the text encoders and their sides (m, n)."""
+        if self.cfg.adapter.text_encoders == "none":
+            return
+        for name, config in self.texts.items():
+            width, wide = config["hidden_size"], config["intermediate_size"]
+            sides = {"fc1": (wide, width), "fc2": (width, wide)}
+            for path in text_encoder_layers(name, config["num_hidden_layers"], self.cfg.adapter.text_encoders):
+                yield f"{name}.{path}", sides.get(path.rpartition(".")[2], (width, width))
 
     def estimate(self) -> Estimate:
         text = {"text encoders": float(self.width * self._count("text_encoder", "text_encoder_2"))}
@@ -174,6 +186,8 @@ class _Job:
         unet = {"unet": self._unet()}
         if self.cfg.prior.weight and not self.cfg.prior.pictures:
             stages["class pictures"] = self._with_vae(unet | text, FACTORS.decoded_pixel, drawing=self._drawing())
+        if self.cfg.adapter.text_encoders != "none":
+            unet |= text
         held = unet | {"adapter": self._adapter(), "optimizer": self._optimizer()}
         kept, activations = self._perturbed(), self._activations()
         steps = held | {"gradients": 4 * self.trained, "perturbed weights": kept, "activations": activations}
@@ -251,7 +265,15 @@ class _Job:
             else:
                 whole.append(elements * (block.inputs + block.outputs) * FACTORS.resnet[mode])
             kept += elements * block.inputs * FACTORS.checkpoint[mode]
-        return half * pictures * (kept + max(whole) if self.cfg.train.checkpointing else sum(whole))
+        left = kept + max(whole) if self.cfg.train.checkpointing else sum(whole)
+        return half * pictures * (left + self._text_activations(FACTORS.transformer[mode]))
+
+    def _text_activations(self, each: float) -> float:
+        """The same of a caption in adapted text encoders, with a UNet block's ``each``: not measured, and too much."""
+        if self.cfg.adapter.text_encoders == "none":
+            return 0
+        sizes = (c["max_position_embeddings"] * c["hidden_size"] * c["num_hidden_layers"] for c in self.texts.values())
+        return each * sum(sizes)
 
     def _drawing(self) -> float:
         """A forward pass without gradients for two: with and without the prompt."""

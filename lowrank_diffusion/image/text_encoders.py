@@ -12,15 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NAMES = ("text_encoder", "text_encoder_2")
-"""As a pipeline calls them; their tokenizers are ``tokenizer`` and ``tokenizer_2``."""
-TARGETS = {
-    "attention": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
-    "attention+mlp": (
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2",
-    ),
-}  # fmt: skip
-"""The linear layers of a block that each value of ``adapter.text_encoders`` means."""
+from ..targets import text_encoder_layers
 
 
 class WithTextEncoders(nn.Module):
@@ -47,13 +39,9 @@ def inner(encoder: Any) -> Any:
 
 
 def targets(name: str, encoder: nn.Module, kind: str) -> tuple[str, ...]:
-    """Paths of the layers in the encoder called ``name`` that ``adapter.text_encoders=kind`` adapts.
-
-    The first encoder's last block is left out: SDXL reads what comes into it, and never what it makes.
-    """
-    blocks = len(inner(encoder).encoder.layers) - (name == NAMES[0])
+    """Paths of the layers in the encoder called ``name`` that ``adapter.text_encoders=kind`` adapts."""
     prefix = "text_model." if hasattr(encoder, "text_model") else ""
-    return tuple(f"{prefix}encoder.layers.{i}.{layer}" for i in range(blocks) for layer in TARGETS[kind])
+    return tuple(prefix + path for path in text_encoder_layers(name, len(inner(encoder).encoder.layers), kind))
 
 
 def tokenise(tokenizers: Sequence[Any], prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -83,6 +83,18 @@ def test_the_largest_stage_is_the_peak_and_stages_hold_what_is_there_then():
     assert found.lines()[-1] == f"at most            {found.peak / GIB:6.2f} GiB, in the stage: {found.stage}"
 
 
+@pytest.mark.parametrize(("kind", "layers"), [("attention", 4 * (11 + 32)), ("attention+mlp", 6 * (11 + 32))])
+def test_adapted_text_encoders_stay_and_are_trained(kind: str, layers: int):
+    plain, text = memory.estimate(config()), memory.estimate(config(adapter__text_encoders=kind))
+    # Of rank 16: 11 of the first encoder's 12 blocks, 32 of the second's.
+    sides = 11 * 8 * 768 + 32 * 8 * 1280 + (kind == "attention+mlp") * 2 * 5 * (11 * 768 + 32 * 1280)
+    assert len(dict(memory._Job(config(adapter__text_encoders=kind), GIB)._text_layers())) == layers
+    more = text.stages["steps"]["optimizer"] - plain.stages["steps"]["optimizer"]
+    assert more == pytest.approx(memory.FACTORS.slack * 8 * 16 * sides, rel=1e-6)
+    assert text.stages["steps"]["text encoders"] == plain.stages["reading captions"]["text encoders"]
+    assert text.stages["steps"]["activations"] > plain.stages["steps"]["activations"]
+
+
 @pytest.mark.parametrize(("kind", "bytes_each"), [("none", 2), ("8bit", 1), ("nf4", 4.5 / 8)])
 def test_quantised_weights_are_counted_as_they_are_stored(kind: str, bytes_each: float):
     unet = memory.estimate(config(base__quantize=kind)).stages["steps"]["unet"] / memory.FACTORS.slack

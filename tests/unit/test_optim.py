@@ -64,14 +64,25 @@ def test_it_depends_on_nothing_but_the_step():
 @pytest.mark.parametrize("name", ["adamw", "prodigy", "adafactor"])
 def test_settings_reach_the_optimizer(name):
     cfg = OptimizerConfig(name=name, lr=0.5, weight_decay=0.25, beta1=0.8, beta2=0.99)
-    (group,) = optim.build(cfg, [nn.Parameter(torch.ones(3, 2))]).param_groups
+    (group,) = optim.build(cfg, optim.groups(cfg, {"a": nn.Parameter(torch.ones(3, 2))})).param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
     assert name == "adafactor" or group["betas"] == (0.8, 0.99)
 
 
 def test_eight_bit_adamw_needs_cuda():
     with pytest.raises(DeviceError) as caught:
-        optim.build(OptimizerConfig(name="adamw8bit"), [nn.Parameter(torch.ones(2))])
+        cfg = OptimizerConfig(name="adamw8bit")
+        optim.build(cfg, optim.groups(cfg, {"a": nn.Parameter(torch.ones(2))}))
     assert str(caught.value) == (
         "optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device."
     )
+
+
+def test_text_encoders_have_a_learning_rate_of_their_own():
+    names = ["unet.a", "text_encoder.a", "text_encoder_2.b", "unet.text_encoder.c"]
+    parameters = {name: nn.Parameter(torch.ones(2)) for name in names}
+    ours, text = optim.groups(config(text_encoder_lr=0.5), parameters)
+    assert [id(p) for p in text["params"]] == [id(parameters[name]) for name in names[1:3]]
+    assert (len(ours["params"]), ours["share"], text["share"]) == (2, 1.0, 0.25)
+    assert [group["share"] for group in optim.groups(config(), parameters)] == [1.0, 1.0]
+    assert len(optim.groups(config(text_encoder_lr=0.5), {"down.a": parameters["unet.a"]})) == 1
