@@ -25,6 +25,7 @@ from trainers.dreambooth import DreamBooth
 from trainers.step import Step
 
 from . import report
+from .heldout_style import PLAIN
 
 RANK, SIGMA = 16, 0.05
 KINDS: dict[str, dict[str, Any]] = {
@@ -40,7 +41,7 @@ STEPS = 1000
 def build(row: str, options: argparse.Namespace, folder: Path) -> Step:
     """The row's task and its step, as training would take it."""
     kind, _, flat = row.partition("+")
-    settings = presets.parse_overrides(options.settings) | KINDS[kind]
+    settings = PLAIN | presets.parse_overrides(options.settings) | KINDS[kind]
     settings |= {"flat.sigma": SIGMA if flat else 0.0, "train.device": "cpu", "train.steps": STEPS}
     cfg = presets.build(presets.find_preset(options.preset).values, settings)
     run = runs.create(cfg, row.replace("+", "-"), folder)

@@ -31,6 +31,11 @@ from trainers.step import Step
 from . import report
 
 HELD_OUT = Path(__file__).parent / "heldout"
+PLAIN: dict[str, Any] = {
+    "adapter.targets": "attention", "adapter.text_encoders": "none", "flat.sigma": 0.05, "optimizer.lr": 1e-3,
+    "optimizer.text_encoder_lr": None, "data.caption_dropout": 0.0, "train.steps": 160,
+}  # fmt: skip
+"""What is compared are adapters of the UNet's attention, as every trainer has them, whatever the preset adds."""
 METHODS = {
     "LoRA": {"adapter.kind": "lora", "flat.sigma": 0.0},
     "GraLoRA": {"adapter.kind": "gralora", "flat.sigma": 0.0},
@@ -85,7 +90,7 @@ def _train(wanted: tuple[str, int], options: argparse.Namespace) -> dict[str, fl
     method, seed = wanted
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
     preset = presets.find_preset(options.preset)
-    settings = presets.parse_overrides(options.settings) | METHODS[method] | {"seed": seed}
+    settings = PLAIN | presets.parse_overrides(options.settings) | METHODS[method] | {"seed": seed}
     cfg = presets.build(preset.values, settings)
     device = devices.pick(cfg.train.device)
     with tempfile.TemporaryDirectory() as folder:

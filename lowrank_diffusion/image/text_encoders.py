@@ -6,7 +6,7 @@ Shapes: B prompts, L tokens, D the widths of both encoders together, P that of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,32 +57,34 @@ def tokenise(tokenizers: Sequence[Any], prompts: Sequence[str]) -> dict[str, Ten
 
 def read(encoders: Sequence[nn.Module], ids: Tensor) -> tuple[Tensor, Tensor]:
     """What the UNet reads of prompts: (B, 2, L) -> tokens (B, L, D), pooled (B, P); as ``encode_prompt`` says it."""
-    states = [list(_states(encoder, ids[:, index])) for index, encoder in enumerate(encoders)]
+    mask = _causal(ids.shape[2], ids.device)
+    tokens = [_last_but_one(encoder, ids[:, index], mask) for index, encoder in enumerate(encoders)]
     second: Any = encoders[1]
-    last = inner(second).final_layer_norm(states[1][-1])
-    return torch.cat([own[_LAST_BUT_ONE] for own in states], dim=-1), second.text_projection(_at_end(second, last, ids))
+    last = inner(second).final_layer_norm(_block(inner(second).encoder.layers[-1], tokens[1], mask))
+    return torch.cat(tokens, dim=-1), second.text_projection(_at_end(second, last, ids[:, 1]))
 
 
-_LAST_BUT_ONE = -2
+def _causal(length: int, device: torch.device) -> Tensor:
+    """Which token sees which, (1, 1, L, L) bool."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
 
 
-def _states(encoder: Any, ids: Tensor) -> Iterator[Tensor]:
-    """The input of the first block, and what comes out of each, (B, L, width)."""
-    model = inner(encoder)
-    hidden = model.embeddings(input_ids=ids)
-    length = ids.shape[1]
-    mask = torch.full((length, length), float("-inf"), dtype=hidden.dtype, device=ids.device).triu(1)[None, None]
-    yield hidden
-    for block in model.encoder.layers:
-        hidden = block(hidden, mask)
-        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]  # a tuple in some releases
-        yield hidden
+def _last_but_one(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """What comes into an encoder's last block, (B, L, width)."""
+    hidden = inner(encoder).embeddings(input_ids=ids)
+    for block in inner(encoder).encoder.layers[:-1]:
+        hidden = _block(block, hidden, mask)
+    return hidden
+
+
+def _block(block: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    found = block(hidden, mask)
+    return found if isinstance(found, Tensor) else found[0]  # a tuple in some releases
 
 
 def _at_end(encoder: Any, hidden: Tensor, ids: Tensor) -> Tensor:
     """``hidden`` where each text ends, (B, width)."""
-    own = ids[:, 1]
     end = encoder.config.eos_token_id
     # SDXL's own configuration says 2, which is wrong; its end of text is the largest number there is.
-    place = own.argmax(dim=-1) if end == 2 else (own == end).int().argmax(dim=-1)
-    return hidden[torch.arange(len(own), device=own.device), place]
+    place = ids.argmax(dim=-1) if end == 2 else (ids == end).int().argmax(dim=-1)
+    return hidden[torch.arange(len(ids), device=ids.device), place]
