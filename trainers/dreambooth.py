@@ -7,7 +7,6 @@ through them at every step instead of once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,62 +26,9 @@ from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.targets import TEXT_ENCODERS
 
+from .examples import Batch, Example, Words, stacked
+
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Words:
-    """A prompt as text encoders read it that are trained."""
-
-    ids: Tensor
-    """(2, L) int64, on the device: for each encoder."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One crop as the loss needs it.
-
-    Latents wait in main memory: class pictures in all buckets would take hundreds of MiB of a small GPU.
-    """
-
-    mean: Tensor
-    """(C, h, w) float32: mean of the latent distribution, on the CPU."""
-    std: Tensor
-    """(C, h, w) float32, on the CPU."""
-    embedding: Embedding | Words
-    """On the device."""
-    time_ids: tuple[int, ...]
-
-    @property
-    def size(self) -> Size:
-        """(width, height) of the crop, pixels."""
-        return self.time_ids[5], self.time_ids[4]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A micro-batch; class examples, if any, follow the instance examples."""
-
-    latents: Tensor
-    """(B, C, h, w) float32"""
-    noise: Tensor
-    """(B, C, h, w) float32"""
-    timesteps: Tensor
-    """(B,) int64"""
-    tokens: Tensor | None
-    """(B, L, D), unless the text encoders are trained"""
-    pooled: Tensor | None
-    """(B, P), likewise"""
-    time_ids: Tensor
-    """(B, 6)"""
-    weights: Tensor
-    """(B,): 1 for instances, prior.weight for class examples."""
-    count: float
-    """Instances in it."""
-    ids: Tensor | None = None
-    """(B, 2, L) int64: the captions, where the text encoders are trained."""
-    told: Tensor | None = None
-    """(B,) bool, with data.caption_dropout: whether the caption is seen."""
 
 
 class DreamBooth:
@@ -219,12 +165,12 @@ class DreamBooth:
             latents=self._moved(mean + std * vae_noise),
             noise=self._moved(noise),
             timesteps=self._moved(timesteps),
-            tokens=_stacked([e.embedding.tokens for e in examples if isinstance(e.embedding, Embedding)]),
-            pooled=_stacked([e.embedding.pooled for e in examples if isinstance(e.embedding, Embedding)]),
+            tokens=stacked([e.embedding.tokens for e in examples if isinstance(e.embedding, Embedding)]),
+            pooled=stacked([e.embedding.pooled for e in examples if isinstance(e.embedding, Embedding)]),
             time_ids=self._moved(time_ids),
             weights=self._moved(weights),
             count=float(self.cfg.train.batch if self.classes else len(examples)),
-            ids=_stacked([e.embedding.ids for e in examples if isinstance(e.embedding, Words)]),
+            ids=stacked([e.embedding.ids for e in examples if isinstance(e.embedding, Words)]),
             told=None if told is None else self._moved(told),
         )
 
@@ -236,14 +182,19 @@ class DreamBooth:
 
     def predict(self, noised: Tensor, batch: Batch) -> Tensor:
         """What the UNet says of ``noised`` (B, C, h, w) with the batch's captions."""
+        tokens, pooled = self.condition(batch)
+        conditions = {"text_embeds": pooled, "time_ids": batch.time_ids}
+        return self.unet(noised.to(self.dtype), batch.timesteps, tokens, added_cond_kwargs=conditions).sample
+
+    def condition(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The batch's captions as the UNet reads them, (B, L, D) and (B, P); zeros where one is dropped."""
         tokens, pooled = batch.tokens, batch.pooled
         if batch.ids is not None:
             tokens, pooled = self._read(batch.ids)
         assert tokens is not None and pooled is not None
         if batch.told is not None:  # SDXL reads "no prompt" as zeros
             tokens, pooled = tokens * batch.told[:, None, None], pooled * batch.told[:, None]
-        conditions = {"text_embeds": pooled, "time_ids": batch.time_ids}
-        return self.unet(noised.to(self.dtype), batch.timesteps, tokens, added_cond_kwargs=conditions).sample
+        return tokens, pooled
 
     def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Captions (B, 2, L) through the text encoders as they are: (B, L, D), (B, P), of the UNet's type."""
@@ -314,10 +265,6 @@ class DreamBooth:
         if isinstance(self.model, WithTextEncoders):
             trained |= dict(zip(TEXT_ENCODERS, self.model.encoders, strict=True))
         return export(trained, folder, facts)
-
-
-def _stacked(tensors: list[Tensor]) -> Tensor | None:
-    return torch.stack(tensors) if tensors else None
 
 
 def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:

@@ -52,7 +52,9 @@ def test_a_task_has_its_own_parameters_and_the_shared_ones():
     image, text = fields("image").keys(), fields("text").keys()
     assert image | text == FIELDS.keys()
     assert {"data.instance", "train.steps", "adapter.targets", "sample.prompts", "validation.holdout"} <= image & text
-    assert {key.partition(".")[0] for key in image - text} == {"base", "data", "prior", "loss", "sample"}
+    assert {key.partition(".")[0] for key in image - text} == {
+        "base", "data", "prior", "adapter", "optimizer", "loss", "sample",
+    }  # fmt: skip
     assert {key.partition(".")[0] for key in text - image} == {"text", "sample"}
 
 
