@@ -109,7 +109,8 @@ def main() -> None:
         taken = measure(states, options.rounds)
     some: Any = next(iter(states.values())).task
     notes = (
-        f"Preset {options.preset} {' '.join(options.settings)}; batch {some.cfg.train.batch}, {some.side} px, "
+        f"Preset {options.preset}, adapters of the UNet's attention, {' '.join(options.settings)}; "
+        f"batch {some.cfg.train.batch}, {some.side} px, "
         f"{len(some.layers)} layers, total rank {RANK}, sigma {SIGMA}; {options.rounds} rounds in turns. s/step: "
         "median; x lora, flat/plain: medians of the ratios within a round."
     )

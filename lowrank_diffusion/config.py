@@ -156,6 +156,11 @@ class OptimizerConfig(Section):
     schedule: Literal["constant", "cosine", "linear"] = option("constant", "Learning rate after the warm-up.")
     warmup: int = option(0, "Steps over which the learning rate rises to its peak.", unit="steps", ge=0)
 
+    @property
+    def lr_of_text_encoders(self) -> float:
+        """The peak learning rate that they have."""
+        return self.text_encoder_lr or self.lr
+
     def check(self) -> Iterator[Problem]:
         """Prodigy finds one step size for all."""
         if self.name == "prodigy" and self.text_encoder_lr not in (None, self.lr):

@@ -206,7 +206,7 @@ def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
         "ss_sd_model_name": facts.base,
         "ss_learning_rate": str(cfg.optimizer.lr),
         "ss_unet_lr": str(cfg.optimizer.lr),
-        "ss_text_encoder_lr": "" if cfg.adapter.text_encoders == "none" else str(_text_encoder_lr(cfg)),
+        "ss_text_encoder_lr": "" if cfg.adapter.text_encoders == "none" else str(cfg.optimizer.lr_of_text_encoders),
         "ss_optimizer": cfg.optimizer.name,
         "ss_lr_scheduler": cfg.optimizer.schedule,
         "ss_steps": str(facts.step),
@@ -227,10 +227,6 @@ def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
     if v:
         fields["ss_v_parameterization"] = "True"
     return {key: value for key, value in fields.items() if value != ""}
-
-
-def _text_encoder_lr(cfg: Config) -> float:
-    return cfg.optimizer.text_encoder_lr or cfg.optimizer.lr
 
 
 def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:

@@ -51,9 +51,9 @@ METHODS = {"Transformer2DModel": ("_operate_on_continuous_inputs", OUT)}
 def repeated(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """(module, method, attribute that replaces it) of what a model repeats: compiled once, used everywhere."""
     blocks = getattr(model, "_repeated_blocks", None) or getattr(model, "_no_split_modules", None) or ()
-    for module in model.modules():
+    for path, module in model.named_modules():
         kind = type(module).__name__
-        if kind in ("ResnetBlock2D", *blocks) or module is getattr(model, LAST_NORM, None):
+        if kind in ("ResnetBlock2D", *blocks) or path.rpartition(".")[2] == LAST_NORM:
             yield module, "_call_impl", "_compiled_call_impl"
         for name in METHODS.get(kind, ()):
             if hasattr(module, name):

@@ -10,9 +10,10 @@ from torch import nn
 
 from lowrank_diffusion.config import OptimizerConfig
 from lowrank_diffusion.devices import DeviceError
+from lowrank_diffusion.targets import TEXT_ENCODERS
 
-TEXT = ("text_encoder.", "text_encoder_2.")
-"""How the names of the text encoders' parameters begin."""
+SHARE = "share"
+"""What a group of parameters has of the learning rate, by this name in it."""
 
 
 def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
@@ -24,16 +25,14 @@ def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
     return cfg.lr * decay[cfg.schedule]
 
 
-SHARE = "share"
-"""What a group of parameters has of the learning rate, by this name in it."""
-
-
 def groups(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
     """``parameters`` by the learning rates they have: the text encoders' may be another."""
-    text = {name: parameter for name, parameter in parameters.items() if name.startswith(TEXT)}
+    text = {name: parameter for name, parameter in parameters.items() if name.split(".")[0] in TEXT_ENCODERS}
     rest = [parameter for name, parameter in parameters.items() if name not in text]
-    own = (cfg.text_encoder_lr or cfg.lr) / cfg.lr
-    return [{"params": rest, SHARE: 1.0}, *([{"params": list(text.values()), SHARE: own}] if text else [])]
+    found = [{"params": rest, SHARE: 1.0}]
+    if text:
+        found.append({"params": list(text.values()), SHARE: cfg.lr_of_text_encoders / cfg.lr})
+    return found
 
 
 def build(cfg: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
