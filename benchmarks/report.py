@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
 import time
 from importlib.metadata import version
@@ -24,10 +25,19 @@ def machine() -> dict[str, Any]:
     return {"device": device, "python": platform.python_version(), **packages}
 
 
+def command() -> str:
+    """What repeats this benchmark: this process's words, less where its results go."""
+    words = sys.orig_argv[1:]
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return shlex.join(words)
+
+
 def write(name: str, rows: list[dict[str, Any]], notes: str = "", folder: Path = RESULTS) -> str:
     """Write both files into ``folder`` and return the table."""
     table = markdown(rows)
-    facts = {"date": time.strftime("%Y-%m-%d"), "command": " ".join(sys.orig_argv[1:]), "machine": machine()}
+    facts = {"date": time.strftime("%Y-%m-%d"), "command": command(), "machine": machine()}
     folder.mkdir(parents=True, exist_ok=True)
     content = {**facts, "notes": notes, "rows": rows}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Every stage of a job holds something else; the largest stage is the peak. Weights, adapter and optimiser are counted
 exactly. What a forward pass leaves for the backward pass, and what the VAE needs, is proportional to the size of the
-picture: those factors, :data:`FACTORS`, were measured on SDXL with benchmarks/memory.py.
+picture: those factors (memory_factors.py) were measured on SDXL with benchmarks/memory.py.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class _Job:
         return half * pictures * (left + self._text_activations(FACTORS.transformer[mode]))
 
     def _text_activations(self, each: float) -> float:
-        """The same of a caption in adapted text encoders, with a UNet block's ``each``: not measured, and too much."""
+        """The same of a caption in adapted text encoders, with a UNet block's ``each``: near enough for captions."""
         if self.cfg.adapter.text_encoders == "none":
             return 0
         sizes = (c["max_position_embeddings"] * c["hidden_size"] * c["num_hidden_layers"] for c in self.texts.values())
