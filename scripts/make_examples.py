@@ -32,7 +32,7 @@ SUBJECT_FOLDER = PROJECT / "assets" / "examples" / "subject-cat"
 HELDOUT_FOLDER = PROJECT / "benchmarks" / "heldout"
 
 STYLE_CAPTION = "a 3d icon of {thing}"
-SUBJECT_CAPTION = "a photo of sks cat, {face}"
+SUBJECT_CAPTION = "a photo of sks cat"
 
 STYLE_SIDE = 256
 HELDOUT_SIDE = 128
@@ -64,8 +64,10 @@ FACES = {
     "😼": "smirking",
     "😿": "crying",
     "😾": "angry",
-    "🙀": "shocked",
 }
+USUAL_FACES = ("smiling", "grinning")
+"""Not worth a word in a caption. What a caption names is no part of the subject; with every face named, the subject
+would have none, and a picture for a prompt without one would show whichever face is easiest to draw."""
 
 # Where the name in the Unicode table is dated, too general or a formula: CLDR's short name or the everyday word.
 PLAIN_NAMES = {
@@ -167,6 +169,10 @@ def empty(folder: Path) -> Path:
     return folder
 
 
+def subject_caption(face: str) -> str:
+    return SUBJECT_CAPTION if face in USUAL_FACES else f"{SUBJECT_CAPTION}, {face}"
+
+
 def write_captioned(folder: Path, package: Path, captions: dict[str, tuple[str, str]]) -> None:
     """PNG and text for each emoji; ``captions`` maps it to (name, caption)."""
     empty(folder)
@@ -196,8 +202,7 @@ def main() -> None:
     style = {emoji: name_of(emoji) for emoji in STYLE}
     captions = {e: (name, STYLE_CAPTION.format(thing=with_article(name))) for e, name in style.items()}
     write_captioned(STYLE_FOLDER, package, captions)
-    faces = {e: (f"cat-{face}", SUBJECT_CAPTION.format(face=face)) for e, face in FACES.items()}
-    write_captioned(SUBJECT_FOLDER, package, faces)
+    write_captioned(SUBJECT_FOLDER, package, {e: (f"cat-{face}", subject_caption(face)) for e, face in FACES.items()})
     write_heldout(HELDOUT_FOLDER, package)
     sets = f"`{STYLE_FOLDER.name}` and `{SUBJECT_FOLDER.name}`"
     (STYLE_FOLDER.parent / "LICENSE.md").write_text(LICENSE.format(folders=sets, side=STYLE_SIDE), encoding="utf-8")

@@ -39,12 +39,15 @@ def test_the_style_set():
     assert {(p.width, p.height) for p in pictures} == {(256, 256)}
 
 
-def test_the_subject_set():
+def test_the_subject_set(script):
     pictures = scan(SUBJECT)
-    assert len(pictures) == 8
+    assert len(pictures) == 7
     assert {(p.width, p.height) for p in pictures} == {(256, 256)}
-    assert all("sks" in p.caption.split() for p in pictures)
-    assert len({p.caption for p in pictures}) == 8
+    found = {p.path.stem.removeprefix("cat-").replace("-", " "): p.caption for p in pictures}
+    assert found == {face: script.subject_caption(face) for face in script.FACES.values()}
+    named = [caption for face, caption in found.items() if face not in script.USUAL_FACES]
+    assert len(set(named)) == len(named) == 5
+    assert all(found[face] == "a photo of sks cat" for face in script.USUAL_FACES)
 
 
 def test_the_held_out_set():
