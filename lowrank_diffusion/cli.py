@@ -6,17 +6,15 @@ import argparse
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import cli_text, config, devices, presets, runs, supervisor, terminal
+from . import cli_image, cli_text, config, devices, presets, runs, supervisor, terminal
 from .bases import ModelError
 from .config import ConfigError, Problem
 from .errors import DataError, UserError
 from .image import memory
 from .image.data import scan
-from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
 from .image.source import resolve
 from .paths import PROJECT
 from .text.source import resolve as resolve_text
@@ -86,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
     export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")
     export.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS, help="of --merged")
-    _add_generate(add("generate", _generate))
+    cli_image.add_generate(add("generate", cli_image.generate))
     cli_text.add_ask(add("ask", cli_text.ask))
     cli_text.add_evaluate(add("evaluate", cli_text.evaluate))
     add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
@@ -95,22 +93,6 @@ def parser() -> argparse.ArgumentParser:
     need.add_argument("preset", help="name of a preset, or path of a YAML file")
     need.add_argument("settings", nargs="*", metavar="key=value", help="for example train.batch=4")
     return top
-
-
-def _add_generate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("prompt")
-    sub.add_argument("--base", default="embedded", help="'embedded', diffusers folder, .safetensors file or hub id")
-    sub.add_argument("--adapter", action="append", default=[], metavar="FILE_OR_RUN[@STRENGTH]", help="may be repeated")
-    sub.add_argument("--negative", default="", help="what not to show")
-    sub.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
-    sub.add_argument("--compare", action="store_true", help="draw each seed with the base alone as well")
-    for name, default in (("seed", 0), ("count", 1), ("steps", 20)):
-        sub.add_argument(f"--{name}", type=int, default=default)
-    sub.add_argument("--guidance", type=float, default=5.0)
-    sub.add_argument("--width", type=int)
-    sub.add_argument("--height", type=int)
-    sub.add_argument("--device", default="auto", choices=cli_text.DEVICES)
-    sub.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -218,66 +200,6 @@ def _export(options: argparse.Namespace) -> int:
         shutil.copytree(path, target, dirs_exist_ok=True) if path.is_dir() else shutil.copy2(path, target)
         print(target)
     return terminal.DONE
-
-
-def _generate(options: argparse.Namespace) -> int:
-    """Draw pictures with a base and adapters (language models answer with `ask`)."""
-    _check_drawing(options)
-    request = DrawRequest(
-        prompt=options.prompt,
-        base=config.BaseModelConfig(path=options.base),
-        adapters=tuple(_adapter(text) for text in options.adapter),
-        **{name: getattr(options, name) for name in _REQUEST_OPTIONS},
-    )
-    leave_out_quantisation()
-    from .image.generate import Studio  # torch
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    studio, stamp = Studio(), time.strftime("%Y%m%d-%H%M%S")
-    with terminal.tqdm(total=1, unit="step", disable=not sys.stderr.isatty()) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        for picture in studio.draw(request, progress):
-            path = options.out / f"{stamp}-seed{picture.seed}-{'adapted' if picture.adapted else 'base'}.png"
-            picture.image.save(path)
-            bar.write(str(path), file=sys.stdout)
-    if studio.note:
-        print(studio.note, file=sys.stderr)
-    return terminal.DONE
-
-
-_REQUEST_OPTIONS = (
-    "negative", "seed", "count", "steps", "guidance", "width", "height", "compare", "device", "precision",
-)  # fmt: skip
-
-
-def _check_drawing(options: argparse.Namespace) -> None:
-    """Raise ConfigError with everything that is out of bounds."""
-    given = {name: getattr(options, name) for name in LIMITS}
-    rules = {name: broken(name, value) for name, value in given.items() if value is not None}
-    found = [Problem(f"--{name}", rule) for name, rule in rules.items() if rule]
-    if found:
-        raise ConfigError(found)
-
-
-def _adapter(text: str) -> AdapterChoice:
-    """A file or a run, with @strength behind it if it is not 1."""
-    if Path(text).is_file():
-        return AdapterChoice(text)
-    name, _, strength = text.rpartition("@") if "@" in text else (text, "", "1")
-    try:
-        factor = float(strength)
-    except ValueError:
-        raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.") from None
-    if Path(name).is_file():
-        return AdapterChoice(name, factor)
-    run = runs.find(name)
-    if run.config().task == "text":
-        raise UserError(f"--adapter {text}: {run.name} is a run of a language model. Use the command ask.")
-    return AdapterChoice(str(run.files()[0]), factor)
 
 
 def _presets(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lowrank_diffusion.config import BaseModelConfig, Problem
+from lowrank_diffusion.config import BaseModelConfig, Config, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
 from lowrank_diffusion.image.source import ModelError, resolve
@@ -49,6 +49,15 @@ def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str
         if found:
             options.append((f"{run.title} · {found[1]} · {live.created(run)}", f"run:{run.name}"))
     return options
+
+
+def run_settings(choice: str) -> Config | None:
+    """Those of a chosen run; None for a file, for nothing, and for a run that cannot be read (drawing will say why)."""
+    kind, _, name = choice.partition(":")
+    try:
+        return safe.run(name).config() if kind == "run" else None
+    except UserError:
+        return None
 
 
 def describe_adapter(path: Path) -> str:

@@ -81,12 +81,19 @@ class GenerateTab:
         """The adapter selectors."""
         return [choice for choice, _ in self.adapters]
 
+    @property
+    def suited(self) -> list[Any]:
+        """What ``suit`` fills in."""
+        return [self.base, self.steps, self.guidance, self.upload_note]
+
     def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on([demo.load, tab.select], self.refresh, self.uploads, self.choices, **quiet)
         tab.select(self.warm, None, None, **quiet)
         self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
+        for choice in self.choices:
+            choice.input(suit, [choice, self.base], self.suited, **quiet)
         self.upload.upload(
             self.take,
             {self.upload, self.uploads, *self.choices},
@@ -174,6 +181,18 @@ class GenerateTab:
         """Cancel was pressed."""
         self.engine.cancel(page.session_hash or "")
         return message_html("Cancelling after the current step.")
+
+
+def suit(choice: str, base: str) -> list[Any]:
+    """An adapter was chosen: its run's base and its samples' steps and guidance, and a note."""
+    cfg = asking.run_settings(choice or "")
+    if cfg is None:
+        return [gr.skip()] * 4
+    own, steps, guidance = cfg.base.path, cfg.sample.steps, cfg.sample.guidance
+    note = f"As in its run: base {own}, {steps} steps, guidance {guidance:g}."
+    if base not in ("", "embedded", own):
+        note += f" The base was {base}."
+    return [own, steps, guidance, message_html(note)]
 
 
 def bar(done: int, total: int, words: str, left: float) -> str:

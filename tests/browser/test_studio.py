@@ -94,6 +94,7 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
 
     page.locator("#use-run").click()
     expect(page.locator("#draw")).to_be_visible(timeout=30_000)
+    expect(page.locator("#guidance input")).to_have_value("2", timeout=30_000)  # as the preset's samples
     draw_side_by_side(page, studio)
     shot(page, "6-generated")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from lowrank_diffusion import presets, runs
 from lowrank_diffusion.errors import UserError
 from ui import asking
+from ui.generate import suit
 
 Upload = Callable[..., Path]
 
@@ -86,3 +88,13 @@ def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
 def test_other_files_are_refused_with_a_reason(upload: Upload, name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         asking.describe_adapter(upload(name, b"\x80\x04not it"))
+
+
+def test_a_chosen_run_brings_what_its_samples_were_drawn_with(home: Path) -> None:
+    run = runs.create(presets.build({"base.path": "/models/sdxl", "sample.steps": 30, "sample.guidance": 2.5}), "dog")
+    *fields, note = suit(f"run:{run.name}", "embedded")
+    assert fields == ["/models/sdxl", 30, 2.5]
+    assert "base /models/sdxl, 30 steps, guidance 2.5." in note and "was" not in note
+    assert "The base was /models/another." in suit(f"run:{run.name}", "/models/another")[3]
+    for choice in ("", "file:/x.safetensors", "run:gone", "run:../.."):
+        assert suit(choice, "embedded") == [gr.skip()] * 4
