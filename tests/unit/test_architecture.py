@@ -24,7 +24,7 @@ LAYERS = (
     "runs supervisor devices factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",
-    "terminal cli_text cli",
+    "terminal cli_text cli_image cli",
     "__init__ __main__",
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
