@@ -86,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS, help="of --merged")
     cli_image.add_generate(add("generate", cli_image.generate))
     cli_text.add_ask(add("ask", cli_text.ask))
-    cli_text.add_evaluate(add("evaluate", cli_text.evaluate))
+    evaluate = add("evaluate", _evaluate)
+    cli_text.add_evaluate(evaluate)
+    cli_image.add_evaluate(evaluate)
     add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
     add("settings", _settings)
     need = add("memory", _memory)
@@ -200,6 +202,19 @@ def _export(options: argparse.Namespace) -> int:
         shutil.copytree(path, target, dirs_exist_ok=True) if path.is_dir() else shutil.copy2(path, target)
         print(target)
     return terminal.DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Measure base and adapter of a run: pictures against its set and prompts, or answers to held-out rows."""
+    run = runs.find(options.run)
+    pictures = run.config().task == "image"
+    own, other = (cli_image, cli_text) if pictures else (cli_text, cli_image)
+    rule = f"is for {'language' if pictures else 'picture'} models; {run.name} is none."
+    given = [name for name in other.EVALUATE_OPTIONS if getattr(options, name) is not None]
+    problems = [Problem(f"--{name.replace('_', '-')}", rule) for name in given]
+    if problems:
+        raise ConfigError(problems)
+    return own.evaluate(run, options)
 
 
 def _presets(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands that only language models have: ask, evaluate, and exporting a merged model."""
+"""The commands of language models: ask, evaluate as they mean it, and exporting a merged model."""
 
 from __future__ import annotations
 
@@ -37,13 +37,17 @@ def add_ask(sub: argparse.ArgumentParser) -> None:
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
-    """Options of ``evaluate``."""
+    """Options of ``evaluate`` for any run, and for those of language models."""
     sub.add_argument("run")
-    sub.add_argument("--data", type=Path, help="rows to look at (default: those the run held out)")
     sub.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
-    sub.add_argument("--answers", type=int, metavar="ROWS", help="answer at most so many rows (default: all)")
-    sub.add_argument("--max-tokens", type=int, help="longest answer (default: the run's sample.tokens)")
     _add_where(sub)
+    of = sub.add_argument_group("language models")
+    of.add_argument("--data", type=Path, help="rows to look at (default: those the run held out)")
+    of.add_argument("--answers", type=int, metavar="ROWS", help="answer at most so many rows (default: all)")
+    of.add_argument("--max-tokens", type=int, help="longest answer (default: the run's sample.tokens)")
+
+
+EVALUATE_OPTIONS = ("data", "answers", "max_tokens")
 
 
 def _add_where(sub: argparse.ArgumentParser) -> None:
@@ -115,9 +119,9 @@ def _speaker(base: BaseModelConfig, template: str, options: argparse.Namespace) 
     return Speaker(Base.of(base, device, devices.dtype(options.precision, device)), template)
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Perplexity, exact answers and speed on held-out rows, of a run's base and with its adapter."""
-    run, cfg = text_run(options.run)
+    cfg = run.config()
     folder = run.files(options.step)[0]
     if options.data:
         read(options.data)  # what is wrong with it comes before seconds of loading

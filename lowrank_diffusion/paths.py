@@ -9,6 +9,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PRESETS = PROJECT / "presets"
 ASSETS = PROJECT / "assets"
 EMBEDDED_BASE = ASSETS / "base"
+EMBEDDED_ENCODER = ASSETS / "base-encoder"
 SDXL_CONFIG = ASSETS / "sdxl"
 EXAMPLES = ASSETS / "examples"
 

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
+from lowrank_diffusion.image.encoder import Encoder
+
 from . import words
 from .colours import COLOURS, MEASURED
 from .splits import CONCRETE
@@ -164,36 +166,14 @@ def _sample(book: Catalogue, rng: random.Random, count: int, concrete: bool = Fa
     return rng.sample(able, min(count, len(able)))
 
 
-class Eye:
+class Eye(Encoder):
     """The picture encoder with its gallery."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-
-        self.device = device
-        self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        super().__init__(folder, device)
         gallery = load_file(folder / "gallery.safetensors")
         self.concepts = F.normalize(gallery["concepts"].float(), dim=-1)
         self.styles = F.normalize(gallery["styles"].float(), dim=-1)
-
-    @torch.no_grad()
-    def embed(self, pictures: list[Image.Image]) -> torch.Tensor:
-        """Normalised embeddings (N, E) on the CPU."""
-        found = []
-        for start in range(0, len(pictures), 64):
-            values = np.stack([np.asarray(p.convert("RGB").resize((128, 128))) for p in pictures[start : start + 64]])
-            pixels = torch.from_numpy(values).permute(0, 3, 1, 2).float().to(self.device) / 127.5 - 1
-            seen = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
-            found.append(F.normalize(seen, dim=-1).cpu())
-        return torch.cat(found)
-
-    @torch.no_grad()
-    def read(self, texts: list[str]) -> torch.Tensor:
-        """Normalised embeddings of captions (N, E) on the CPU."""
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, max_length=32, return_tensors="pt")
-        told = self.model.text_model(ids.input_ids.to(self.device)).pooler_output
-        return F.normalize(self.model.text_projection(told), dim=-1).cpu()
 
 
 def rank(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -154,6 +154,9 @@ def test_commands_of_the_other_task_say_so(finished: Run, tmp_path: Path, capsys
     assert "--base: is needed with a folder." in capsys.readouterr().err
     assert main(["evaluate", finished.name, "--data", str(tmp_path / "gone.jsonl")]) == 1
     assert "gone.jsonl: cannot be read" in capsys.readouterr().err
+    assert main(["evaluate", finished.name, "--prompt", "x", "--count", "2"]) == 1
+    rules = [f"--{name}: is for picture models; {finished.name} is none." for name in ("prompt", "count")]
+    assert capsys.readouterr().err.splitlines() == rules
 
 
 def test_wrong_rows_and_a_wrong_base_are_told_before_there_is_a_run(
