@@ -1,6 +1,7 @@
 """What a person does with the app, done in a browser.
 
-``STUDIO_TEST_STEPS=20`` shortens the training for work on these tests; without it the default preset runs in full.
+The training has half the preset's steps. ``STUDIO_TEST_STEPS=160`` trains as a user would; 20 is enough for work on
+these tests.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ def the_run() -> Run:
 
 
 def start(page: Page) -> None:
-    # A quarter of the preset's: the test is of the page. STUDIO_TEST_STEPS=320 trains as a user would.
     page.locator("#field-train-steps input").fill(os.environ.get("STUDIO_TEST_STEPS", "80"))
     page.locator("#start").click()
     expect(page.locator("#run-head .pill")).to_be_visible(timeout=30_000)
