@@ -35,26 +35,26 @@ def groups(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> list[di
     return found
 
 
-def build(cfg: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser over the adapter's float32 parameters, in groups as :func:`groups` makes them.
+def build(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser over the adapter's float32 parameters, in :func:`groups`.
 
     Raises:
         DeviceError: 8-bit AdamW without CUDA.
     """
     betas = (cfg.beta1, cfg.beta2)
     common: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
-    device = groups[0]["params"][0].device.type
+    found, device = groups(cfg, parameters), next(iter(parameters.values())).device.type
     if cfg.name == "adamw":
-        return torch.optim.AdamW(groups, betas=betas, fused=device != "mps", **common)
+        return torch.optim.AdamW(found, betas=betas, fused=device != "mps", **common)
     if cfg.name == "adafactor":
         # eps: its step is scaled by the weight's size, and every B starts at zero; with 1.0 the step is lr itself
-        return torch.optim.Adafactor(groups, eps=(None, 1.0), **common)
+        return torch.optim.Adafactor(found, eps=(None, 1.0), **common)
     if cfg.name == "prodigy":
         from prodigyopt import Prodigy
 
-        return Prodigy(groups, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
+        return Prodigy(found, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
     if device != "cuda":
         raise DeviceError("optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device.")
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(groups, betas=betas, **common)
+    return AdamW8bit(found, betas=betas, **common)

@@ -52,7 +52,7 @@ class Step:
         self.world = world
         self.task, self.cfg, self.device, self.dtype = task, cfg, device, dtype
         self.parameters = adapters.trainable(task.model)
-        self.optimizer = optim.build(cfg.optimizer, optim.groups(cfg.optimizer, self.parameters))
+        self.optimizer = optim.build(cfg.optimizer, self.parameters)
         # Every process perturbs in its own way: more samples of the expectation, at no cost.
         self.noise_seed = cfg.seed if world.first else seeds.number(cfg.seed, world.rank, "flat of a process")
         # Perturbed weights of a quantised base would take the memory that it saves.

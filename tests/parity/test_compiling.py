@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks import sdxl
 from lowrank_diffusion import kernels, presets
+from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from trainers import compiling
 from trainers.fast import FastStep
 
@@ -34,9 +35,12 @@ def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.Monk
     assert counters["stats"]["unique_graphs"] <= 2 and not counters["graph_break"]
 
 
-def test_no_norm_of_a_unet_runs_uncompiled():
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_norm_of_a_unet_runs_uncompiled(beside: bool):
+    """Neither alone nor as a part of what is trained, as beside text encoders."""
     unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
-    compiled = [module for module, _, _ in compiling.repeated(unet)]
+    model = WithTextEncoders(unet, torch.nn.Identity(), torch.nn.Identity()) if beside else unet
+    compiled = [module for module, _, _ in compiling.repeated(model)]
     inside = {id(part) for module in compiled for part in module.modules()}
     norms = [module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm)]
     assert norms and all(id(norm) in inside for norm in norms)

@@ -64,7 +64,7 @@ def test_it_depends_on_nothing_but_the_step():
 @pytest.mark.parametrize("name", ["adamw", "prodigy", "adafactor"])
 def test_settings_reach_the_optimizer(name):
     cfg = OptimizerConfig(name=name, lr=0.5, weight_decay=0.25, beta1=0.8, beta2=0.99)
-    (group,) = optim.build(cfg, optim.groups(cfg, {"a": nn.Parameter(torch.ones(3, 2))})).param_groups
+    (group,) = optim.build(cfg, {"a": nn.Parameter(torch.ones(3, 2))}).param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
     assert name == "adafactor" or group["betas"] == (0.8, 0.99)
 
@@ -72,7 +72,7 @@ def test_settings_reach_the_optimizer(name):
 def test_eight_bit_adamw_needs_cuda():
     with pytest.raises(DeviceError) as caught:
         cfg = OptimizerConfig(name="adamw8bit")
-        optim.build(cfg, optim.groups(cfg, {"a": nn.Parameter(torch.ones(2))}))
+        optim.build(cfg, {"a": nn.Parameter(torch.ones(2))})
     assert str(caught.value) == (
         "optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device."
     )
