@@ -29,6 +29,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from lowrank_diffusion.paths import EMBEDDED_ENCODER  # noqa: E402
 from scripts.pretrain_base import measure, rasterise, splits  # noqa: E402
 from scripts.pretrain_base.measure import Catalogue, Eye, Prompt  # noqa: E402
 
@@ -216,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "assets" / "base"])
     parser.add_argument("--names", default=None, help="names in the report, separated by commas")
-    parser.add_argument("--encoder", type=Path, default=ROOT / "assets" / "base-encoder")
+    parser.add_argument("--encoder", type=Path, default=EMBEDDED_ENCODER)
     parser.add_argument("--pictures", type=Path, default=None, help="folder of `prepare`: PSNR, ceiling of the encoder")
     parser.add_argument("--target", type=Path, default=None, help="folder of the unseen set's pictures, for PSNR")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")

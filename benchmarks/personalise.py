@@ -33,13 +33,13 @@ from PIL import Image
 
 from lowrank_diffusion import devices
 from lowrank_diffusion.image.generate import load_adapter
+from lowrank_diffusion.paths import EMBEDDED_ENCODER
 from scripts.pretrain_base.measure import Eye
 
 from . import report
 from .heldout_style import HELD_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
-ENCODER = ROOT / "assets" / "base-encoder"
 SUBJECT = ROOT / "assets" / "examples" / "subject-cat"
 CONTEXTS = (
     "a photo of sks cat on a blue background",
@@ -102,7 +102,7 @@ class Easel:
         self.pipe = StableDiffusionXLPipeline.from_pretrained(ROOT / "assets" / "base").to(device)
         self.pipe.set_progress_bar_config(disable=True)
         load_adapter(self.pipe, file, "trained")
-        self.eye = Eye(ENCODER, device)
+        self.eye = Eye(EMBEDDED_ENCODER, device)
 
     def pairs(self, prompts: list[str], guidance: float, draw: int = 0) -> tuple[list[Image.Image], list[Image.Image]]:
         """Pictures of the base and of the adapted model from the same noise."""
@@ -168,7 +168,7 @@ def styles(seen: torch.Tensor, concepts: torch.Tensor) -> torch.Tensor:
 
 def concepts_of(captions: list[str]) -> list[int]:
     """Index in the gallery of the concept that each caption names."""
-    listed = json.loads((ENCODER / "concepts.json").read_text(encoding="utf-8"))["concepts"]
+    listed = json.loads((EMBEDDED_ENCODER / "concepts.json").read_text(encoding="utf-8"))["concepts"]
     index = {name.lower(): k for k, concept in enumerate(listed) for name in concept["names"]}
     index |= {concept["names"][0].lower(): k for k, concept in enumerate(listed)}
     names = [re.sub("^a 3d icon of (an? |the )?", "", caption) for caption in captions]
@@ -177,7 +177,7 @@ def concepts_of(captions: list[str]) -> list[int]:
 
 def cats() -> list[int]:
     """Every cat of the gallery: the subject's rivals."""
-    listed = json.loads((ENCODER / "concepts.json").read_text(encoding="utf-8"))["concepts"]
+    listed = json.loads((EMBEDDED_ENCODER / "concepts.json").read_text(encoding="utf-8"))["concepts"]
     return [k for k, concept in enumerate(listed) if "cat" in " ".join(concept["names"]).split()]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
 
 from . import asking, live, safe, watching
@@ -186,8 +187,11 @@ class GenerateTab:
 def suit(choice: str, base: str) -> list[Any]:
     """An adapter was chosen: its run's base and its samples' steps and guidance, and a note."""
     cfg = asking.run_settings(choice or "")
-    if cfg is None:
-        return [gr.skip()] * 4
+    return [gr.skip()] * 4 if cfg is None else as_in(cfg, base)
+
+
+def as_in(cfg: Config, base: str) -> list[Any]:
+    """What a run with these settings puts into the fields of ``GenerateTab.suited``; ``base`` is what stands there."""
     own, steps, guidance = cfg.base.path, cfg.sample.steps, cfg.sample.guidance
     note = f"As in its run: base {own}, {steps} steps, guidance {guidance:g}."
     if base not in ("", "embedded", own):

@@ -14,7 +14,7 @@ from lowrank_diffusion.errors import UserError
 from . import asking, safe, watching
 from .engine import Engine
 from .form import key_styles
-from .generate import GenerateTab, suit
+from .generate import GenerateTab, as_in
 from .language import LanguageTab
 from .picture_panel import PicturePanel
 from .runs import RunsTab
@@ -100,7 +100,7 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")
         updates[generate.prompt] = prompt or next(iter(config.sample.prompts), config.data.prompt)
-        updates |= zip(generate.suited, suit(f"run:{run.name}", base), strict=True)
+        updates |= zip(generate.suited, as_in(config, base), strict=True)
         return updates | {tabs: gr.Tabs(selected="generate")}
 
     listing.use.click(
