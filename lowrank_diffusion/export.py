@@ -5,8 +5,9 @@ Three forms of one adapter, each exact:
 ``NAME.safetensors``        ``unet.<path>.lora_A/lora_B.weight`` and ``lora_adapter_metadata``: diffusers'
                             ``load_lora_weights``. GraLoRA becomes a plain pair of rank k*r + r_h in closed form.
 ``NAME-kohya.safetensors``  ``lora_unet_<path_>.lora_down/lora_up.weight`` and ``.alpha``: ComfyUI, Forge, A1111,
-                            sd-scripts. Rank and alpha are the same in all layers and alpha = rank, because readers
-                            disagree about anything else.
+                            sd-scripts. Paths are those of the original code, as kohya's scripts write them. Rank and
+                            alpha are the same in all layers and alpha = rank, because readers disagree about anything
+                            else.
 ``NAME-peft/``              PEFT's folder, the adapter in its native form.
 
 Text encoders that were trained are in the same files, as ``text_encoder.``, ``text_encoder_2.``, ``lora_te1_`` and
@@ -33,6 +34,7 @@ from . import adapters
 from .config import Config
 from .errors import UserError
 from .factors import Factors, compress, pad
+from .layer_names import Layout, unet_names
 
 KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 """What kohya's keys begin with, by the model's name in a pipeline."""
@@ -71,7 +73,8 @@ def export(models: dict[str, nn.Module], folder: Path, facts: Facts) -> list[Pat
         for name, model in models.items()
         for layer in adapters.adapted_layers(model)
     }
-    metadata = common_metadata(facts, pairs)
+    layout = Layout.of(models["unet"].config)
+    metadata = common_metadata(facts, pairs) | layout.metadata()
     folder.mkdir(parents=True, exist_ok=True)
     diffusers, kohya, peft = (
         folder / f"{facts.name}.safetensors",
@@ -79,7 +82,7 @@ def export(models: dict[str, nn.Module], folder: Path, facts: Facts) -> list[Pat
         folder / f"{facts.name}-peft",
     )
     replace(diffusers, lambda path: save_diffusers(pairs, path, metadata))
-    replace(kohya, lambda path: save_kohya(pairs, path, metadata))
+    replace(kohya, lambda path: save_kohya(pairs, path, metadata, layout))
     replace(peft, lambda path: _save_all_peft(models, path, metadata))
     return [diffusers, kohya, peft]
 
@@ -146,13 +149,14 @@ def _lora_metadata(pairs: dict[str, Factors]) -> dict[str, Any]:
     }
 
 
-def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str]) -> None:
+def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str], layout: Layout) -> None:
     """The file that ComfyUI, Forge, A1111 and sd-scripts read, with the hashes by which they know a file."""
     rank = max(pair.a.shape[0] for pair in pairs.values())
     tensors: dict[str, Tensor] = {}
     for layer, pair in pairs.items():
         model, _, place = layer.partition(".")
-        whole, key = pad(pair, rank), f"{KOHYA[model]}_{place.replace('.', '_')}"
+        name = unet_names(place, layout)[1] if model == "unet" else place.replace(".", "_")
+        whole, key = pad(pair, rank), f"{KOHYA[model]}_{name}"
         tensors[f"{key}.lora_down.weight"] = whole.a.contiguous()
         tensors[f"{key}.lora_up.weight"] = whole.b.contiguous()
         tensors[f"{key}.alpha"] = whole.a.new_tensor(float(rank))
@@ -220,13 +224,25 @@ def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
         "ss_prior_loss_weight": str(cfg.prior.weight or None),
         "ss_tag_frequency": json.dumps({"img": {cfg.data.trigger: facts.pictures}} if cfg.data.trigger else {}),
         "ss_training_started_at": str(facts.started),
-        "lowrank_diffusion.settings": json.dumps(cfg.dotted(), ensure_ascii=False),
+        "lowrank_diffusion.settings": json.dumps(shareable(cfg.dotted()), ensure_ascii=False),
         "lowrank_diffusion.step": str(facts.step),
         "lowrank_diffusion.loss": str(facts.loss),
     }
     if v:
         fields["ss_v_parameterization"] = "True"
     return {key: value for key, value in fields.items() if value != ""}
+
+
+def shareable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for files that people pass on: of a path on this machine only the last name is kept."""
+    return {key: _last_name(value) for key, value in settings.items()}
+
+
+def _last_name(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_last_name(item) for item in value]
+    local = isinstance(value, str) and (value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] in (":\\", ":/"))
+    return value.replace("\\", "/").rstrip("/").rpartition("/")[2] if local else value
 
 
 def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
@@ -252,5 +268,6 @@ def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
     name = f"{path.stem}-r{rank}"
     diffusers, kohya = folder / f"{name}.safetensors", folder / f"{name}-kohya.safetensors"
     replace(diffusers, lambda target: save_diffusers(pairs, target, metadata))
-    replace(kohya, lambda target: save_kohya(pairs, target, metadata))
+    layout = Layout.of_metadata(metadata)
+    replace(kohya, lambda target: save_kohya(pairs, target, metadata, layout))
     return [diffusers, kohya]

@@ -106,8 +106,13 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
     if channels != 4:
         kind = {8: "instruct-pix2pix", 9: "inpainting"}.get(channels, "changed")
         problems.append((f"is an SDXL {kind} model ({channels} input channels, not 4).", "Give a text-to-image SDXL."))
-    if "edm_mean" in names:
+    if {"edm_mean", "edm_std"} & names.keys():
         problems.append(("is a Playground v2.5 checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
+    if any("edm_vpred." in name for name in names):
+        problems.append(("is a CosXL checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
+    if any("scaled_fp8" in name or name.endswith((".scale_weight", ".weight_scale")) for name in names):
+        rule = "is a scaled fp8 checkpoint: its weights mean nothing without their scales, which are not supported."
+        problems.append((rule, "Give the fp16 or bf16 checkpoint of the same model."))
     if _DEEPEST not in names:
         problems.append(
             (

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .. import adapters
 from ..config import Config, fields
 from ..errors import UserError
-from ..export import replace, save_peft, write_tensors
+from ..export import replace, save_peft, shareable, write_tensors
 from ..factors import Factors, compress, pad
 from ..loading import no_progress_bar
 
@@ -47,7 +47,7 @@ class Facts:
         values = self.config.dotted()
         settings = {key: values[key] for key in fields("text")}
         return {
-            "lowrank_diffusion.settings": json.dumps(settings, ensure_ascii=False),
+            "lowrank_diffusion.settings": json.dumps(shareable(settings), ensure_ascii=False),
             "lowrank_diffusion.step": str(self.step),
             "lowrank_diffusion.loss": str(self.loss),
             "lowrank_diffusion.date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

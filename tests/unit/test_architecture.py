@@ -21,7 +21,7 @@ LAYERS = (
     "config",
     "presets events bases",
     "hub loading",
-    "runs supervisor devices factors noise kernels products quantize",
+    "runs supervisor devices layer_names factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",
     "preflight",
