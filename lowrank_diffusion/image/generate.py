@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
-from safetensors import SafetensorError
+from torch import nn
 
 from .. import devices
 from ..adapters import AdapterError as AdapterError
+from ..factors import Factors
+from . import foreign
 from .model import Base, draw, native_size
 from .replay import Replay
 from .request import AdapterChoice, DrawCancelled, DrawRequest
@@ -101,7 +106,7 @@ class Studio:
 
     def _load(self, pipeline: StableDiffusionXLPipeline, choice: AdapterChoice) -> str:
         """Load an adapter file once; a file that has changed since is another one."""
-        path = Path(choice.path)
+        path = Path(choice.path).expanduser()
         try:
             key = (str(path.resolve()), path.stat().st_mtime_ns)
         except OSError as error:
@@ -202,19 +207,73 @@ def _size(pipeline: StableDiffusionXLPipeline, request: DrawRequest) -> tuple[in
 
 
 def load_adapter(pipeline: StableDiffusionXLPipeline, path: Path, name: str) -> None:
-    """Load a diffusers or kohya safetensors file and make sure that it did something.
-
-    diffusers only logs a line when no key of a file fits, so the adapted layers are counted.
+    """Put an adapter of any program into a pipeline, exactly and whole; after a failure all is as it was before.
 
     Raises:
-        AdapterError: not safetensors, not an adapter of this base, or nothing in it fits.
+        AdapterError: not an adapter of this base, or not whole.
     """
-    if path.suffix != ".safetensors":
-        raise AdapterError(f"{path}: only .safetensors adapters are loaded; other formats can run code of strangers.")
+    models: dict[str, Any] = {model: getattr(pipeline, model) for model in foreign.MODELS}
+    pairs = foreign.read(path, models)
+    before = {model: _State.of(models[model]) for model in pairs}
     try:
-        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True)
-    except (SafetensorError, ValueError, RuntimeError, KeyError, IndexError, TypeError, OSError) as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__  # the sizes are in later lines
-        raise AdapterError(f"{path.name}: is not a LoRA file for this base: {reason}") from None
-    if not any(name in names for names in pipeline.get_list_adapters().values()):
-        raise AdapterError(f"{path.name}: holds no layer of this base. Was it trained on another model?")
+        for model, own in pairs.items():
+            _inject(models[model], own, name)
+    except BaseException as error:
+        for model, state in before.items():
+            state.restore(models[model], name)
+        if isinstance(error, RuntimeError | ValueError | KeyError | TypeError) and not devices.is_out_of_memory(error):
+            raise AdapterError(f"{path.name}: cannot be applied to this base: {str(error)[:300]}") from None
+        raise
+
+
+@torch.no_grad()
+def _inject(model: Any, pairs: dict[str, Factors], name: str) -> None:
+    """Add PEFT layers of exactly these ranks, alpha = rank, and write the pairs into them."""
+    ranks = {path: pair.a.shape[0] for path, pair in pairs.items()}
+    patterns = {f"^{re.escape(path)}": rank for path, rank in ranks.items()}
+    most = max(ranks.values())
+    targets: Any = sorted(pairs)
+    config = LoraConfig(
+        r=most, lora_alpha=most, target_modules=targets, rank_pattern=patterns, alpha_pattern=dict(patterns)
+    )
+    inject_adapter_in_model(config, model, name)  # transformers' add_adapter refuses PEFT releases that work
+    model._hf_peft_config_loaded = True
+    for path, pair in pairs.items():
+        layer = model.get_submodule(path)
+        for own, value in ((layer.lora_A[name].weight, pair.a), (layer.lora_B[name].weight, pair.b)):
+            own.copy_(value.reshape(own.shape))
+    model.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A model's layers and adapters before another adapter comes."""
+
+    layers: dict[str, nn.Module]
+    active: dict[str, tuple[Any, Any]]
+    configs: dict[str, Any] | None
+    loaded: bool
+
+    @classmethod
+    def of(cls, model: Any) -> _State:
+        layers = {path: layer for path, layer in model.named_modules() if ".lora_" not in path}
+        tuned = {path: layer for path, layer in layers.items() if isinstance(layer, BaseTunerLayer)}
+        active = {path: (layer._active_adapter, layer._disable_adapters) for path, layer in tuned.items()}
+        configs = getattr(model, "peft_config", None)
+        return cls(layers, active, None if configs is None else dict(configs), model._hf_peft_config_loaded)
+
+    def restore(self, model: Any, name: str) -> None:
+        """Take ``name`` out again, however far it came."""
+        for path, layer in list(model.named_modules()):
+            if isinstance(layer, BaseTunerLayer) and path not in self.active:
+                parent, _, last = path.rpartition(".")
+                model.get_submodule(parent)._modules[last] = self.layers[path]
+        for path, (active, disabled) in self.active.items():
+            layer: Any = model.get_submodule(path)
+            layer.delete_adapter(name)
+            layer._active_adapter, layer._disable_adapters = active, disabled
+        if self.configs is None:
+            model.__dict__.pop("peft_config", None)
+        else:
+            model.peft_config = self.configs
+        model._hf_peft_config_loaded = self.loaded

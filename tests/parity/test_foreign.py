@@ -1,0 +1,128 @@
+"""Adapter files of other programs: the UNet says what the explicit formula says, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import save_file
+
+from lowrank_diffusion.adapters import AdapterError, matching_layers
+from lowrank_diffusion.image import generate
+from lowrank_diffusion.image.generate import load_adapter
+from lowrank_diffusion.layer_names import Layout, unet_names
+from lowrank_diffusion.paths import EMBEDDED_BASE
+
+
+@pytest.fixture
+def pipeline() -> Any:
+    return StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
+
+
+def says(unet: Any) -> torch.Tensor:
+    draws, cfg = torch.Generator().manual_seed(0), unet.config
+    pooled = cfg.projection_class_embeddings_input_dim - 6 * cfg.addition_time_embed_dim
+    added = {"text_embeds": torch.randn(1, pooled, generator=draws), "time_ids": torch.ones(1, 6)}
+    sample = torch.randn(1, 4, 16, 16, generator=draws)
+    tokens = torch.randn(1, 7, cfg.cross_attention_dim, generator=draws)
+    with torch.no_grad():
+        return unet(sample, torch.tensor(500), tokens, added_cond_kwargs=added).sample
+
+
+def mixed(unet: Any, form: str, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A file with ranks 4, 8 and 16 in turn, other alphas, none in half of the layers; and the updates it means."""
+    draws, tensors, deltas = torch.Generator().manual_seed(1), {}, {}
+    layout = Layout.of(unet.config)
+    for index, (path, layer) in enumerate(matching_layers(unet, "attention+feed_forward").items()):
+        rank = (4, 8, 16)[index % 3]
+        a = (0.1 * torch.randn(rank, layer.in_features, generator=draws)).to(dtype)
+        b = (0.1 * torch.randn(layer.out_features, rank, generator=draws)).to(dtype)
+        sgm, underscored = unet_names(path, layout)[1:3]
+        name, ends = {
+            "sgm": (f"lora_unet_{sgm}", ("lora_down.weight", "lora_up.weight")),
+            "kohya": (f"lora_unet_{underscored}", ("lora_down.weight", "lora_up.weight")),
+            "new": (f"unet.{path}", ("lora_A.weight", "lora_B.weight")),
+            "old": (f"unet.{path}", ("lora.down.weight", "lora.up.weight")),
+        }[form]
+        tensors |= {f"{name}.{ends[0]}": a, f"{name}.{ends[1]}": b}
+        scale = 1.0
+        if form in ("sgm", "kohya") and index % 2:
+            tensors[f"{name}.alpha"] = torch.tensor(float(1 + index % 5))
+            scale = (1 + index % 5) / rank
+        deltas[path] = scale * b.float() @ a.float()
+    return tensors, deltas
+
+
+@pytest.mark.parametrize("form", ["sgm", "kohya", "new", "old"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_unet_says_what_the_formula_says(pipeline: Any, form: str, dtype: torch.dtype, tmp_path: Path):
+    tensors, deltas = mixed(pipeline.unet, form, dtype)
+    save_file(tensors, tmp_path / "X.SAFETENSORS")
+    expected = copy.deepcopy(pipeline.unet)
+    for path, delta in deltas.items():
+        expected.get_submodule(path).weight.data += delta
+    plain = says(pipeline.unet)
+    load_adapter(pipeline, tmp_path / "X.SAFETENSORS", "x")
+    said = says(pipeline.unet)
+    assert (said - says(expected)).abs().max() < 1e-5 * max(1.0, float(said.abs().max()))
+    assert (said - plain).abs().max() > 1e-2
+
+
+def test_a_text_encoder_file_of_one_projection_is_read(pipeline: Any, tmp_path: Path):
+    tensors = {}
+    for number, encoder in ((1, pipeline.text_encoder), (2, pipeline.text_encoder_2)):
+        size, stem = encoder.config.hidden_size, f"lora_te{number}_text_model_encoder_layers_0_self_attn_q_proj"
+        tensors |= {f"{stem}.lora_down.weight": torch.ones(2, size), f"{stem}.lora_up.weight": torch.ones(size, 2)}
+    save_file(tensors, tmp_path / "te.safetensors")
+    load_adapter(pipeline, tmp_path / "te.safetensors", "x")
+    assert set(pipeline.get_list_adapters()) == {"text_encoder", "text_encoder_2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("lora_unet_x.hada_w1_a", "LoHa"),
+        ("lora_unet_x.lokr_w1", "LoKr"),
+        ("lora_unet_x.oft_blocks", "OFT"),
+        ("lora_unet_x.dora_scale", "DoRA"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "Flux"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "Stable Diffusion 1"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "language model"),
+        ("lora_unet_nowhere.lora_down.weight", "fit no layer"),
+        ("bundle_emb.x.string_to_param", "embedding"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(pipeline: Any, name: str, word: str, tmp_path: Path):
+    save_file({name: torch.ones(2, 2)}, tmp_path / "x.safetensors")
+    with pytest.raises(AdapterError, match=word):
+        load_adapter(pipeline, tmp_path / "x.safetensors", "x")
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_after_a_failure_all_is_as_before(pipeline: Any, loaded: bool, tmp_path: Path, monkeypatch: Any):
+    tensors, _ = mixed(pipeline.unet, "sgm", torch.float32)
+    size = pipeline.text_encoder.config.hidden_size
+    stem = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+    tensors |= {f"{stem}.lora_down.weight": torch.ones(2, size), f"{stem}.lora_up.weight": torch.ones(size, 2)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    if loaded:
+        load_adapter(pipeline, tmp_path / "x.safetensors", "first")
+    names, before = [name for name, _ in pipeline.unet.named_modules()], says(pipeline.unet)
+    inject = generate._inject
+
+    def fail(model: Any, pairs: Any, name: str) -> None:
+        inject(model, pairs, name)
+        if model is not pipeline.unet:
+            raise RuntimeError("injected")
+
+    monkeypatch.setattr(generate, "_inject", fail)
+    with pytest.raises(AdapterError, match="injected"):
+        load_adapter(pipeline, tmp_path / "x.safetensors", "second")
+    assert [name for name, _ in pipeline.unet.named_modules()] == names
+    assert torch.equal(says(pipeline.unet), before)
+    monkeypatch.undo()
+    load_adapter(pipeline, tmp_path / "x.safetensors", "second")
