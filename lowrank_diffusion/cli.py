@@ -6,18 +6,14 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import cli_image, cli_text, config, devices, presets, runs, supervisor, terminal
-from .bases import ModelError
+from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
-from .errors import DataError, UserError
+from .errors import UserError
 from .image import memory
-from .image.data import scan
-from .image.source import resolve
 from .paths import PROJECT
-from .text.source import resolve as resolve_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,15 +97,17 @@ def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
     preset = presets.find_preset(options.preset)
     cfg = presets.build(preset.values, presets.parse_overrides(options.settings))
-    problems = _problems(presets.with_absolute_paths(cfg))
-    if problems:
-        raise ConfigError(problems)
+    found = preflight.look(presets.with_absolute_paths(cfg))
+    if found.problems:
+        raise ConfigError(found.problems)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     if options.prepare:
         print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
         return terminal.DONE
-    return _start(run, options.detach)
+    return _start(run, options.detach, found.notes)
 
 
 def _memory(options: argparse.Namespace) -> int:
@@ -122,28 +120,10 @@ def _memory(options: argparse.Namespace) -> int:
     return terminal.DONE
 
 
-def _problems(cfg: config.Config) -> list[Problem]:
-    """What can be told before there is a run, without torch."""
-    found = devices.problems(cfg)
-    try:
-        resolve(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
-    except ModelError as error:
-        found += error.problems
-    if not cfg.data.instance:
-        what = "the folder with your pictures" if cfg.task == "image" else "the file with your rows"
-        return [*found, Problem("data.instance", "is empty.", f"Give {what}.")]
-    if cfg.task == "text":
-        return found + cli_text.data_problems(cfg)
-    try:
-        scan(Path(cfg.data.instance), cfg.data.prompt)
-    except DataError as error:
-        found += [Problem("data.instance", problem) for problem in error.problems]
-    return found
-
-
-def _start(run: runs.Run, detach: bool) -> int:
+def _start(run: runs.Run, detach: bool, told: Sequence[str] = ()) -> int:
+    """Start a run and follow it; ``told``: notes that were shown already."""
     supervisor.start(run)
-    return terminal.DONE if detach else terminal.follow(run, stop_on_interrupt=True)
+    return terminal.DONE if detach else terminal.follow(run, stop_on_interrupt=True, told=told)
 
 
 def _resume(options: argparse.Namespace) -> int:

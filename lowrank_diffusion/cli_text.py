@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import devices, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem
-from .errors import DataError, UserError
+from .errors import UserError
 from .text.request import LIMITS, Settings, broken
 from .text.rows import Message, read
 
@@ -166,16 +166,3 @@ def _merged(run: runs.Run, plain: Path, options: argparse.Namespace) -> Path:
     base = Base.of(cfg.base.model_copy(update={"quantize": "none"}), cpu, devices.dtype(precision, cpu))
     print(f"merging in {precision}", file=sys.stderr)
     return files.merge(base.model(), base.tokenizer(cfg.text.template), plain, options.out / f"{run.title}-merged")
-
-
-def data_problems(cfg: Config) -> list[Problem]:
-    """What is wrong with the files of rows, told without torch."""
-    found: list[Problem] = []
-    for key, path in (("data.instance", cfg.data.instance), ("text.held_out", cfg.text.held_out)):
-        if not path:
-            continue
-        try:
-            read(Path(path))
-        except DataError as error:
-            found += [Problem(key, problem) for problem in error.problems]
-    return found

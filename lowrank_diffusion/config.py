@@ -61,6 +61,10 @@ class DataConfig(Section):
         0.0, "Share of pictures seen without caption, as guidance does (class pictures keep theirs); 0.05 is usual.",
         ge=0, lt=1,
     )  # fmt: skip
+    caption_chunks: int = option(
+        1, "Captions and prompts are read in so many chunks of what the base takes at once (75 tokens), as kohya's "
+        "scripts do it; what is longer is cut, and named.", ge=1, le=8,
+    )  # fmt: skip
     resolution: int | None = option(
         None, "Side of the square training crop; empty: the base's own.", unit="px", ge=64, le=2048, multiple_of=8
     )

@@ -224,7 +224,8 @@ class Status:
 
     def _tell(self, event: events.Note | events.Memory) -> None:
         if isinstance(event, events.Note):
-            self.notes.append(event.message)
+            if event.message not in self.notes:  # a resumed run says again what it said before
+                self.notes.append(event.message)
         else:
             self.memory = max(self.memory, event.reserved)
 

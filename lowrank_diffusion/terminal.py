@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -13,13 +14,13 @@ from .runs import Run, RunError, Status, Watch
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
-def follow(run: Run, stop_on_interrupt: bool) -> int:
+def follow(run: Run, stop_on_interrupt: bool, told: Sequence[str] = ()) -> int:
     """Print progress until the run ends; returns the exit code.
 
     Ctrl-C asks the run to save and stop, and a second one leaves it to that; with ``stop_on_interrupt`` False the
-    first one only stops watching.
+    first one only stops watching. ``told``: notes that were shown already.
     """
-    screen, watch, interrupted = Screen(run), Watch(run), False
+    screen, watch, interrupted = Screen(run, told), Watch(run), False
     while True:
         try:
             status = watch.refresh()
@@ -51,8 +52,8 @@ def _code(status: Status) -> int:
 class Screen:
     """What has been said about a run so far, so that everything is said once."""
 
-    def __init__(self, run: Run):
-        self.run = run
+    def __init__(self, run: Run, told: Sequence[str] = ()):
+        self.run, self._known = run, set(told)
         self.terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
         self._last = self._mode = ""
@@ -69,7 +70,7 @@ class Screen:
 
     def show(self, status: Status) -> None:
         """Say what is new."""
-        for note in status.notes[self._notes :]:
+        for note in (note for note in status.notes[self._notes :] if note not in self._known):
             self.say(f"note: {note}")
         for step, prompt, path in status.samples[self._samples :]:
             self.say(f"sample after step {step}: {self.run.path / path} ({prompt})")
@@ -94,13 +95,18 @@ class Screen:
             self._last, self._told = line, time.monotonic()
 
     def _show_step(self, status: Status) -> None:
-        loss = status.losses[-1][1] if status.losses else float("nan")
+        loss = status.losses[-1][1] if status.losses else None
         if self.terminal:
             if self._bar is None:
                 self._bar = tqdm(total=status.steps, initial=status.step, desc=self.run.title, unit="step")
             self._bar.update(status.step - self._bar.n)
-            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        elif status.step != self._step and (time.monotonic() - self._told > 5 or status.step == status.steps):
+            if loss is not None:
+                self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        elif (
+            loss is not None
+            and status.step != self._step
+            and (time.monotonic() - self._told > 5 or status.step == status.steps)
+        ):
             self.say(f"step {status.step}/{status.steps} loss {loss:.4f} eta {status.eta:.0f} s")
             self._told = time.monotonic()
         self._step = status.step

@@ -162,7 +162,7 @@ def _task(
     if cfg.task == "image":
         from .dreambooth import DreamBooth
 
-        return DreamBooth(run, cfg, device, dtype, progress)
+        return DreamBooth(run, cfg, device, dtype, progress, log.append)
     from .llm import LanguageModel
 
     return LanguageModel(run, cfg, device, dtype, progress, log.append)

@@ -14,19 +14,19 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from lowrank_diffusion import adapters, devices, seeds
+from lowrank_diffusion import adapters, devices, events, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
-from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, norms, prior, text_encoders
+from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, norms, notes, prior, text_encoders
 from lowrank_diffusion.image.buckets import Size
-from lowrank_diffusion.image.data import DataError, Picture, scan
+from lowrank_diffusion.image.data import Picture, survey
 from lowrank_diffusion.image.model import Base, Embedding
 from lowrank_diffusion.image.replay import Replay
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.targets import TEXT_ENCODERS
 
-from .examples import Batch, Example, Words, stacked
+from .examples import Batch, Example, Words, split, stacked
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,10 +37,21 @@ class DreamBooth:
     With ``data.buckets`` a micro-batch holds pictures of one size; class pictures have examples of every size.
     """
 
-    def __init__(self, run: Run, cfg: Config, device: torch.device, dtype: torch.dtype, progress: Progress):
+    def __init__(
+        self,
+        run: Run,
+        cfg: Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        tell: Callable[[events.Event], None] = lambda _event: None,
+    ):
         self.run, self.cfg, self.device, self.dtype = run, cfg, device, dtype
         self.base = Base.of(cfg.base, device, dtype)
-        pictures, held_out = split(scan(Path(cfg.data.instance), cfg.data.prompt), cfg)
+        found = survey(Path(cfg.data.instance), cfg.data.prompt)
+        for note in notes.notes(cfg, found, notes.given_classes(cfg), self.base.source):
+            tell(events.Note(note))
+        pictures, held_out = split(found.pictures, cfg)
         self.side = cfg.data.resolution or self.base.native_size()
         self.scheduler = self.base.part("scheduler")
         self.objective = loss.objective(self.scheduler, cfg.loss.min_snr, cfg.loss.noise_offset, device)
@@ -93,9 +104,9 @@ class DreamBooth:
         """Prompts on the device: as the UNet reads them, or as text encoders do that are trained."""
         if self.cfg.adapter.text_encoders != "none":
             tokenizers = [self.base.part(name) for name in ("tokenizer", "tokenizer_2")]
-            said = text_encoders.tokenise(tokenizers, prompts)
+            said = text_encoders.tokenise(tokenizers, prompts, self.cfg.data.caption_chunks)
             return {prompt: Words(ids.to(self.device)) for prompt, ids in said.items()}
-        found = model.embed(self.base, prompts, progress)
+        found = model.embed(self.base, prompts, progress, self.cfg.data.caption_chunks)
         to = {"device": self.device, "dtype": self.dtype}
         return {prompt: Embedding(e.tokens.to(**to), e.pooled.to(**to)) for prompt, e in found.items()}
 
@@ -281,16 +292,3 @@ def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timeste
         predicted = task.predict(noised, batch)
         losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())
     return float(torch.stack(losses).mean())
-
-
-def split(pictures: list[Picture], cfg: Config) -> tuple[list[Picture], list[Picture]]:
-    """(training, held out): ``validation.holdout`` pictures drawn by the seed. Raises DataError if none is left."""
-    holdout = cfg.validation.holdout
-    if holdout >= len(pictures):
-        raise DataError([f"validation.holdout={holdout} leaves none of the {len(pictures)} pictures to train on."])
-    order = torch.randperm(len(pictures), generator=seeds.generator(cfg.seed, 0, "holdout")).tolist()
-    held_out = set(order[:holdout])
-    return (
-        [picture for index, picture in enumerate(pictures) if index not in held_out],
-        [picture for index, picture in enumerate(pictures) if index in held_out],
-    )

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowrank_diffusion import seeds
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.errors import DataError
 from lowrank_diffusion.image.buckets import Size
+from lowrank_diffusion.image.data import Picture
 from lowrank_diffusion.image.model import Embedding
 
 
@@ -16,7 +20,7 @@ class Words:
     """A prompt as text encoders read it that are trained."""
 
     ids: Tensor
-    """(2, L) int64, on the device: for each encoder."""
+    """(2, L) int64, on the device: for each encoder; with data.caption_chunks (2, n, L)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Batch:
     count: float
     """Instances in it."""
     ids: Tensor | None = None
-    """(B, 2, L) int64: the captions, where the text encoders are trained."""
+    """(B, 2, L) or (B, 2, n, L) int64: the captions, where the text encoders are trained."""
     told: Tensor | None = None
     """(B,) bool, with data.caption_dropout: whether the caption is seen."""
 
@@ -69,3 +73,16 @@ class Batch:
 def stacked(tensors: list[Tensor]) -> Tensor | None:
     """In a new first dimension; nothing of nothing."""
     return torch.stack(tensors) if tensors else None
+
+
+def split(pictures: list[Picture], cfg: Config) -> tuple[list[Picture], list[Picture]]:
+    """(training, held out): ``validation.holdout`` pictures drawn by the seed. Raises DataError if none is left."""
+    holdout = cfg.validation.holdout
+    if holdout >= len(pictures):
+        raise DataError([f"validation.holdout={holdout} leaves none of the {len(pictures)} pictures to train on."])
+    order = torch.randperm(len(pictures), generator=seeds.generator(cfg.seed, 0, "holdout")).tolist()
+    held_out = set(order[:holdout])
+    return (
+        [picture for index, picture in enumerate(pictures) if index not in held_out],
+        [picture for index, picture in enumerate(pictures) if index in held_out],
+    )

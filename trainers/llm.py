@@ -73,6 +73,8 @@ class LanguageModel:
 
     def _describe(self) -> None:
         """Say what became of the rows."""
+        for note in self.data.notes:
+            self.tell(events.Note(note))
         lengths = [len(example.ids) for example in self.data.train]
         if self.cfg.text.packing:
             share = sum(lengths) / (self.batches.packs * self.cfg.text.length)

@@ -1,19 +1,25 @@
 """Captions that lie beside pictures: one table for the folder, or a text file for each picture.
 
 Tables are ``metadata`` or ``captions`` as .csv or .jsonl with a column for the picture's file name and one for its
-caption. A caption is one line: white space and line breaks become single spaces.
+caption; they may name pictures of sub-folders, as data sets of the hub do. A text file is called as its
+picture is, with ``.txt`` for the ending or behind it. A caption is one line: white space and line breaks become single
+spaces.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .pictures import DataError, os_problem
+from ..errors import DataError
+from ..files import MB, Unreadable, read_text
+from ..marks import Marks, listed
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 NAME_COLUMNS = ("file_name", "filename", "file", "image")
@@ -28,55 +34,102 @@ def one_line(caption: str) -> str:
     return " ".join(caption.split())
 
 
-def from_table(table: Path, pictures: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:
+@dataclass
+class Captions:
+    """Captions by picture, and everything that is to be said about where they came from."""
+
+    found: dict[Path, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    excluded: list[Path] = field(default_factory=list)
+    """Pictures that the table says are not to be learnt."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Columns of the table that are not looked at, and in how many rows they stand."""
+
+    def notes(self) -> list[str]:
+        """For a person: what of the table is not used."""
+        found = []
+        if self.excluded:
+            names = listed(path.name for path in self.excluded)
+            found.append(f"{len(self.excluded)} pictures are left out, as the table asks for: {names}.")
+        if self.ignored:
+            columns = listed([f"{name} ({count} rows)" for name, count in self.ignored.most_common()], 8)
+            found.append(f"Columns of the table that are not looked at: {columns}.")
+        return found
+
+
+def from_table(table: Path, pictures: Iterable[Path]) -> Captions:
     """Captions by picture from a table, and everything that is wrong with the table."""
-    found: dict[Path, str] = {}
-    problems: list[str] = []
+    said = Captions()
     by_name = _names(pictures)
     try:
         for where, row in _rows(table):
-            picture, caption, problem = (None, "", row) if isinstance(row, str) else _row(row, by_name)
-            if picture in found:
+            picture, caption, problem = (None, "", row) if isinstance(row, str) else _row(row, by_name, table.parent)
+            if picture in said.found or picture in said.excluded:
                 problem = f"names {picture.name} a second time. Keep one row for each picture."
             if picture is None or problem:
-                problems.append(f"{where}: {problem}")
+                said.problems.append(f"{where}: {problem}")
             else:
-                found[picture] = caption
+                _take(picture, caption, row, said)
     except DataError as error:
-        problems += error.problems
-    if not found and not problems:
-        problems.append(f"{table}: has no rows. Add one for each picture, or remove the file.")
-    return found, problems
+        said.problems += error.problems
+    if not said.found and not said.problems:
+        why = "leaves out every picture" if said.excluded else "has no rows"
+        said.problems.append(f"{table}: {why}. Add a row for each picture, or remove the file.")
+    return said
 
 
-def from_texts(texts: Iterable[Path], pictures: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:
+def _take(picture: Path, caption: str, row: Any, said: Captions) -> None:
+    """A row that is right: its caption, and whether it says that its picture is not to be learnt."""
+    marks = Marks(row, classes=True)
+    if marks.left_out:
+        said.excluded.append(picture)
+    else:
+        said.found[picture] = caption
+    known = {*NAME_COLUMNS, *CAPTION_COLUMNS, *marks.names}
+    said.ignored.update(str(name) for name, value in row.items() if name not in known and value not in (None, ""))
+
+
+def from_texts(texts: Iterable[Path], pictures: Sequence[Path]) -> Captions:
     """Captions by picture from NAME.txt files, and everything that is wrong with those files."""
-    found: dict[Path, str] = {}
-    problems: list[str] = []
-    by_stem = {picture.stem: picture for picture in pictures}
+    said = Captions()
+    by_name = {picture.name: [picture] for picture in pictures}
+    by_stem: dict[str, list[Path]] = {}
+    for picture in pictures:
+        by_stem.setdefault(picture.stem, []).append(picture)
     for text in texts:
-        picture = by_stem.get(text.stem)
-        if picture is None:
-            hint = f"Add a picture {text.stem}.png (or .jpg...), or remove the file."
-            problems.append(f"{text}: is a caption without its picture. {hint}")
+        meant = by_name.get(text.stem) or by_stem.get(text.stem) or []  # a.png.txt: some programs write captions so
+        problem = _one_picture(text, meant, said)
+        if problem:
+            said.problems.append(f"{text}: {problem}")
             continue
         try:
-            found[picture] = one_line(_text(text))
+            said.found[meant[0]] = one_line(_text(text, LARGEST_CAPTION))
         except DataError as error:
-            problems += error.problems
-    return found, problems
+            said.problems += error.problems
+    return said
 
 
-def _text(path: Path) -> str:
+def _one_picture(text: Path, meant: list[Path], said: Captions) -> str:
+    """Why a text file is not the caption of just one picture; empty if it is."""
+    if not meant:
+        return f"is a caption without its picture. Add a picture {text.stem}.png (or .jpg...), or remove the file."
+    if len(meant) > 1:
+        names = " or ".join(picture.name for picture in meant)
+        return f"could be the caption of {names}. Call it {meant[0].name}.txt, or rename one of the pictures."
+    if meant[0] in said.found:
+        return f"is a second caption of {meant[0].name}. Keep one of its .txt files."
+    return ""
+
+
+LARGEST_CAPTION = MB
+LARGEST_TABLE = 100 * MB
+
+
+def _text(path: Path, limit: int) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    except OSError as error:
-        raise os_problem(path, error) from None
-    if "\0" in text:  # UTF-16 without its mark passes as UTF-8 full of zeros
-        raise DataError([f"{path}: is not UTF-8 text. Save it with the encoding UTF-8."])
-    return text
+        return read_text(path, limit, path.parent)
+    except Unreadable as error:
+        raise DataError([f"{path}: {error}"]) from None
 
 
 def _names(pictures: Iterable[Path]) -> dict[str, Path | None]:
@@ -88,7 +141,7 @@ def _names(pictures: Iterable[Path]) -> dict[str, Path | None]:
 
 
 def _rows(table: Path) -> Iterator[Row]:
-    text = _text(table)
+    text = _text(table, LARGEST_TABLE)
     yield from _json_rows(table, text) if table.suffix.lower() == ".jsonl" else _csv_rows(table, text)
 
 
@@ -124,7 +177,7 @@ def _csv_rows(table: Path, text: str) -> Iterator[Row]:
         raise DataError([f"{table}, line {reader.line_num}: is not valid CSV ({error}). Export it again."]) from None
 
 
-def _row(row: Mapping[Any, Any], by_name: Mapping[str, Path | None]) -> tuple[Path | None, str, str]:
+def _row(row: Mapping[Any, Any], by_name: Mapping[str, Path | None], folder: Path) -> tuple[Path | None, str, str]:
     """The picture and caption of a row, and what is wrong with it."""
     if None in row:
         return None, "", 'has more fields than the first line. Put captions with commas in double quotes ("...").'
@@ -135,11 +188,20 @@ def _row(row: Mapping[Any, Any], by_name: Mapping[str, Path | None]) -> tuple[Pa
     if problem:
         return None, "", problem
     name = name.strip().replace("\\", "/").removeprefix("./")
-    picture = by_name.get(name)
+    picture = by_name.get(name) or _in_sub_folder(name, folder)
     if picture is None:
         several = "does not say which of several pictures it means" if name in by_name else "names a missing picture"
-        return None, "", f"{several}: {name!r}. Give the file name of a picture in this folder, or remove the row."
+        return None, "", f"{several}: {name!r:.200}. Give the file name of a picture in this folder, or remove the row."
     return picture, one_line(caption), ""
+
+
+def _in_sub_folder(name: str, folder: Path) -> Path | None:
+    """The file that a row names by its path from the table's folder, which it cannot lead out of."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 2 or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name or len(name) > 1000:
+        return None
+    path = folder.joinpath(*parts)
+    return path if path.is_file() else None
 
 
 def _column(row: Mapping[Any, Any], allowed: tuple[str, ...]) -> tuple[str, str]:
@@ -150,5 +212,5 @@ def _column(row: Mapping[Any, Any], allowed: tuple[str, ...]) -> tuple[str, str]
         return "", f"{has} of {', '.join(allowed)}."
     value = row[present[0]]
     if not isinstance(value, str):
-        return "", f"{present[0]} must be text, got {value!r}."
+        return "", f"{present[0]} must be text, got {value!r:.60}."
     return value, ""

@@ -1,7 +1,7 @@
 """A folder of pictures with captions: reading one, writing one, and everything that can be wrong with it.
 
 Captions come from the first of these that a folder has: a table (see :mod:`.captions`), a NAME.txt beside a picture,
-one prompt for all. Sub-folders and hidden files are not looked at.
+one prompt for all. What is left out is named: sub-folders that no table names, and files that are no pictures.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import re
 import shutil
 import unicodedata
 import uuid
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import captions
+from ..marks import listed
+from . import captions, listing
+from .listing import Listing
 from .pictures import (
     READABLE,
     SUFFIXES,
@@ -29,25 +30,17 @@ from .pictures import (
 )
 
 __all__ = [
+    "SUFFIXES",
     "DataError",
     "Picture",
     "check_picture",
     "content_key",
     "open_picture",
     "scan",
+    "survey",
     "thumbnail",
     "write_set",
 ]
-
-_NOT_READ = {
-    **dict.fromkeys((".heic", ".heif"), "is a HEIC/HEIF picture, which cannot be read. Convert it to PNG or JPEG."),
-    **dict.fromkeys(
-        ".avif .jxl .jp2 .psd .svg .xcf .ico .tga .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .mp4 .mov .webm .avi".split(),
-        f"cannot be read. Convert it to one of {READABLE}, or remove it.",
-    ),
-    ".caption": "is not looked at. Give captions the ending .txt.",
-}
-"""What people leave among their pictures in the belief that it counts, and what to tell them."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 """Names that Windows keeps for devices."""
@@ -65,15 +58,13 @@ class Picture:
     """Pixels, after EXIF rotation."""
 
 
-@dataclass
-class _Listing:
-    """What is in a folder, sorted by name."""
+@dataclass(frozen=True)
+class Survey:
+    """A folder of pictures: what is learnt of it, and what is not."""
 
-    pictures: list[Path] = field(default_factory=list)
-    texts: list[Path] = field(default_factory=list)
-    tables: list[Path] = field(default_factory=list)
-    not_read: list[Path] = field(default_factory=list)
-    folders: int = 0
+    pictures: list[Picture]
+    notes: list[str]
+    """For a person: what is left out, and what stands in for what is missing."""
 
 
 def scan(folder: Path, prompt: str = "") -> list[Picture]:
@@ -84,23 +75,45 @@ def scan(folder: Path, prompt: str = "") -> list[Picture]:
     Raises:
         DataError: with every problem of the folder, its pictures and its captions.
     """
-    listing = _list(folder)
-    problems = [f"{path}: {_NOT_READ[path.suffix.lower()]}" for path in listing.not_read]
-    if not listing.pictures:
-        raise DataError([_no_pictures(folder, listing), *problems])
+    return survey(folder, prompt).pictures
+
+
+def survey(folder: Path, prompt: str = "") -> Survey:
+    """The pictures of a folder as :func:`scan` returns them, and notes on what is left out.
+
+    Raises:
+        DataError: with every problem of the folder, its pictures and its captions.
+    """
+    files = listing.read(folder)
+    problems = [f"{path}: {reason}" for path, reason in files.not_read]
     prompt = captions.one_line(prompt)
-    caption_of, caption_problems = _captions(folder, listing, prompt)
-    problems += caption_problems
+    said = _captions(files, prompt)
+    files.pictures = [path for path in _with_named(files, said) if path not in said.excluded]
+    if not files.pictures:
+        raise DataError([*([] if said.problems else [_no_pictures(files)]), *problems, *said.problems])
+    problems += said.problems
     pictures = []
-    for path in listing.pictures:
+    for path in files.pictures:
         try:
             width, height = check_picture(path)
-            pictures.append(Picture(path, caption_of.get(path) or prompt, width, height))
+            pictures.append(Picture(path, said.found.get(path) or prompt, width, height))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return pictures
+    return Survey(pictures, [*files.notes(), *said.notes(), *_empty(said)])
+
+
+def _empty(said: captions.Captions) -> list[str]:
+    """Pictures whose own caption is empty get the common prompt, which is to be seen."""
+    empty = [path.name for path, caption in said.found.items() if not caption]
+    return [f"{len(empty)} captions are empty, and data.prompt stands in for them: {listed(empty)}."] if empty else []
+
+
+def _with_named(files: Listing, said: captions.Captions) -> list[Path]:
+    """The folder's own pictures, and those of its sub-folders that its table names."""
+    named = [path for path in (*said.found, *said.excluded) if path.parent != files.folder]
+    return sorted({*files.pictures, *named}, key=lambda path: str(path.relative_to(files.folder)))
 
 
 def write_set(folder: Path, items: Sequence[tuple[Path, str]]) -> Path:
@@ -163,81 +176,45 @@ def _unique(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _list(folder: Path) -> _Listing:
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise DataError([f"{folder}: is a file. Give the folder that the pictures are in."])
-        entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        raise os_problem(folder, error) from None
-    listing = _Listing()
-    for path in entries:
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            listing.folders += 1
-        elif path.name.lower() in captions.TABLES:
-            listing.tables.append(path)
-        elif path.suffix.lower() == ".txt":
-            listing.texts.append(path)
-        elif path.suffix.lower() in SUFFIXES:
-            listing.pictures.append(path)
-        elif path.suffix.lower() in _NOT_READ:
-            listing.not_read.append(path)
-    return listing
-
-
-def _no_pictures(folder: Path, listing: _Listing) -> str:
-    if listing.folders:
-        count = "a sub-folder" if listing.folders == 1 else f"{listing.folders} sub-folders"
+def _no_pictures(files: Listing) -> str:
+    if files.folders:
+        count = "a sub-folder" if len(files.folders) == 1 else f"{len(files.folders)} sub-folders"
         hint = f"Pictures in sub-folders are not read: give one of them, or put pictures ({READABLE}) here."
-        return f"{folder}: has no pictures of its own, only {count}. {hint}"
-    return f"{folder}: has no pictures. Put some there: {READABLE}."
+        return f"{files.folder}: has no pictures of its own, only {count}. {hint}"
+    return f"{files.folder}: has no pictures. Put some there: {READABLE}."
 
 
-def _captions(folder: Path, listing: _Listing, prompt: str) -> tuple[dict[Path, str], list[str]]:
+def _captions(files: Listing, prompt: str) -> captions.Captions:
     """Captions by picture from the folder's own files, and all that is wrong with them."""
-    if len(listing.tables) > 1:
-        names = " and ".join(table.name for table in listing.tables)
-        return {}, [f"{folder}: has several caption tables, {names}. Keep one of them."]
-    if not listing.tables:
-        found, problems = captions.from_texts(listing.texts, listing.pictures)
-        problems = _shared_stems(listing.pictures) + problems
-        return found, problems + (_uncaptioned(folder, listing, found) if not prompt else [])
-    table = listing.tables[0]
-    found, problems = captions.from_table(table, listing.pictures)
-    if listing.texts:
-        texts = f"{listing.texts[0].name}{' and others' if len(listing.texts) > 1 else ''}"
+    if len(files.tables) > 1:
+        names = " and ".join(table.name for table in files.tables)
+        return captions.Captions(problems=[f"{files.folder}: has several caption tables, {names}. Keep one of them."])
+    if not files.tables:
+        said = captions.from_texts(files.texts, files.pictures)
+        said.problems += _uncaptioned(files, said.found) if files.pictures and not prompt else []
+        return said
+    table = files.tables[0]
+    said = captions.from_table(table, files.pictures)
+    if files.texts:
+        texts = f"{files.texts[0].name}{' and others' if len(files.texts) > 1 else ''}"
         hint = f"Remove {table.name} to use the .txt files, or the .txt files to use the table."
-        problems.append(f"{folder}: has captions both in {table.name} and in .txt files ({texts}). {hint}")
-    if not problems and not prompt:  # rows that could not be read would all show up here again
-        problems = [
+        said.problems.append(f"{files.folder}: has captions both in {table.name} and in .txt files ({texts}). {hint}")
+    if not said.problems and not prompt:  # rows that could not be read would all show up here again
+        said.problems = [
             f"{path}: has no caption in {table.name}. Add a row for it, or give one prompt for all such pictures."
-            for path in listing.pictures
-            if not found.get(path)
+            for path in _with_named(files, said)
+            if not said.found.get(path) and path not in said.excluded
         ]
-    return found, problems
+    return said
 
 
-def _uncaptioned(folder: Path, listing: _Listing, found: dict[Path, str]) -> list[str]:
-    if not listing.texts:
+def _uncaptioned(files: Listing, found: dict[Path, str]) -> list[str]:
+    if not files.texts:
         hint = "Put a .txt of the same name beside each picture, add a metadata.csv, or give one prompt for all."
-        return [f"{folder}: none of its pictures has a caption. {hint}"]
-    refused = {text.stem for text in listing.texts} - {picture.stem for picture in found}  # problems already
+        return [f"{files.folder}: none of its pictures has a caption. {hint}"]
+    refused = {text.stem for text in files.texts} - {name for path in found for name in (path.stem, path.name)}
     return [
         f"{path}: has no caption. Write one into {path.stem}.txt, or give one prompt for all such pictures."
-        for path in listing.pictures
-        if not found.get(path) and path.stem not in refused
-    ]
-
-
-def _shared_stems(pictures: list[Path]) -> list[str]:
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for path in pictures:
-        by_stem[path.stem].append(path.name)
-    folder = pictures[0].parent
-    return [
-        f"{folder / names[0]}: would share {stem}.txt with {' and '.join(names[1:])}. Rename all but one."
-        for stem, names in by_stem.items()
-        if len(names) > 1
+        for path in files.pictures
+        if not found.get(path) and not {path.stem, path.name} & refused  # those are problems already
     ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import devices
 from ..config import BaseModelConfig
 from ..quantize import quantize
-from . import cache
+from . import cache, text_encoders
 from .crops import Crop
 from .data import content_key
 from .load import load_config, load_part, load_pipeline
@@ -78,8 +78,11 @@ class Embedding:
     """(P,): the second encoder's projection."""
 
 
-def embed(base: Base, prompts: list[str], progress: Progress) -> dict[str, Embedding]:
-    """Embeddings of all distinct prompts, on the CPU; the text encoders are loaded only if one is not cached."""
+def embed(base: Base, prompts: list[str], progress: Progress, chunks: int = 1) -> dict[str, Embedding]:
+    """Embeddings of all distinct prompts, on the CPU; the text encoders are loaded only if one is not cached.
+
+    ``chunks``: of how many times the tokens that the text encoders take at once; see :mod:`.text_encoders`.
+    """
     distinct = sorted(set(prompts))
     encoder: list[StableDiffusionXLPipeline] = []
 
@@ -87,16 +90,25 @@ def embed(base: Base, prompts: list[str], progress: Progress) -> dict[str, Embed
         if not encoder:
             encoder.append(_text_pipeline(base))
         with torch.no_grad():
-            tokens, _, pooled, _ = encoder[0].encode_prompt(
-                distinct[index], device=base.device, do_classifier_free_guidance=False
-            )
+            tokens, pooled = spoken(encoder[0], distinct[index], chunks)
         return {"tokens": tokens[0].float(), "pooled": pooled[0].float()}
 
-    names = [cache.key(base.key, base.dtype, "prompt", prompt) for prompt in distinct]
+    how = [] if chunks == 1 else [chunks]
+    names = [cache.key(base.key, base.dtype, "prompt", prompt, *how) for prompt in distinct]
     found = cache.fill("embeddings", names, make, lambda done, total: progress("Reading captions", done, total))
     encoder.clear()
     devices.release(base.device)
     return {prompt: Embedding(item["tokens"], item["pooled"]) for prompt, item in zip(distinct, found, strict=True)}
+
+
+def spoken(pipeline: StableDiffusionXLPipeline, prompt: str, chunks: int) -> tuple[Tensor, Tensor]:
+    """A prompt as the UNet reads it, (1, L, D) and (1, P), on the device of the text encoders."""
+    device = pipeline.text_encoder.device
+    if chunks == 1:
+        tokens, _, pooled, _ = pipeline.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
+        return tokens, pooled
+    said = text_encoders.tokenise([pipeline.tokenizer, pipeline.tokenizer_2], [prompt], chunks)[prompt]
+    return text_encoders.read([pipeline.text_encoder, pipeline.text_encoder_2], said[None].to(device))
 
 
 def _text_pipeline(base: Base) -> StableDiffusionXLPipeline:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 import re
 import warnings
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageColor, ImageFile, PngImagePlugin, UnidentifiedImageError, features
 
 from ..errors import DataError
 
@@ -50,6 +51,12 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST_PNG = 1_000_000_000
+_LARGEST_TEXT = 100_000
+_SAYS_WHAT_IS_UP = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # colour profiles too: those of printers have a megabyte or two
 
 
 def check_picture(path: Path) -> tuple[int, int]:
@@ -131,7 +138,7 @@ def _identified(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():  # Pillow warns below our own limit
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path, formats=FORMATS)
+            return Image.open(_without_texts(path) or path, formats=FORMATS)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         size = f"has {int(pixels.group()) / 1e6:.0f} megapixels" if pixels else "is far too large"
@@ -142,6 +149,27 @@ def _identified(path: Path) -> Image.Image:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError([f"{path}: is damaged ({error}). Export it again."]) from None
+
+
+def _without_texts(path: Path) -> BytesIO | None:
+    """A PNG without its texts, which can be megabytes (how a picture was made); None if it has none.
+
+    Pillow would give up at large ones. Those that may say which side is up stay.
+    """
+    with path.open("rb") as file:
+        start = file.read(len(_PNG))
+        if start != _PNG or os.fstat(file.fileno()).st_size > _LARGEST_PNG:
+            return None
+        kept, dropped = [start], False
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            rest = file.read(size + 4)
+            text = kind in (b"tEXt", b"zTXt", b"iTXt")
+            if text and (size > _LARGEST_TEXT or not rest.startswith(_SAYS_WHAT_IS_UP)):
+                dropped = True
+            else:
+                kept += [head, rest]
+    return BytesIO(b"".join([*kept, head])) if dropped else None
 
 
 def _unreadable(path: Path) -> str:

@@ -10,6 +10,7 @@ from ..paths import cache_folder
 from . import cache
 from .data import Picture, scan
 from .model import Base, Progress, draw
+from .notes import given_classes
 from .replay import Replay
 
 
@@ -22,8 +23,8 @@ def pictures(base: Base, cfg: Config, side: int, progress: Progress) -> list[Pic
     prior = cfg.prior
     if prior.weight == 0:
         return []
-    folder = Path(prior.pictures) if prior.pictures else _drawn(base, cfg, side, progress)
-    found = scan(folder, prior.prompt)
+    given = given_classes(cfg)
+    found = given.pictures if given else scan(_drawn(base, cfg, side, progress), prior.prompt)
     return [Picture(p.path, prior.prompt, p.width, p.height) for p in found[: prior.count]]
 
 

@@ -84,6 +84,15 @@ def fingerprint(source: Source, vae: str | None = None) -> str:
     return digest.hexdigest()
 
 
+def native_side(source: Source) -> int:
+    """Side of the pictures a base was made for, in pixels; SDXL's where its configuration is not here."""
+    root = Path(source.path) if source.kind == "folder" else paths.SDXL_CONFIG
+    unet = folders.read_json(root / "unet" / "config.json")
+    vae = root / "vae" / "config.json"
+    vae = folders.read_json(vae if vae.is_file() else paths.SDXL_CONFIG / "vae" / "config.json")
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
 def _facts(source: Source) -> Iterator[str]:
     """What identifies the content; no absolute path, so that a moved model keeps its caches."""
     yield f"{source.kind} {source.revision} {source.variant}"

@@ -44,24 +44,57 @@ def targets(name: str, encoder: nn.Module, kind: str) -> tuple[str, ...]:
     return tuple(prefix + path for path in text_encoder_layers(name, len(inner(encoder).encoder.layers), kind))
 
 
-def tokenise(tokenizers: Sequence[Any], prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Token ids of each prompt for every encoder, (2, L) int64; cut and filled up as diffusers' pipeline does it."""
+def tokenise(tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int = 1) -> dict[str, Tensor]:
+    """Token ids of each prompt for every encoder, (2, L) int64; cut and filled up as diffusers' pipeline does it.
+
+    With several ``chunks`` of L tokens (2, n, L): each has marks of begin and end of its own, as in kohya's scripts
+    (sd-scripts, library/strategy_base.py, ``_get_input_ids``).
+    """
 
     def ids(tokenizer: Any, prompt: str) -> Tensor:
-        length = tokenizer.model_max_length
+        room = tokenizer.model_max_length - 2
+        length = chunks * room + 2
         said = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return said.input_ids[0]
+        return said.input_ids[0] if chunks == 1 else _in_chunks(said.input_ids[0], tokenizer, room)
 
     return {prompt: torch.stack([ids(tokenizer, prompt) for tokenizer in tokenizers]) for prompt in set(prompts)}
 
 
+def _in_chunks(ids: Tensor, tokenizer: Any, room: int) -> Tensor:
+    """(n room + 2,) -> (n, room + 2). What follows a text's end is filled up as a short text of its own would be."""
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    inside = ids[1:-1].view(-1, room)
+    chunks = torch.cat([ids[:1].expand(len(inside), 1), inside, ids[-1:].expand(len(inside), 1)], dim=1)
+    if pad != end:
+        goes_on = (chunks[:, -2] != end) & (chunks[:, -2] != pad)
+        chunks[goes_on, -1] = end
+        empty = chunks[:, 1] == pad
+        chunks[empty, 1] = end
+    return chunks
+
+
 def read(encoders: Sequence[nn.Module], ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the UNet reads of prompts: (B, 2, L) -> tokens (B, L, D), pooled (B, P); as ``encode_prompt`` says it."""
-    mask = _causal(ids.shape[2], ids.device)
-    tokens = [_last_but_one(encoder, ids[:, index], mask) for index, encoder in enumerate(encoders)]
+    """What the UNet reads of prompts: (B, 2, L) -> tokens (B, L, D), pooled (B, P); as ``encode_prompt`` says it.
+
+    Of prompts in chunks, (B, 2, n, L), the tokens of all follow one another between the first mark of begin and the
+    last of end, (B, n (L - 2) + 2, D), and the first chunk is pooled, as in kohya's scripts (sd-scripts,
+    library/sdxl_train_util.py, ``get_hidden_states_sdxl``).
+    """
+    ids = ids[:, :, None] if ids.dim() == 3 else ids
+    count, _, chunks, length = ids.shape
+    mask = _causal(length, ids.device)
+    tokens = [_last_but_one(encoder, ids[:, i].reshape(-1, length), mask) for i, encoder in enumerate(encoders)]
     second: Any = encoders[1]
-    last = inner(second).final_layer_norm(_block(inner(second).encoder.layers[-1], tokens[1], mask))
-    return torch.cat(tokens, dim=-1), second.text_projection(_at_end(second, last, ids[:, 1]))
+    first = tokens[1][::chunks]
+    last = inner(second).final_layer_norm(_block(inner(second).encoder.layers[-1], first, mask))
+    pooled = second.text_projection(_at_end(second, last, ids[:, 1, 0]))
+    return _joined(torch.cat(tokens, dim=-1).unflatten(0, (count, chunks))), pooled
+
+
+def _joined(tokens: Tensor) -> Tensor:
+    """(B, n, L, D) -> (B, n (L - 2) + 2, D): the marks of begin and end between chunks are left out."""
+    inside = tokens[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([tokens[:, 0, :1], inside, tokens[:, -1, -1:]], dim=1)
 
 
 def _causal(length: int, device: torch.device) -> Tensor:

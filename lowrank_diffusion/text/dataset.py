@@ -12,7 +12,7 @@ from .. import seeds
 from ..config import Config
 from ..errors import DataError
 from .encode import Encoded, encode_all
-from .rows import Row, read
+from .rows import Row, survey
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Dataset:
     train: list[Encoded]
     held_out: list[Encoded]
     held_out_rows: list[Row]
+    notes: list[str]
+    """What of the files is not learnt, for a person."""
 
     @property
     def cut(self) -> int:
@@ -36,11 +38,15 @@ def dataset(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         DataError: with everything that is wrong with a file, each with its line.
     """
     path = Path(cfg.data.instance)
-    rows, held_out = split(read(path), cfg)
-    other = Path(cfg.text.held_out) if cfg.text.held_out else path
-    held_out = read(other) if cfg.text.held_out else held_out
+    found = survey(path)
+    rows, held_out = split(found.rows, cfg)
+    other, notes = path, found.notes()
+    if cfg.text.held_out:
+        other = Path(cfg.text.held_out)
+        second = survey(other)
+        held_out, notes = second.rows, notes + [f"Held out: {note}" for note in second.notes()]
     how = (tokenizer, cfg.text.loss_on, cfg.text.length, cfg.text.overlong)
-    return Dataset(encode_all(rows, *how, path), encode_all(held_out, *how, other), held_out)
+    return Dataset(encode_all(rows, *how, path), encode_all(held_out, *how, other), held_out, notes)
 
 
 def split(rows: list[Row], cfg: Config) -> tuple[list[Row], list[Row]]:

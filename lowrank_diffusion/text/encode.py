@@ -188,30 +188,34 @@ def _chat(row: Row, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[list[int], l
     text = _render(tokenizer, row.messages)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = list(encoding["input_ids"])
-    if loss_on == "all":
-        return ids, [True] * len(ids)
-    return ids, _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text)), text, _closing(tokenizer))
+    closing = _closing(tokenizer)
+    if loss_on == "assistant":
+        chosen = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learn]
+        return ids, _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text, chosen)), text, closing)
+    unlearnt = [i for i, message in enumerate(row.messages) if not message.learn]
+    seen = _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text, unlearnt)), text, closing)
+    return ids, [not only_seen for only_seen in seen]
 
 
-def _said(row: Row, tokenizer: Tokenizer, text: str) -> Iterator[tuple[int, int]]:
-    """Where the characters stand that the model says itself, for each assistant turn of the rendered ``text``.
+def _said(row: Row, tokenizer: Tokenizer, text: str, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where the characters of the ``chosen`` turns stand in the rendered ``text``, from the end of their prompt on.
 
     Raises:
         DataError: they are not to be found; the template changes or drops them.
     """
     mark = next(character for character in map(chr, range(0xE000, 0xF8FF)) if character not in text)  # private use
-    for index, message in enumerate(row.messages):
-        if message.role != "assistant":
-            continue
-        marked = (*row.messages[:index], Message("assistant", mark), *row.messages[index + 1 :])
+    for index in chosen:
+        role = row.messages[index].role
+        marked = (*row.messages[:index], Message(role, mark), *row.messages[index + 1 :])
         before, found, after = _render(tokenizer, marked).partition(mark)
-        asked = _render(tokenizer, row.messages[:index], answer=True) if index else before
+        speaks = role == "assistant" and index > 0
+        asked = _render(tokenizer, row.messages[:index], answer=True) if speaks else before
         prefix = asked if text.startswith(asked) else before
         start, end = len(prefix), len(text) - len(after)
         if not found or mark in after:
-            raise DataError([f"the base's chat template does not show message {index + 1} (assistant) just once."])
+            raise DataError([f"the base's chat template does not show message {index + 1} ({role}) just once."])
         if not text.startswith(prefix) or not text.endswith(after) or start >= end:
-            raise DataError([f"the base's chat template changes what stands around message {index + 1} (assistant)."])
+            raise DataError([f"the base's chat template changes what stands around message {index + 1} ({role})."])
         yield start, end
 
 

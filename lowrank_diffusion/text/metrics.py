@@ -49,10 +49,19 @@ def same(said: str, wanted: str) -> bool:
     try:
         value = json.loads(wanted)
         if isinstance(value, dict | list):
-            return json.dumps(json.loads(said), sort_keys=True) == json.dumps(value, sort_keys=True)
-    except ValueError:
+            return _same_json(json.loads(said), value)
+    except (ValueError, RecursionError):  # a model may say a thousand brackets
         pass
     return said.strip() == wanted.strip()
+
+
+def _same_json(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: 4 and 4.0 are one number, and 1 is not true, as it is for Python."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same_json(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same_json, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 @torch.no_grad()
@@ -83,8 +92,8 @@ def perplexity(loss: float) -> float:
 
 
 def answerable(rows: Sequence[Row]) -> list[Row]:
-    """The rows that end with an answer; plain texts have none."""
-    return [row for row in rows if row.messages and row.messages[-1].role == "assistant"]
+    """The rows that end with an answer that may be learnt; plain texts have none."""
+    return [row for row in rows if row.messages and row.messages[-1].role == "assistant" and row.messages[-1].learn]
 
 
 @torch.no_grad()

@@ -5,42 +5,48 @@
 * ``{"messages": [{"role": "user", "content": "..."}, ...]}``,
 * ``{"prompt": "...", "completion": "..."}``, each a text or a list of messages,
 * ``{"instruction": "...", "input": "...", "output": "..."}``, as Alpaca has them; ``input`` may be missing or empty,
+* ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, as ShareGPT has them,
 * ``{"text": "..."}``: plain text, to which no chat template is applied.
 
-The second and third may have a ``system`` text too. Other fields (an id, a source) are not looked at.
-A ``.txt`` file is one plain text.
+All but the last may have a ``system`` text too. A null counts as no field. Fields that mean "do not learn this", of a
+row or of a turn, are obeyed (see :mod:`..marks`); every other field is named as not looked at. A ``.txt`` file is one
+plain text.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..files import MB, Unreadable, read_text
+from ..marks import Marks, listed
+from . import turns
+from .turns import Invalid, kind_of
 
 SUFFIXES = (".jsonl", ".json", ".txt")
-ROLES = ("system", "user", "assistant")
+ROLES = turns.ROLES
 SHOWN = 20
 """So many problems are listed; the rest are counted."""
+LARGEST = 1000 * MB
+"""A larger file would not fit into a small machine's memory as rows."""
 
-_FORMATS = {
-    "messages": ("messages",),
-    "prompt/completion": ("prompt", "completion"),
-    "instruction/output": ("instruction", "output"),
-    "text": ("text",),
-}
 _ELSEWHERE = {
-    "conversations": "is ShareGPT's name. Rename it to messages, and from/value to role/content.",
     "chosen": "belongs to preference data, which cannot be learnt from here. Keep the preferred answers as messages.",
+    "rejected": "belongs to preference data, which cannot be learnt from here. Keep the preferred answers as messages.",
     "tools": "(tool use) is not supported. Remove it, or write the tools into a system message.",
     "functions": "(tool use) is not supported. Remove it, or write the functions into a system message.",
     "history": "is not supported. Put the earlier turns into messages.",
-    "images": "is not supported: text only. Remove the row.",
+    **dict.fromkeys(
+        ("image", "images", "audio", "audios", "video", "videos"), "is not supported: text only. Remove it."
+    ),
 }
 """Fields that would change what a row means, and that are not read."""
+_READ = {"system", "input"} | {name for fields, _ in turns.FORMATS.values() for name in fields}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Message:
 
     role: str
     content: str
+    learn: bool = True
+    """Whether it may be learnt: its row can say that an answer is not to be."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +69,53 @@ class Row:
     text: str = ""
 
 
-class _Invalid(Exception):
-    """What is wrong with one row, as ends of sentences that start with where it is."""
+@dataclass
+class Survey:
+    """A file of rows: what is learnt of it, and what is not."""
 
-    def __init__(self, *problems: str):
-        self.problems = problems
+    rows: list[Row] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Fields that are not looked at, and in how many rows they stand."""
+    left_out: dict[str, list[int]] = field(default_factory=dict)
+    """Why rows are left out, and which."""
+    unlearnt: list[int] = field(default_factory=list)
+    """Rows of which some answers are not learnt, as they say themselves."""
+    unheard: list[int] = field(default_factory=list)
+    """Rows that ask for turns of others than the assistant to be learnt."""
+
+    def notes(self) -> list[str]:
+        """For a person: all that is not learnt, and why."""
+        found = [
+            f"{len(lines)} of {len(self.rows) + self._missing()} rows are left out, as they ask for ({why}): "
+            f"{listed(lines)}."
+            for why, lines in self.left_out.items()
+        ]
+        if self.unlearnt:
+            found.append(f"Some answers of {len(self.unlearnt)} rows are seen and not learnt, as they ask for: "
+                         f"{listed(self.unlearnt)}.")  # fmt: skip
+        if self.unheard:
+            found.append(f"{len(self.unheard)} rows ask for turns to be learnt that the assistant does not say: "
+                         f"{listed(self.unheard)}. Only text.loss_on=all learns them.")  # fmt: skip
+        if self.ignored:
+            fields = listed([f"{name} ({count} rows)" for name, count in self.ignored.most_common()], 8)
+            found.append(f"Fields that are not looked at: {fields}.")
+        return found
+
+    def _missing(self) -> int:
+        return sum(len(lines) for lines in self.left_out.values())
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file, in its order.
+    """The rows of a file that are to be learnt, in its order.
+
+    Raises:
+        DataError: with every problem of the file, each with its line and field.
+    """
+    return survey(path).rows
+
+
+def survey(path: Path) -> Survey:
+    """The rows of a file, and what of it is not learnt.
 
     Raises:
         DataError: with every problem of the file, each with its line and field.
@@ -78,41 +124,33 @@ def read(path: Path) -> list[Row]:
     if suffix not in SUFFIXES:
         what = "is a folder" if path.is_dir() else f"ends in {path.suffix or 'nothing'}"
         raise DataError([f"{path}: {what}. Give a file that ends in {', '.join(SUFFIXES)}."])
-    text = _text(path)
+    try:
+        text = read_text(path, LARGEST)
+    except Unreadable as error:
+        raise DataError([f"{path}: {error}"]) from None
     if not text.strip():
         raise DataError([f"{path}: is empty. Add at least one row."])
     if suffix == ".txt":
-        return [Row(1, text=text)]
-    rows, problems = [], []
+        return Survey([Row(1, text=text)])
+    found, problems = Survey(), []
     for number, item in _lines(text) if suffix == ".jsonl" else _items(path, text):
         try:
-            rows.append(_row(number, item))
-        except _Invalid as error:
+            _take(number, item, found)
+        except Invalid as error:
             place = "line" if suffix == ".jsonl" else "row"
             problems += [f"{path}, {place} {number}: {problem}" for problem in error.problems]
-    if not rows and not problems:
-        problems = [f"{path}: has no rows. Add at least one."]
+    if not found.rows and not problems:
+        why = f"all of its rows are left out, as they ask for ({listed(found.left_out)})" if found.left_out else ""
+        problems = [f"{path}: {why or 'has no rows'}. Add at least one."]
     if problems:
         raise DataError(shortened(problems))
-    return rows
+    return found
 
 
 def shortened(problems: list[str]) -> list[str]:
     """The first of many problems, and how many more there are."""
     more = len(problems) - SHOWN
     return problems if more <= 0 else [*problems[:SHOWN], f"... and {more} more problems of this kind."]
-
-
-def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    except OSError as error:
-        raise DataError([f"{path}: cannot be read ({error.strerror or error}). Check the path."]) from None
-    if "\0" in text:  # UTF-16 without its mark passes as UTF-8 full of zeros
-        raise DataError([f"{path}: is not UTF-8 text. Save it with the encoding UTF-8."])
-    return text
 
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
@@ -125,10 +163,10 @@ def _lines(text: str) -> Iterator[tuple[int, Any]]:
 def _items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The objects of a JSON list."""
     content = _parsed(text, "If it has one object on each line, let its name end in .jsonl.")
-    if isinstance(content, _Invalid):
+    if isinstance(content, Invalid):
         raise DataError([f"{path}: {content.problems[0]}"])
     if not isinstance(content, list):
-        raise DataError([f"{path}: must hold a list of objects, got {_kind(content)}. Put [ and ] around the rows."])
+        raise DataError([f"{path}: must hold a list of objects, got {kind_of(content)}. Put [ and ] around the rows."])
     yield from enumerate(content, 1)
 
 
@@ -136,126 +174,82 @@ def _parsed(text: str, advice: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        return _Invalid(f"is not valid JSON ({error}). {advice}")
+        return Invalid(f"is not valid JSON ({error}). {advice}")
 
 
-def _row(number: int, item: Any) -> Row:
-    """The example in one object. Raises _Invalid."""
-    if isinstance(item, _Invalid):
+def _take(number: int, item: Any, found: Survey) -> None:
+    """Put one object's example into ``found``, or why it is left out. Raises Invalid."""
+    if isinstance(item, Invalid):
         raise item
     if not isinstance(item, dict):
-        raise _Invalid(f'must be an object like {{"messages": [...]}}, got {_kind(item)}.')
-    strange = [f"the field {name} {reason}" for name, reason in _ELSEWHERE.items() if item.get(name)]
-    formats = [name for name, fields in _FORMATS.items() if any(field in item for field in fields)]
-    if strange:
-        raise _Invalid(*strange)
-    if len(formats) != 1:
-        has = f"has the fields of several formats ({' and '.join(formats)}); keep one" if formats else _fields(item)
-        raise _Invalid(f"{has} of {', '.join(_FORMATS)}.")
-    if formats == ["text"]:
-        return Row(number, text=_content("text", item["text"]))
-    turns = _TURNS[formats[0]](item)
-    problems = [problem for where, turn in turns for problem in _turn_problems(where, turn)]
-    if not problems and not any(turn["role"] == "assistant" for _, turn in turns):
+        raise Invalid(f'must be an object like {{"messages": [...]}}, got {kind_of(item)}.')
+    item = {name: value for name, value in item.items() if value is not None}
+    name = _format(item)
+    strange = [f"the field {field} {reason}" for field, reason in _ELSEWHERE.items() if _says(item.get(field))]
+    marks = Marks(item, classes=name == "text")
+    if strange or marks.problems:
+        raise Invalid(*strange, *marks.problems)
+    row = Row(number, text=turns.content("text", item["text"])) if name == "text" else _chat(number, item, name, found)
+    why = listed(marks.left_out) or ("" if row.text or _learns(row) else "no answer is to be learnt")
+    if why:
+        found.left_out.setdefault(why, []).append(number)
+    else:
+        found.rows.append(row)
+    read = {"text"} if name == "text" else _READ
+    found.ignored.update(field for field in item if field not in read | marks.names and not _is_empty(item[field]))
+
+
+def _format(item: Mapping[str, Any]) -> str:
+    """Which format a row has. Raises Invalid where it has none, or several whole ones."""
+    whole = [name for name, (fields, _) in turns.FORMATS.items() if all(field in item for field in fields)]
+    begun = [name for name, (fields, _) in turns.FORMATS.items() if any(field in item for field in fields)]
+    if len(whole) > 1:
+        raise Invalid(f"has the fields of several formats ({' and '.join(whole)}); keep one of {_formats()}.")
+    if whole:
+        return whole[0]
+    if "text" in item:
+        return "text"
+    if begun:
+        return begun[0]  # whose missing field is then named
+    fields = f"has only the fields {', '.join(map(str, item))[:200] or '(none)'}; expected those of {_formats()}."
+    raise Invalid(fields)
+
+
+def _formats() -> str:
+    return ", ".join([*turns.FORMATS, "text"])
+
+
+def _chat(number: int, item: Mapping[str, Any], name: str, found: Survey) -> Row:
+    """The conversation of a row. Raises Invalid."""
+    said = turns.of(item, name)
+    problems = [problem for where, turn in said for problem in turns.problems(where, turn)]
+    marks = [Marks(turn if isinstance(turn, dict) else {}) for _, turn in said]
+    problems += [f"{where}: {text}" for (where, _), mark in zip(said, marks, strict=True) for text in mark.problems]
+    if not problems and not any(turn["role"] == "assistant" for _, turn in said):
         problems = ["has no assistant turn, so there is nothing to learn. Add the answer, or remove the row."]
     if problems:
-        raise _Invalid(*problems)
-    return Row(number, tuple(Message(turn["role"], turn["content"]) for _, turn in turns))
+        raise Invalid(*problems)
+    messages = []
+    for (where, turn), mark in zip(said, marks, strict=True):
+        messages.append(Message(turn["role"], turns.content(where, turn["content"], empty=True), not mark.left_out))
+        extra = (field for field in turn if field not in {"role", "content"} | mark.names)
+        found.ignored.update({f"{field} of a turn" for field in extra if not _is_empty(turn[field])})
+    answers = [message for message in messages if message.role == "assistant"]
+    if any(not message.learn for message in answers) and any(message.learn for message in answers):
+        found.unlearnt.append(number)
+    if any(mark.wanted and message.role != "assistant" for mark, message in zip(marks, messages, strict=True)):
+        found.unheard.append(number)
+    return Row(number, tuple(messages))
 
 
-def _fields(item: Mapping[str, Any]) -> str:
-    return f"has only the fields {', '.join(map(str, item)) or '(none)'}; expected those"
+def _learns(row: Row) -> bool:
+    return any(message.learn for message in row.messages if message.role == "assistant")
 
 
-_Turn = tuple[str, Any]
-"""Where a turn stands, for messages, and the turn as it was written."""
+def _says(value: Any) -> bool:
+    """Whether a field has content: not where a table has it only because other rows do; yes and no are marks."""
+    return not isinstance(value, bool) and not _is_empty(value)
 
 
-def _messages(item: Mapping[str, Any], field: str = "messages") -> list[_Turn]:
-    turns = item[field]
-    if not isinstance(turns, list) or not turns:
-        raise _Invalid(f"{field} must be a list of one or more messages, got {_kind(turns)}.")
-    return [(f"{field}[{index}]", turn) for index, turn in enumerate(turns)]
-
-
-def _pair(item: Mapping[str, Any]) -> list[_Turn]:
-    """Prompt and completion: texts, or lists of messages."""
-    _require(item, "prompt", "completion")
-    if isinstance(item["prompt"], list) or isinstance(item["completion"], list):
-        return _messages(item, "prompt") + _messages(item, "completion")
-    return [*_system(item), *_said(item, "prompt", "completion")]
-
-
-def _alpaca(item: Mapping[str, Any]) -> list[_Turn]:
-    """Instruction, optional input, output: the input follows the instruction after an empty line."""
-    _require(item, "instruction", "output")
-    turns = [*_system(item), *_said(item, "instruction", "output")]
-    extra = item.get("input")
-    if extra is None or extra == "":
-        return turns
-    asked = f"{_content('instruction', item['instruction'])}\n\n{_content('input', extra)}"
-    return [*turns[:-2], ("instruction", {"role": "user", "content": asked}), turns[-1]]
-
-
-_TURNS = {"messages": _messages, "prompt/completion": _pair, "instruction/output": _alpaca}
-
-
-def _require(item: Mapping[str, Any], *fields: str) -> None:
-    missing = [f"lacks the field {field}." for field in fields if field not in item]
-    if missing:
-        raise _Invalid(*missing)
-
-
-def _said(item: Mapping[str, Any], asked: str, answered: str) -> list[_Turn]:
-    return [
-        (asked, {"role": "user", "content": item[asked]}),
-        (answered, {"role": "assistant", "content": item[answered]}),
-    ]
-
-
-def _system(item: Mapping[str, Any]) -> list[_Turn]:
-    return [("system", {"role": "system", "content": item["system"]})] if item.get("system") else []
-
-
-def _turn_problems(where: str, turn: Any) -> Iterator[str]:
-    """What is wrong with one turn."""
-    if not isinstance(turn, dict):
-        yield f'{where} must be an object like {{"role": "user", "content": "..."}}, got {_kind(turn)}.'
-        return
-    role = turn.get("role")
-    if role is None:
-        yield f"{where} lacks the field role. Give one of {', '.join(ROLES)}."
-    elif role not in ROLES:
-        yield f"{where}.role must be one of {', '.join(ROLES)}, got {role!r}."
-    if turn.get("tool_calls"):
-        yield f"{where}.tool_calls is not supported. Write the call into content, or remove the row."
-    field = f"{where}.content" if where.endswith("]") else where
-    try:
-        _content(field, turn.get("content"), empty=role == "system")
-    except _Invalid as error:
-        yield from error.problems
-
-
-def _content(where: str, value: Any, *, empty: bool = False) -> str:
-    """The text of a field. Raises _Invalid if it is none, or empty where it must not be."""
-    if not isinstance(value, str):
-        raise _Invalid(f"{where} must be text, got {_kind(value)}.")
-    if not empty and not value.strip():
-        raise _Invalid(f"{where} is empty. Write its text, or remove the row.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = value[error.start]
-        raise _Invalid(f"{where} holds {half!r}, half of a character. Write the whole character.") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    """A JSON value in a few words."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, (list, dict)):
-        kind = "a list" if isinstance(value, list) else "an object"
-        return kind if value else f"an empty {kind.split()[1]}"
-    shown = json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= 40 else f"{shown[:40]}..."
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, str | list | dict) and not value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,78 @@ def test_read_says_what_encode_prompt_says(end: int | None):
         )
     for mine, theirs in zip(found, spoken(pipe, PROMPTS), strict=True):
         assert mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-5
+
+
+def reference_chunks(tokenizer: Any, prompt: str, chunks: int) -> list[list[int]]:
+    """A prompt in chunks, written out: each begins and ends by itself, and is filled up as a short text is."""
+    room = tokenizer.model_max_length - 2
+    words = tokenizer(prompt, add_special_tokens=False).input_ids[: chunks * room]
+    begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    found = []
+    for start in range(0, chunks * room, room):
+        inside = words[start : start + room]
+        found.append([begin, *inside, end] + [pad] * (room - len(inside)))
+    return found
+
+
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
+@pytest.mark.parametrize("count", [5, 30, 31, 60, 75, 200])
+def test_long_prompts_are_read_in_chunks(pipeline: StableDiffusionXLPipeline, count: int, pad: str):
+    """Against the formula, with the filling of SDXL's first encoder and of its second."""
+    prompt = " ".join(f"cat{'s' * (n % 2)}" for n in range(count))
+    tokenizer = copy.deepcopy(pipeline.tokenizer_2)
+    tokenizer.pad_token = pad
+    ids = text_encoders.tokenise([tokenizer] * 2, [prompt], 3)[prompt]
+    expected = torch.tensor(reference_chunks(tokenizer, prompt, 3))
+    assert ids.shape == (2, 3, 32) and torch.equal(ids[0], expected)
+    encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
+    with torch.no_grad():
+        tokens, pooled = text_encoders.read(encoders, ids[None])
+        parts = [encoder(expected, output_hidden_states=True) for encoder in encoders]
+    states = torch.cat([part.hidden_states[-2] for part in parts], dim=-1)
+    joined = torch.cat([states[0, :1], *(state[1:-1] for state in states), states[-1, -1:]])
+    assert tokens.shape == (1, 3 * 30 + 2, states.shape[-1])
+    assert (tokens[0] - joined).abs().max() < 1e-5
+    assert (pooled[0] - parts[1].text_embeds[0]).abs().max() < 1e-5
+
+
+def test_one_chunk_of_several_is_what_is_read_without_chunks(pipeline: StableDiffusionXLPipeline):
+    encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
+    ids = text_encoders.tokenise([pipeline.tokenizer, pipeline.tokenizer_2], PROMPTS)
+    with torch.no_grad():
+        plain, in_one = (
+            text_encoders.read(encoders, torch.stack([change(ids[prompt]) for prompt in PROMPTS]))
+            for change in (lambda said: said, lambda said: said[:, None])
+        )
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(plain, in_one, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["none", "attention"])
+def test_a_run_learns_long_captions_whole(home: Path, kind: str):
+    """What the second half of a caption says reaches the loss, and the samples; without chunks it does not."""
+    long = "a 3d icon of " + "very " * 20 + "big {}"
+    losses = {}
+    for chunks in (1, 2):
+        for thing in ("cat", "whale"):
+            folder = home / f"{chunks} {thing}"
+            folder.mkdir()
+            Image.new("RGB", (128, 128), (200, 40, 90)).save(folder / "a.png")
+            prompt = long.format(thing)
+            cfg = config(
+                adapter__text_encoders=kind, optimizer__text_encoder_lr=None, data__caption_chunks=chunks,
+                data__instance=str(folder), data__prompt=prompt, validation__holdout=0, sample__prompts=(prompt,),
+            )  # fmt: skip
+            run = runs.create(cfg, "long")
+            told: list[Any] = []
+            task = DreamBooth(run, run.config(), CPU, torch.float32, lambda *_: None, told.append)
+            batch = task.batch(0, 0)
+            losses[chunks, thing] = float(task.loss(batch)[0].sum().detach())
+            tokens, _ = task.condition(batch)
+            assert tokens.shape[1] == 30 * chunks + 2
+            assert any("longer than the 30 tokens" in note.message for note in told) == (chunks == 1)
+            if thing == "cat":
+                assert len(task.sample(0)) == 1
+    assert losses[1, "cat"] == losses[1, "whale"] and losses[2, "cat"] != losses[2, "whale"]
 
 
 @pytest.mark.parametrize("name", TEXT_ENCODERS)

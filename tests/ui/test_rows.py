@@ -70,7 +70,7 @@ def test_a_dropped_file_is_shown_at_once_as_text(panel: RowPanel, upload: Upload
         ("a.json", b'{"not": "a list"}', ["list"]),
         ("a.txt", b"\xff\xfe\x00x", ["UTF-8"]),
         ("a.png", b"\x89PNG", [".jsonl"]),
-        ("a.jsonl", jsonl({"conversations": [{}]}), ["ShareGPT"]),
+        ("a.jsonl", jsonl({"conversations": [{}]}), ["conversations[0] lacks the field role"]),
     ],
 )
 def test_a_broken_file_is_refused_with_every_reason(

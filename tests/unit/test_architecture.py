@@ -15,7 +15,7 @@ PACKAGES = ("lowrank_diffusion", "trainers", "ui")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 LAYERS = (
-    "errors paths seeds targets",
+    "errors paths seeds targets files marks",
     "declare",
     "sections",
     "config",
@@ -24,6 +24,7 @@ LAYERS = (
     "runs supervisor devices factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",
+    "preflight",
     "terminal cli_text cli_image cli",
     "__init__ __main__",
 )
@@ -32,7 +33,20 @@ LAYERS = (
 LIGHT_TEXT = ("encode", "request", "rows", "source")
 """The same of ``text``."""
 
-LIGHT_IMAGE = ("captions", "data", "folders", "headers", "memory", "pictures", "request", "source", "unet")
+LIGHT_IMAGE = (
+    "captions",
+    "data",
+    "folders",
+    "headers",
+    "listing",
+    "memory",
+    "notes",
+    "pictures",
+    "request",
+    "source",
+    "unet",
+    "words",
+)
 """The modules of ``image`` that work without torch; the app and the command line read pictures and models with them."""
 
 
@@ -109,7 +123,7 @@ def test_the_app_names_nothing_heavy_when_it_is_imported():
 @pytest.mark.parametrize(
     "modules",
     [
-        ["config", "presets", "events", "runs", "supervisor", "devices", "seeds", "terminal", "cli"],
+        ["config", "presets", "events", "runs", "supervisor", "devices", "seeds", "preflight", "terminal", "cli"],
         [f"image.{name}" for name in LIGHT_IMAGE],
         [f"text.{name}" for name in LIGHT_TEXT],
     ],

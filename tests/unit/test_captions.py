@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from lowrank_diffusion.image.data import scan
+from lowrank_diffusion.image.data import scan, survey
 
 from .picture_files import problems, save
 
@@ -48,8 +49,14 @@ def test_a_caption_without_its_picture(tmp_path):
 def test_pictures_that_would_share_a_caption_file(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "a.jpg")
+    assert [picture.caption for picture in scan(tmp_path, "one for all")] == ["one for all"] * 2
+    text = tmp_path / "a.txt"
+    text.write_text("whose?")
     (message,) = problems(tmp_path)
-    assert message == f"{tmp_path / 'a.jpg'}: would share a.txt with a.png. Rename all but one."
+    assert message.startswith(f"{text}: could be the caption of a.jpg or a.png. Call it a.jpg.txt, or rename")
+    text.rename(tmp_path / "a.jpg.txt")
+    assert [picture.caption for picture in scan(tmp_path, "the rest")] == ["whose?", "the rest"]
+    (tmp_path / "a.jpg.txt").unlink()
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,one\na.jpg,two\n")
     assert [picture.caption for picture in scan(tmp_path)] == ["two", "one"]
 
@@ -132,3 +139,67 @@ def test_two_sources_of_captions_are_an_error(tmp_path):
     (tmp_path / "captions.jsonl").write_text("")
     (message,) = problems(tmp_path)
     assert "captions.jsonl and metadata.csv. Keep one" in message
+
+
+def test_captions_called_as_the_whole_file_is(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "a.png.txt").write_text("a red cup")
+    assert [picture.caption for picture in scan(tmp_path)] == ["a red cup"]
+    (tmp_path / "a.txt").write_text("a blue cup")
+    (message,) = problems(tmp_path)
+    assert "is a second caption of a.png. Keep one of its .txt files." in message
+
+
+def test_a_table_names_pictures_of_sub_folders_and_none_outside(tmp_path):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    save(tmp_path / "set" / "images" / "a.png")
+    save(tmp_path / "set" / "images" / "extra.png")
+    save(tmp_path / "outside.png")
+    table = tmp_path / "set" / "metadata.jsonl"
+    table.write_text('{"file_name": "images/a.png", "text": "a cup", "width": 24}')
+    found = survey(tmp_path / "set")
+    assert [(picture.path.name, picture.caption) for picture in found.pictures] == [("a.png", "a cup")]
+    assert found.notes == [
+        "Left out of images, as the table does not name them: extra.png.",
+        "Columns of the table that are not looked at: width (1 rows).",
+    ]
+    for name in ("../outside.png", str(tmp_path / "outside.png"), "images/../../outside.png", "images/gone.png"):
+        table.write_text(json.dumps({"file_name": name, "text": "x"}))
+        assert any("names a missing picture" in message for message in problems(tmp_path / "set", ""))
+
+
+def test_a_row_of_a_table_that_says_its_picture_is_not_to_be_learnt(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text,train\na.png,one,yes\nb.png,two,no\n")
+    found = survey(tmp_path)
+    assert [picture.path.name for picture in found.pictures] == ["a.png"]
+    assert found.notes == ["1 pictures are left out, as the table asks for: b.png."]
+
+
+def test_a_caption_file_that_is_a_pipe_a_device_huge_or_a_link_out_of_the_set(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in "abcd":
+        save(folder / f"{name}.png")
+    os.mkfifo(folder / "a.txt")
+    (folder / "b.txt").symlink_to("/dev/zero")
+    (folder / "c.txt").write_bytes(b"x" * 1_000_001)
+    (tmp_path / "secret").write_text("a secret")
+    (folder / "d.txt").symlink_to(tmp_path / "secret")
+    reasons = (
+        "is not a regular file",
+        "is a link to a file outside",
+        "at most 1 MB are read",
+        "is a link to a file outside",
+    )
+    for message, reason in zip(problems(folder), reasons, strict=True):
+        assert reason in message and "a secret" not in message
+
+
+def test_an_empty_caption_gets_the_prompt_and_is_named(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(" \n")
+    found = survey(tmp_path, "a cup")
+    assert found.pictures[0].caption == "a cup"
+    assert found.notes == ["1 captions are empty, and data.prompt stands in for them: a.png."]

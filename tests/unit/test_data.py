@@ -15,7 +15,7 @@ import pytest
 from PIL import features
 
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image.data import DataError, Picture, scan, write_set
+from lowrank_diffusion.image.data import DataError, Picture, scan, survey, write_set
 
 from .picture_files import BLUE, noise, problems, save
 
@@ -53,6 +53,33 @@ def test_a_folder_of_folders_says_so(tmp_path):
     assert "only a sub-folder" in problems(tmp_path)[0]
     (tmp_path / "two.png").mkdir()
     assert "only 2 sub-folders" in problems(tmp_path)[0]
+
+
+def test_pictures_are_told_by_their_content_and_everything_else_is_named(tmp_path):
+    for name, kind in (("a.jfif", "JPEG"), ("b.jpe", "JPEG"), ("c.jpg_large", "JPEG"), ("d", "PNG"), ("e.dat", "WEBP")):
+        save(tmp_path / name, format=kind)
+    save(tmp_path / "f.png", format="JPEG")
+    save(tmp_path / "g.psd", format="PNG")
+    (tmp_path / "notes.md").write_text("hello")
+    (tmp_path / "cache.npz").write_bytes(b"PK\x03\x04")
+    (tmp_path / "inner").mkdir()
+    save(tmp_path / "inner" / "h.png")
+    (tmp_path / "empty").mkdir()
+    found = survey(tmp_path, "x")
+    names = [picture.path.name for picture in found.pictures]
+    assert names == ["a.jfif", "b.jpe", "c.jpg_large", "d", "e.dat", "f.png", "g.psd"]
+    assert found.notes == [
+        "Left out, being no pictures: cache.npz, notes.md.",
+        "Pictures in sub-folders are left out: inner (1).",
+    ]
+
+
+def test_raw_pictures_and_others_that_cannot_be_read_are_refused_whatever_they_are_called(tmp_path):
+    save(tmp_path / "a.nef", format="TIFF")
+    (tmp_path / "b.jpg2").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(30))
+    found = problems(tmp_path)
+    assert len(found) == 3 and "has no pictures" in found[0]
+    assert "a.nef: cannot be read" in found[1] and "b.jpg2: is a HEIC/HEIF" in found[2]
 
 
 def test_hidden_files_and_sub_folders_are_not_looked_at(tmp_path):

@@ -235,3 +235,16 @@ def test_a_tokenizer_without_an_end():
     tokenizer.eos_token = None
     (problem,) = tokenizer_problems(tokenizer, "auto")
     assert str(problem).startswith("base.path: its tokenizer names no end-of-text token.")
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_an_answer_that_is_only_to_be_seen_is_no_target(loss_on):
+    tokenizer = chat_templates.chatml(chat_templates.QWEN3, trim_offsets=True)
+    talk = row("Hello there!", "Hi.", "a cat", "sat.")
+    seen = Row(1, (*talk.messages[:1], Message("assistant", "Hi.", learn=False), *talk.messages[2:]))
+    whole, part = (encode(example, tokenizer, loss_on, LONG) for example in (talk, seen))
+    assert part.ids == whole.ids
+    lost = [token for token, a, b in zip(whole.ids, whole.learn, part.learn, strict=True) if a and not b]
+    assert "Hi" in tokenizer.decode(lost) and "sat" not in tokenizer.decode(lost)
+    assert not any(b and not a for a, b in zip(whole.learn, part.learn, strict=True))
+    assert any(part.learn)

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, features
 
 from lowrank_diffusion.image.data import DataError, check_picture, content_key, open_picture, scan, thumbnail
 
-from .picture_files import BLUE, GREEN, KINDS, RED, WHITE, cmyk_profile, colours, noise, png, save
+from .picture_files import BLUE, GREEN, KINDS, RED, WHITE, cmyk_profile, colours, noise, png, refusal, save
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,3 +200,37 @@ def test_the_key_is_that_of_the_bytes(tmp_path):
     assert len(content_key(first)) == 64
     save(second, colour=BLUE)
     assert content_key(first) != content_key(second)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iTXt", b"workflow\0\0\0\0\0" + b"x" * 3_000_000),
+        chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b"x" * 2_000_000)),
+        chunk(b"tEXt", b"parameters\0" + b"x" * 3_000_000) * 30,
+        chunk(b"iCCP", b"wide\0\0" + zlib.compress(bytes(1_500_000))),
+        chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(200_000_000))),
+    ],
+    ids=["a workflow", "a compressed text", "many texts", "a large profile", "a text that is a bomb"],
+)
+def test_what_a_png_carries_beside_its_pixels_does_no_harm(tmp_path, extra):
+    path = png(tmp_path / "a.png", (16, 16), 8, 2, (b"\0" + bytes(RED) * 16) * 16, extra)
+    assert check_picture(path) == (16, 16)
+    assert colours(path) == [RED]
+
+
+def test_a_png_whose_texts_are_left_out_is_still_checked_and_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.png", (30, 20), exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    place = content.index(b"IDAT") - 4
+    text = chunk(b"tEXt", b"parameters\0" + b"x" * 2_000_000)
+    (tmp_path / "a.png").write_bytes(content[:place] + text + content[place:])
+    assert check_picture(tmp_path / "a.png") == (20, 30)
+    (tmp_path / "a.png").write_bytes(content[:place] + text + content[place : place + 12])
+    assert "damaged" in refusal(tmp_path / "a.png")

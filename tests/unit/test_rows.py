@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lowrank_diffusion.errors import DataError
-from lowrank_diffusion.text.rows import SHOWN, Message, Row, read
+from lowrank_diffusion.text.rows import SHOWN, Message, Row, read, survey
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 TURNS = (Message("user", "Hi"), Message("assistant", "Hello"))
@@ -41,6 +41,23 @@ def problems(path) -> list[str]:
             {"instruction": "Add", "input": "1 2", "output": "3"},
             (Message("user", "Add\n\n1 2"), Message("assistant", "3")),
         ),
+        ({"instruction": "Hi", "input": None, "output": "Hello", "text": "Below is an instruction..."}, TURNS),
+        ({"prompt": "Hi", "prompt_id": "f3", **CHAT}, TURNS),
+        ({"text": None, "completion": None, **CHAT}, TURNS),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}, TURNS),
+        ({"conversations": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}, TURNS),
+        (
+            {
+                "system": "Be brief.",
+                "conversations": [{"from": "user", "value": "Hi"}, {"from": "chatgpt", "value": "Hello"}],
+            },
+            (Message("system", "Be brief."), *TURNS),
+        ),
+        ({"system": "Be brief.", **CHAT}, (Message("system", "Be brief."), *TURNS)),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, CHAT["messages"][1]]}, TURNS),
+        ({"messages": [{"role": "developer", "content": "X"}, *CHAT["messages"]]}, (Message("system", "X"), *TURNS)),
+        ({"messages": [{**CHAT["messages"][0], "tool_calls": None}, CHAT["messages"][1]]}, TURNS),
+        ({"label": True, "weight": 1, **CHAT}, TURNS),
     ],
 )
 def test_formats_of_conversations(tmp_path, item, messages):
@@ -69,11 +86,15 @@ def turn(role="user", content="x"):
         ('{"text": "a"', "is not valid JSON (Expecting ',' delimiter: line 1 column 13 (char 12)). Put one complete"),
         ("[" * 100_000, "is not valid JSON (maximum recursion"),
         ("[1]", 'must be an object like {"messages": [...]}, got a list.'),
-        ({}, "has only the fields (none); expected those of messages, prompt/completion, instruction/output, text."),
+        ({}, "has only the fields (none); expected those of messages, conversations, prompt/completion,"),
         ({"question": "a", "answer": "b"}, "has only the fields question, answer; expected those of messages,"),
-        ({**CHAT, "text": "a"}, "has the fields of several formats (messages and text); keep one of"),
+        (
+            {**CHAT, "instruction": "a", "output": "b"},
+            "has the fields of several formats (messages and instruction/output); keep one of",
+        ),
         ({"text": "  "}, "text is empty. Write its text, or remove the row."),
-        ({"text": None}, "text must be text, got nothing."),
+        ({"text": None}, "has only the fields (none); expected"),
+        ({"text": ["a"]}, "text must be text, got a list."),
         ({"text": "\ud83d"}, "text holds '\\ud83d', half of a character. Write the whole character."),
         ({"prompt": "a"}, "lacks the field completion."),
         ({"prompt": "a", "completion": ""}, "completion is empty."),
@@ -86,14 +107,27 @@ def turn(role="user", content="x"):
         ({"messages": "Hi"}, 'messages must be a list of one or more messages, got "Hi".'),
         ({"messages": ["Hi"]}, 'messages[0] must be an object like {"role": "user", "content": "..."}, got "Hi".'),
         ({"messages": [{"content": "a"}]}, "messages[0] lacks the field role. Give one of system, user, assistant."),
-        (turn(role="gpt"), "messages[0].role must be one of system, user, assistant, got 'gpt'."),
-        (turn(role=["user"]), "messages[0].role must be one of system, user, assistant, got ['user']."),
+        (turn(role="tool"), 'messages[0].role must be one of system, user, assistant, got "tool".'),
+        (turn(role=["user"]), "messages[0].role must be one of system, user, assistant, got a list."),
         (turn(content=" "), "messages[0].content is empty."),
         (turn(content=None), "messages[0].content must be text, got nothing."),
-        (turn(content=[{"type": "text", "text": "a"}]), "messages[0].content must be text, got a list."),
+        (turn(content=[{"type": "image", "url": "a"}]), "messages[0].content must be text, got a list."),
         ({"messages": [{"role": "assistant", "content": ""}]}, "messages[0].content is empty."),
         ({"messages": [{"role": "user", "content": "a"}]}, "has no assistant turn, so there is nothing to learn."),
-        ({"conversations": [{"from": "human", "value": "a"}]}, "the field conversations is ShareGPT's name. Rename it"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "has no assistant turn, so there is nothing to learn."),
+        ({"conversations": [{"from": "observation", "value": "a"}]}, "conversations[0].role must be one of"),
+        ({"prompt": "a", "chosen": "b"}, "the field chosen belongs to preference data"),
+        ({**CHAT, "weight": 0.5}, "the field weight must be 0 or 1"),
+        ({**CHAT, "label": 0}, "the field label must be true (learn it) or false (leave it out), got 0."),
+        ({**CHAT, "label": "bad"}, "the field label must be true (learn it) or false (leave it out), got 'bad'."),
+        (
+            {"messages": [{**CHAT["messages"][1], "train_detail": [{}]}]},
+            "messages[0]: the field train_detail marks parts",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "function_call": {"name": "f"}}]},
+            "messages[0].function_call",
+        ),
         ({**CHAT, "tools": [{}]}, "the field tools (tool use) is not supported."),
     ],
 )
@@ -138,4 +172,65 @@ def test_a_file_that_is_none(tmp_path, name, content, message):
 
 def test_a_path_that_is_none(tmp_path):
     assert problems(tmp_path)[0].startswith(": is a folder. Give a file that ends in")
-    assert problems(tmp_path / "gone.jsonl") == [": cannot be read (No such file or directory). Check the path."]
+    assert problems(tmp_path / "gone.jsonl") == [
+        ": does not exist. Check the path; a link may point to something that has gone."
+    ]
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        {"label": False},
+        {"Label": False},
+        {"weight": 0},
+        {"weight": 0.0},
+        {"train": "false"},
+        {"skip": True},
+        {"exclude": 1},
+        {"rejected": True},
+        {"metadata": {"use": False}},
+        {"is-correct": "no"},
+    ],
+)
+@pytest.mark.parametrize(
+    "item", [CHAT, {"prompt": "a", "completion": "b"}, {"text": "a"}], ids=["chat", "pair", "text"]
+)
+def test_a_row_that_says_it_is_not_to_be_learnt_is_left_out_by_name(tmp_path, item, marked):
+    found = survey(write(tmp_path, CHAT, {**item, **marked}))
+    assert [row.line for row in found.rows] == [1]
+    (note,) = [note for note in found.notes() if "left out" in note]
+    assert note.startswith("1 of 2 rows are left out, as they ask for (") and note.endswith("): 2.")
+    assert "leaves" not in note and str(next(iter(marked))) in note
+
+
+def test_a_file_of_which_no_row_is_to_be_learnt_is_refused(tmp_path):
+    (problem,) = problems(write(tmp_path, {**CHAT, "label": False}))
+    assert problem.startswith(": all of its rows are left out, as they ask for (label: false).")
+
+
+def test_answers_that_are_only_to_be_seen_stay_and_are_named(tmp_path):
+    seen = {"role": "assistant", "content": "Hello", "weight": 0}
+    again = {"role": "assistant", "content": "Bye", "weight": 1}
+    found = survey(write(tmp_path, {"messages": [CHAT["messages"][0], seen, CHAT["messages"][0], again]}))
+    assert [message.learn for message in found.rows[0].messages] == [True, False, True, True]
+    assert found.notes() == ["Some answers of 1 rows are seen and not learnt, as they ask for: 1."]
+    found = survey(
+        write(
+            tmp_path,
+            CHAT,
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "train": False}]},
+        )
+    )
+    assert [row.line for row in found.rows] == [1] and "(no answer is to be learnt): 2" in found.notes()[0]
+
+
+def test_what_is_not_looked_at_is_named(tmp_path):
+    turn = {"role": "user", "content": "a", "name": "Ann", "train": True}
+    rows = [{"messages": [turn, CHAT["messages"][1]], "id": 7, "score": 0.5, "tags": []}, {"text": "x", "label": 3}]
+    notes = survey(write(tmp_path, *rows)).notes()
+    assert any("to be learnt that the assistant does not say: 1." in note for note in notes)
+    (fields,) = [note for note in notes if note.startswith("Fields that are not looked at")]
+    for name in ("id (1 rows)", "score (1 rows)", "name of a turn (1 rows)", "label (1 rows)"):
+        assert name in fields
+    assert "tags" not in fields
+    assert survey(write(tmp_path, CHAT)).notes() == []

@@ -164,6 +164,13 @@ def test_rows_answered_together_are_answered_as_alone(model: Any, tokenizer: Any
 def test_the_same_answer():
     assert metrics.same('{"a": 1, "b": [2]}', '{"b":[2],"a":1}') and not metrics.same("{a}", '{"a": 1}')
     assert metrics.same(" yes\n", "yes") and not metrics.same("Yes", "yes") and not metrics.same("1.0", "1")
+    assert metrics.same('{"a": 4.0, "b": [1e2]}', '{"a": 4, "b": [100]}')
+    assert (
+        not metrics.same('{"a": true}', '{"a": 1}')
+        and not metrics.same("[0]", "[false]")
+        and not metrics.same('["4"]', "[4]")
+    )
+    assert not metrics.same("[" * 100_000, "[1]")
 
 
 def test_perplexity_is_per_token(model: Any, tokenizer: Any):

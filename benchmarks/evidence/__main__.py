@@ -1,0 +1,67 @@
+"""``python -m benchmarks.evidence NAME``: make the runs that are missing, then say what they say."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import report
+from . import analysis, drawing
+from .experiments import EXPERIMENTS, Experiment, scoring_jobs, tuning_jobs
+from .running import made
+
+
+def main() -> None:
+    """Train what is missing, analyse, write NAME.md, NAME.svg and NAME.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=list(EXPERIMENTS))
+    parser.add_argument("--quick", action="store_true", help="few short runs, to see that it works")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after that long")
+    parser.add_argument("--report", action="store_true", help="only from the runs that are there")
+    parser.add_argument("--runs-only", action="store_true", help="no report: it needs scipy and matplotlib")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "evidence")
+    options = parser.parse_args()
+    experiment = EXPERIMENTS[options.name]
+    experiment = experiment.quick() if options.quick else experiment
+    options.out.mkdir(parents=True, exist_ok=True)
+    raw = options.out / f"{options.name}.jsonl"
+    deadline, workers = time.monotonic() + options.seconds, 0 if options.report else options.jobs
+    tuned = made(raw, list(tuning_jobs(options.name, experiment)), workers, deadline)
+    rates = analysis.best_rates(tuned, experiment)
+    scored = made(raw, list(scoring_jobs(options.name, experiment, rates)), workers, deadline)
+    if options.runs_only:
+        return
+    print(write(options.name, experiment, tuned, scored, options.out))
+
+
+def write(
+    name: str, experiment: Experiment, tuned: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]], out: Path
+) -> str:
+    """The report beside the raw runs; returns its table."""
+    rows = analysis.compare(scored, experiment)
+    drawing.draw(rows, scored, experiment, out / f"{name}.svg")
+    shown = [{key: item for key, item in row.items() if key not in ("gaps", "values")} for row in rows]
+    rates = analysis.best_rates(tuned, experiment)
+    for row in shown:
+        arm = experiment.arms[row["arm"]].like or row["arm"]
+        row["lr"] = rates.get(arm, experiment.settings.get("optimizer.lr", 0.0))
+    table = report.markdown(shown)
+    devices = sorted({run["device"] for run in scored})
+    head = (
+        f"# {name}\n\n{experiment.question}\n\n"
+        f"Primary measure: mean denoising loss on the scoring pictures, % of the base's; paired difference from "
+        f"{experiment.baseline}, 95 % t interval; lower is better. Margin of equivalence: {100 * experiment.margin} %. "
+        f"Holm over all arms. {len(scored)} runs on {', '.join(devices)}; learning rates from {len(tuned)} runs on "
+        "other seeds.\n\n"
+        f"`python -m benchmarks.evidence {name}`\n\n![differences]({name}.svg)\n\n"
+    )
+    (out / f"{name}.md").write_text(f"{head}{table}\n", encoding="utf-8")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""From raw runs to what may be concluded: paired differences, intervals, equivalence, and Holm over all arms."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from .experiments import Experiment
+
+Run = dict[str, Any]
+
+
+def value(run: Run, experiment: Experiment, arm: str) -> float:
+    """An arm's primary measure of a run: scoring loss as a share of the base's."""
+    what, rows = experiment.arms[arm], run["measures"]
+    base, later = rows[0], rows[1:]
+    # A checkpoint is chosen among those that training leaves, not the base: who trains wants an adapter.
+    row = min(later, key=lambda r: r["validation"]) if what.chosen else later[-1]
+    return row["scoring at 0.75" if what.scale != 1 else "scoring"] / base["scoring"]
+
+
+def best_rates(runs: Sequence[Run], experiment: Experiment) -> dict[str, float]:
+    """Each arm's learning rate with the lowest mean validation loss over the tuning seeds."""
+    found: dict[str, float] = {}
+    for arm in experiment.arms:
+        by_rate: dict[float, list[float]] = {}
+        for run in (run for run in runs if run["arm"] == arm and run["lr"] is not None):
+            by_rate.setdefault(run["lr"], []).append(run["measures"][-1]["validation"])
+        if by_rate:
+            found[arm] = min(by_rate, key=lambda rate: statistics.mean(by_rate[rate]))
+    return found
+
+
+def compare(runs: Sequence[Run], experiment: Experiment) -> list[dict[str, Any]]:
+    """A row for each arm: its mean, and its paired difference from the baseline; percent of the base's loss."""
+    values: dict[str, dict[int, float]] = {arm: {} for arm in experiment.arms}
+    for run in (run for run in runs if run["seed"] in experiment.seeds):
+        for arm, what in experiment.arms.items():
+            if (what.like or arm) == run["arm"]:
+                values[arm][run["seed"]] = 100 * value(run, experiment, arm)
+    rows = [_row(arm, values[arm], values[experiment.baseline], experiment) for arm in experiment.arms]
+    _holm([row for row in rows if row["arm"] != experiment.baseline and row["pairs"] > 1])
+    return rows
+
+
+def _row(arm: str, mine: dict[int, float], base: dict[int, float], experiment: Experiment) -> dict[str, Any]:
+    seeds = sorted(set(mine) & set(base))
+    gaps = [mine[seed] - base[seed] for seed in seeds]
+    from scipy import stats  # not needed on a machine that only trains
+
+    row: dict[str, Any] = {"arm": arm, "pairs": len(seeds), "mean %": _mean(list(mine.values())), "difference": 0.0}
+    row |= {"low": 0.0, "high": 0.0, "t p": math.nan, "Wilcoxon p": math.nan, "equivalence p": math.nan}
+    row |= {"Holm p": math.nan, "verdict": "", "gaps": gaps, "values": [mine[seed] for seed in seeds]}
+    if arm == experiment.baseline or len(gaps) < 2 or not all(map(math.isfinite, gaps)) or len(set(gaps)) == 1:
+        row["difference"] = _mean(gaps)
+        return row
+    mean, error = _mean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
+    half, free, margin = stats.t.ppf(0.975, len(gaps) - 1) * error, len(gaps) - 1, 100 * experiment.margin
+    row |= {"difference": mean, "low": mean - half, "high": mean + half}
+    row["t p"] = float(stats.ttest_1samp(gaps, 0.0).pvalue)
+    row["Wilcoxon p"] = float(stats.wilcoxon(gaps).pvalue)
+    # Two one-sided tests: both that it is above -margin and that it is below +margin.
+    below, above = stats.t.sf((margin - mean) / error, free), stats.t.sf((mean + margin) / error, free)
+    row["equivalence p"] = float(max(below, above))
+    return row
+
+
+def _holm(rows: list[dict[str, Any]]) -> None:
+    """Holm's step-down correction of the t tests, and what may be said at 5 %."""
+    tested = sorted((row for row in rows if math.isfinite(row["t p"])), key=lambda row: row["t p"])
+    highest = 0.0
+    for place, row in enumerate(tested):
+        highest = row["Holm p"] = max(highest, min(1.0, row["t p"] * (len(tested) - place)))
+        if row["Holm p"] < 0.05:
+            row["verdict"] = "better" if row["difference"] < 0 else "worse"
+        else:
+            row["verdict"] = "no difference" if row["equivalence p"] < 0.05 else "undecided"
+        if row["verdict"] in ("better", "worse") and row["equivalence p"] < 0.05:
+            row["verdict"] += ", by less than the margin"
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.mean(values) if values else math.nan

@@ -1,0 +1,94 @@
+"""Reading small files that somebody else may have written: a regular file, of bounded size, in UTF-8."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MB = 1_000_000
+LARGEST_JSON = 64 * MB
+"""A configuration takes a few kilobytes; a tokenizer.json may have thirty megabytes."""
+
+
+class Unreadable(ValueError):
+    """Why a file is not read, as the end of a sentence that starts with its name."""
+
+
+def read_text(path: Path, limit: int, within: Path | None = None) -> str:
+    """The text of a regular file of at most ``limit`` bytes, without a byte order mark.
+
+    Args:
+        path: The file; links are followed.
+        limit: Bytes.
+        within: A data set's folder. A file that links lead out of it to is not read: whoever made the set would
+            otherwise choose which of a person's files is copied into captions and headers.
+
+    Raises:
+        Unreadable: it is missing, no regular file (a pipe would wait for ever, a device never ends), outside, too large
+            or not UTF-8.
+    """
+    try:
+        text = _bytes(path, limit, within).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without its mark passes as UTF-8 full of zeros
+        raise Unreadable("is not UTF-8 text. Save it with the encoding UTF-8.")
+    return text
+
+
+def read_json(path: Path, limit: int = LARGEST_JSON) -> Any:
+    """What a JSON file holds. Raises Unreadable."""
+    try:
+        return json.loads(read_text(path, limit))
+    except Unreadable:
+        raise
+    except (ValueError, RecursionError):  # the second: a thousand brackets, which nobody writes by hand
+        raise Unreadable("is not valid JSON.") from None
+
+
+def read_object(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises Unreadable."""
+    content = read_json(path, limit)
+    if not isinstance(content, dict):
+        raise Unreadable("does not hold a JSON object.")
+    return content
+
+
+def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
+    try:
+        if within is not None and not _inside(path, within):
+            raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
+        # Not to wait for a pipe's other end: whether it is a file can be told for sure only of what is open.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise Unreadable("is not a regular file.")
+            content = file.read(limit + 1)
+    except PermissionError:
+        raise Unreadable("permission denied. Change its permissions, or copy it elsewhere.") from None
+    except FileNotFoundError:
+        raise Unreadable("does not exist. Check the path; a link may point to something that has gone.") from None
+    except IsADirectoryError:
+        raise Unreadable("is a folder, not a file.") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror or error}). Check the disk and the path.") from None
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"cannot be read ({error}). Check the path.") from None  # a zero byte in its name
+    if len(content) > limit:
+        size = f"{facts.st_size / MB:.1f} MB" if facts.st_size > limit else "longer"
+        raise Unreadable(f"is {size}; at most {limit / MB:g} MB are read. Is it the right file?")
+    return content
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a file is really in a folder; in the hub's cache, in the folder of the whole repository."""
+    root = folder.resolve()
+    if root.parent.name == "snapshots":  # whose files are links to ../../blobs
+        root = root.parent.parent
+    return path.resolve().is_relative_to(root)

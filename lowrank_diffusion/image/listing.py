@@ -1,0 +1,132 @@
+"""What lies in a folder of pictures: told by content, not by names alone, so that nothing is passed over in silence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError
+from ..marks import listed
+from .captions import TABLES
+from .pictures import READABLE, SUFFIXES, os_problem
+
+NOT_READ = {
+    **dict.fromkeys((".heic", ".heif"), "is a HEIC/HEIF picture, which cannot be read. Convert it to PNG or JPEG."),
+    **dict.fromkeys(
+        ".avif .jxl .jp2 .psd .svg .xcf .ico .tga .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .mp4 .mov .webm .avi".split(),
+        f"cannot be read. Convert it to one of {READABLE}, or remove it.",
+    ),
+    ".caption": "is not looked at. Give captions the ending .txt.",
+}
+"""What people leave among their pictures in the belief that it counts, and what to tell them."""
+
+_JUNK = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|__macosx|@eadir", re.IGNORECASE)
+"""What systems leave in folders by themselves."""
+
+_STARTS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), ".png"),
+    (re.compile(rb"\xff\xd8\xff"), ".jpg"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), ".webp"),
+    (re.compile(rb"GIF8[79]a"), ".gif"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), ".avif"),
+    (re.compile(rb"....ftyp(hei|hev|mif|msf)", re.DOTALL), ".heic"),
+    (re.compile(rb"BM....\0\0\0\0", re.DOTALL), ".bmp"),
+    (re.compile(rb"II\*\0|MM\0\*"), ".tiff"),
+)
+"""How files of each kind begin, and the ending that such a file should have."""
+
+
+@dataclass
+class Listing:
+    """What is in a folder, sorted by name."""
+
+    folder: Path
+    pictures: list[Path] = field(default_factory=list)
+    texts: list[Path] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
+    not_read: list[tuple[Path, str]] = field(default_factory=list)
+    """What would count if it could be read, and why it cannot."""
+    others: list[Path] = field(default_factory=list)
+    """Files that are no pictures and no captions."""
+    folders: list[Path] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """For a person: what of the folder is left out."""
+        found = []
+        if self.others:
+            found.append(f"Left out, being no pictures: {listed(path.name for path in self.others)}.")
+        inside = {path: sum(map(is_picture, _files(path))) for path in self.folders}
+        taken = {parent for path in self.pictures for parent in path.parents}
+        filled = [f"{path.name} ({count})" for path, count in inside.items() if count and path not in taken]
+        if filled:
+            found.append(f"Pictures in sub-folders are left out: {listed(filled)}.")
+        for path in (path for path, count in inside.items() if count and path in taken):
+            rest = [file.name for file in _files(path) if is_picture(file) and file not in self.pictures]
+            if rest:
+                found.append(f"Left out of {path.name}, as the table does not name them: {listed(rest)}.")
+        return found
+
+
+def read(folder: Path) -> Listing:
+    """List a folder. Raises DataError."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise DataError([f"{folder}: is a file. Give the folder that the pictures are in."])
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise os_problem(folder, error) from None
+    except ValueError as error:
+        raise DataError([f"{folder}: cannot be a path ({error})."]) from None
+    found = Listing(folder)
+    for path in entries:
+        if not _JUNK.fullmatch(path.name):
+            _sort(path, found)
+    return found
+
+
+def _sort(path: Path, found: Listing) -> None:
+    """Put one entry where it belongs."""
+    ending = path.suffix.lower()
+    if path.is_dir():
+        found.folders.append(path)
+    elif path.name.lower() in TABLES:
+        found.tables.append(path)
+    elif ending == ".txt":
+        found.texts.append(path)
+    elif ending in SUFFIXES:
+        found.pictures.append(path)
+    else:
+        kind = content_suffix(path)
+        # Raw pictures begin as TIFF does, and hold a small preview where its pixels would be.
+        reason = NOT_READ.get(ending) if kind in ("", ".tiff") else ("" if kind in SUFFIXES else NOT_READ.get(kind))
+        if reason:
+            found.not_read.append((path, reason))
+        elif kind:
+            found.pictures.append(path)
+        else:
+            found.others.append(path)
+
+
+def content_suffix(path: Path) -> str:
+    """The ending that fits how a file begins; empty if it is none of the pictures that are known."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError:
+        return ""
+    return next((suffix for pattern, suffix in _STARTS if pattern.match(start)), "")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file looks like a picture that can be read."""
+    return not _JUNK.fullmatch(path.name) and (path.suffix.lower() in SUFFIXES or content_suffix(path) in SUFFIXES)
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []

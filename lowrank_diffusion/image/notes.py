@@ -1,0 +1,145 @@
+"""What of pictures, captions and prompts a run will not learn as it is, told before it starts and without torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..config import Config
+from ..marks import listed
+from .data import DataError, Picture, Survey, content_key, survey
+from .source import Source, native_side
+from .words import Reader
+
+SEEN = 0.9
+"""Share of a picture that is seen in training; less is worth a note."""
+
+
+def notes(cfg: Config, found: Survey, classes: Survey | None, source: Source) -> list[str]:
+    """Everything that is cut, left out or enlarged, and what stands in for what; one sentence or two each.
+
+    Args:
+        cfg: The run's settings.
+        found: The pictures of ``data.instance``.
+        classes: Those of ``prior.pictures``, if they are given.
+        source: The base.
+    """
+    reader = Reader(source, cfg.data.caption_chunks)
+    side = cfg.data.resolution or native_side(source)
+    lines = [*found.notes, *_duplicates(found.pictures), *_captions(found.pictures, reader), *_prompts(cfg, reader)]
+    lines += [*_said(cfg, found.pictures), *_sizes(cfg, found.pictures, side), *_unseen(cfg, len(found.pictures))]
+    if classes is not None:
+        lines += [f"Class pictures: {note}" for note in classes.notes]
+        lines += _classes(cfg, classes.pictures)
+    return lines
+
+
+def _duplicates(pictures: list[Picture]) -> Iterator[str]:
+    same: dict[str, list[str]] = defaultdict(list)
+    for picture in pictures:
+        same[content_key(picture.path)].append(picture.path.name)
+    for names in (names for names in same.values() if len(names) > 1):
+        yield f"{listed(names)} are the same picture, which is learnt {len(names)} times as much."
+
+
+def _captions(pictures: list[Picture], reader: Reader) -> Iterator[str]:
+    cuts = [(picture.path.name, picture.caption, reader.cut(picture.caption)) for picture in pictures]
+    cut = [(name, caption, found) for name, caption, found in cuts if found]
+    if len(cut) == len(pictures) > 1 and len({caption for _, caption, _ in cut}) == 1:
+        cut = cut[:1]
+        count = "The caption that the pictures share is"
+    else:
+        count = f"{len(cut)} of {len(pictures)} captions are"
+    if cut:
+        longest = max(found.tokens for _, _, found in cut)
+        places = listed([f"{name} ({found.tokens} tokens) from {_begin(found.lost)} on" for name, _, found in cut], 3)
+        yield f"{count} longer than the {reader.room} tokens that are read, and cut: {places}. {_more(reader, longest)}"
+
+
+def _prompts(cfg: Config, reader: Reader) -> Iterator[str]:
+    said = [(f"sample.prompts[{number}]", prompt) for number, prompt in enumerate(cfg.sample.prompts)]
+    said += [("sample.negative", cfg.sample.negative)] if cfg.sample.prompts else []
+    said += [("prior.prompt", cfg.prior.prompt)] if cfg.prior.weight else []
+    for key, prompt in said:
+        found = reader.cut(prompt)
+        if found:
+            place = f"from {_begin(found.lost)} on"
+            cut = f"{key} has {found.tokens} tokens; {reader.room} are read, and it is cut {place}."
+            yield f"{cut} {_more(reader, found.tokens)}"
+
+
+def _more(reader: Reader, tokens: int) -> str:
+    """How to have prompts read whole."""
+    chunks = -(-tokens // reader.chunk)
+    advice = f"data.caption_chunks={chunks} reads them whole."
+    return advice if chunks <= 8 else "Shorten them, or raise data.caption_chunks (8 at most)."
+
+
+def _begin(text: str) -> str:
+    return f"'{text[:40]}{'...' if len(text) > 40 else ''}'"
+
+
+def _said(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    """Settings of the words that have no effect."""
+    trigger = cfg.data.trigger.strip().lower()
+    lacking = [picture.path.name for picture in pictures if trigger not in picture.caption.lower()]
+    if trigger and lacking:
+        count = "none" if len(lacking) == len(pictures) else f"only {len(pictures) - len(lacking)}"
+        yield (
+            f"data.trigger {cfg.data.trigger!r} stands in {count} of {len(pictures)} captions; it is a name for other "
+            "programs and is not put into them."
+        )
+    prompt = " ".join(cfg.data.prompt.split())
+    own = [picture for picture in pictures if picture.caption != prompt]
+    if prompt and len(own) == len(pictures):
+        yield "data.prompt is not used: every picture has a caption of its own."
+
+
+def _sizes(cfg: Config, pictures: list[Picture], side: int) -> Iterator[str]:
+    small = [p.path.name for p in pictures if min(p.width, p.height) < side]
+    if small:
+        yield f"{len(small)} of {len(pictures)} pictures are smaller than {side} px and enlarged: {listed(small)}."
+    if cfg.data.buckets or cfg.data.crop != "center":
+        return
+    shares = [(min(p.width, p.height) / max(p.width, p.height), p) for p in pictures]
+    cut = [(share, picture) for share, picture in shares if share < SEEN]
+    if cut:
+        share, worst = min(cut, key=lambda pair: pair[0])
+        yield (
+            f"{len(cut)} of {len(pictures)} pictures are cut to a square: of {worst.path.name} ({worst.width} x "
+            f"{worst.height} px) {share:.0%} is seen. data.buckets=true keeps their shape."
+        )
+
+
+def _unseen(cfg: Config, count: int) -> Iterator[str]:
+    train, there = cfg.train, count - cfg.validation.holdout
+    seen = train.steps * train.batch * train.accumulate * train.gpus
+    if 0 < seen < there:
+        yield f"{there - seen} of {there} pictures are never seen: train.steps={train.steps} sees {seen}."
+
+
+def _classes(cfg: Config, pictures: Iterable[Picture]) -> Iterator[str]:
+    there = list(pictures)
+    if len(there) > cfg.prior.count:
+        yield f"prior.count={cfg.prior.count} of {len(there)} class pictures are used, the first by name."
+    captioned = [p.path.name for p in there if p.caption != " ".join(cfg.prior.prompt.split())]
+    if captioned:
+        yield f"Captions of class pictures are not used, prior.prompt is: {listed(captioned)}."
+
+
+def given_classes(cfg: Config) -> Survey | None:
+    """The class pictures that a person gives; None where none are used or the base draws them.
+
+    Raises:
+        DataError: the folder has bad or too few pictures.
+    """
+    if not cfg.prior.weight or not cfg.prior.pictures:
+        return None
+    found = survey(Path(cfg.prior.pictures), cfg.prior.prompt)
+    there = len(found.pictures)
+    if there < cfg.prior.count:
+        rule = f"has {there} class pictures, and prior.count={cfg.prior.count} asks for more"
+        advice = f"Add some, set prior.count={there}, or leave prior.pictures empty and the base draws them."
+        raise DataError([f"{cfg.prior.pictures}: {rule}. {advice}"])
+    return found

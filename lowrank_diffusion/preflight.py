@@ -1,0 +1,75 @@
+"""All that can be told of a run before it starts, without torch: what is wrong, and what will not be used as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import devices
+from .bases import ModelError
+from .config import Config, Problem
+from .errors import DataError
+from .image import notes as image_notes
+from .image.data import survey
+from .image.source import resolve as resolve_image
+from .text import rows
+from .text.source import resolve as resolve_text
+
+
+@dataclass
+class Preflight:
+    """What was found."""
+
+    problems: list[Problem] = field(default_factory=list)
+    """Why the run cannot start."""
+    notes: list[str] = field(default_factory=list)
+    """What it cuts, leaves out or replaces."""
+
+
+def look(cfg: Config) -> Preflight:
+    """Read everything that a run is given. ``cfg`` has absolute paths (:func:`.presets.with_absolute_paths`)."""
+    found = Preflight(devices.problems(cfg))
+    source = None
+    try:
+        source = resolve_image(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
+    except ModelError as error:
+        found.problems += error.problems
+    if not cfg.data.instance:
+        what = "the folder with your pictures" if cfg.task == "image" else "the file with your rows"
+        found.problems.append(Problem("data.instance", "is empty.", f"Give {what}."))
+        return found
+    if cfg.task == "text":
+        _look_at_rows(cfg, found)
+    else:
+        _look_at_pictures(cfg, source, found)
+    return found
+
+
+def notes(cfg: Config) -> list[str]:
+    """What a run cuts, leaves out or replaces; nothing is said of one that cannot start."""
+    found = look(cfg)
+    return [] if found.problems else found.notes
+
+
+def _look_at_rows(cfg: Config, found: Preflight) -> None:
+    for key, path in (("data.instance", cfg.data.instance), ("text.held_out", cfg.text.held_out)):
+        if path:
+            try:
+                told = rows.survey(Path(path)).notes()
+                found.notes += told if key == "data.instance" else [f"Held out: {note}" for note in told]
+            except DataError as error:
+                found.problems += [Problem(key, problem) for problem in error.problems]
+
+
+def _look_at_pictures(cfg: Config, source: object, found: Preflight) -> None:
+    pictures = classes = None
+    try:
+        pictures = survey(Path(cfg.data.instance), cfg.data.prompt)
+    except DataError as error:
+        found.problems += [Problem("data.instance", problem) for problem in error.problems]
+    try:
+        classes = image_notes.given_classes(cfg)
+    except DataError as error:
+        found.problems += [Problem("prior.pictures", problem) for problem in error.problems]
+    if pictures and isinstance(source, image_notes.Source):
+        found.notes += image_notes.notes(cfg, pictures, classes, source)

@@ -1,0 +1,158 @@
+"""What is told before a run starts: everything that is cut, left out, enlarged or stands in for something else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowrank_diffusion import preflight, presets
+from lowrank_diffusion.config import Config
+from lowrank_diffusion.image.source import resolve
+from lowrank_diffusion.image.words import Reader
+from lowrank_diffusion.paths import PROJECT, SDXL_CONFIG
+
+from .picture_files import noise, save
+
+
+def config(folder: Path, **settings: Any) -> Config:
+    values = {"data.instance": str(folder), "data.prompt": "a cat", "data.resolution": 64, "train.device": "cpu"}
+    return presets.build({}, values | {key.replace("__", "."): value for key, value in settings.items()})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures of which nothing is to be said."""
+    found = tmp_path / "set"
+    found.mkdir()
+    noise(found / "a.png", (64, 64))
+    save(found / "b.png", (64, 70))
+    return found
+
+
+def test_nothing_is_said_of_a_run_that_uses_all_it_is_given(folder: Path):
+    found = preflight.look(config(folder))
+    assert (found.problems, found.notes) == ([], [])
+
+
+def long(words: int) -> str:
+    return " ".join(["cat"] * words)
+
+
+def test_a_caption_that_is_cut_is_counted_and_shown(folder: Path):
+    (folder / "a.txt").write_text(long(30) + " on a red chair")
+    (folder / "b.txt").write_text(long(30))
+    (note,) = preflight.notes(config(folder, data__prompt=""))
+    tokens = Reader(resolve(config(folder).base), 1).cut(long(30) + " on a red chair").tokens  # type: ignore[union-attr]
+    assert note == (
+        f"1 of 2 captions are longer than the 30 tokens that are read, and cut: a.png ({tokens} tokens) from "
+        "'on a red chair' on. data.caption_chunks=2 reads them whole."
+    )
+    assert preflight.notes(config(folder, data__prompt="", data__caption_chunks=2)) == []
+
+
+def test_prompts_that_are_cut_are_named_by_their_settings(folder: Path):
+    settings = {"sample__prompts": ("a cat", long(31)), "sample__negative": long(40), "prior__prompt": long(300)}
+    found = preflight.notes(config(folder, data__prompt=long(35), prior__weight=1, **settings))
+    begins = [
+        "The caption that the pictures share is longer than the 30",
+        "sample.prompts[1] has 31 tokens; 30 are read",
+    ]
+    begins += ["sample.negative has 40 tokens", "prior.prompt has 300 tokens"]
+    assert [note[: len(begin)] for note, begin in zip(found, begins, strict=True)] == begins
+    assert found[-1].endswith("Shorten them, or raise data.caption_chunks (8 at most).")
+
+
+def test_tokens_are_counted_as_sdxls_own_tokenizer_counts_them():
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(str(SDXL_CONFIG), subfolder="tokenizer", local_files_only=True)
+    base = config(Path("x")).base.model_copy(update={"path": "owner/name"})
+    reader = Reader(resolve(base), 1)
+    assert reader.chunk == 75
+    texts = [
+        "It's 12 o'clock, isn't it?",
+        "schöne Tasse, 猫の写真 🐈",
+        "a,b;c--d  e\n\nf",
+        "ANTIDISESTABLISHMENT " * 30,
+    ]
+    for text in texts:
+        for repeated in (text, " ".join([text] * 9)):
+            ids = tokenizer(repeated, add_special_tokens=False).input_ids
+            cut = reader.cut(repeated)
+            assert (cut is None) == (len(ids) <= 75)
+            if cut:
+                assert cut.tokens == len(ids)
+                assert tokenizer(cut.lost, add_special_tokens=False).input_ids == ids[75:]
+
+
+def test_pictures_that_are_enlarged_cut_doubled_or_never_seen(folder: Path):
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
+    save(folder / "d.png", (40, 64))
+    save(folder / "e.png", (128, 64))
+    found = preflight.notes(config(folder, train__steps=3))
+    assert found == [
+        "a.png, c.png are the same picture, which is learnt 2 times as much.",
+        "1 of 5 pictures are smaller than 64 px and enlarged: d.png.",
+        "2 of 5 pictures are cut to a square: of e.png (128 x 64 px) 50% is seen. data.buckets=true keeps their shape.",
+        "2 of 5 pictures are never seen: train.steps=3 sees 3.",
+    ]
+    assert not any("cut" in note for note in preflight.notes(config(folder, data__buckets=True)))
+
+
+def test_a_trigger_and_a_prompt_that_have_no_effect(folder: Path):
+    (note,) = preflight.notes(config(folder, data__trigger="sks"))
+    assert "stands in none of 2 captions" in note
+    assert preflight.notes(config(folder, data__trigger="SKS", data__prompt="a photo of sks cat")) == []
+    for name in "ab":
+        (folder / f"{name}.txt").write_text(f"a dog {name}")
+    assert preflight.notes(config(folder)) == ["data.prompt is not used: every picture has a caption of its own."]
+
+
+def test_class_pictures(folder: Path, tmp_path: Path):
+    classes = tmp_path / "classes"
+    classes.mkdir()
+    save(classes / "a.png", (64, 64))
+    settings = {"prior__weight": 1, "prior__prompt": "a dog", "prior__pictures": str(classes)}
+    (problem,) = preflight.look(config(folder, prior__count=20, **settings)).problems
+    assert problem.key == "prior.pictures" and "has 1 class pictures, and prior.count=20 asks for more" in problem.rule
+    (classes / "notes.md").write_text("x")
+    (classes / "b.txt").write_text("a caption of its own")
+    save(classes / "b.png", (64, 64), (0, 0, 255))
+    assert preflight.notes(config(folder, prior__count=1, **settings)) == [
+        "Class pictures: Left out, being no pictures: notes.md.",
+        "prior.count=1 of 2 class pictures are used, the first by name.",
+        "Captions of class pictures are not used, prior.prompt is: b.png.",
+    ]
+
+
+def test_every_problem_comes_at_once_and_then_no_notes(tmp_path: Path):
+    cfg = config(tmp_path / "gone", prior__weight=1, prior__prompt="x", prior__pictures=str(tmp_path / "none"))
+    cfg = cfg.model_copy(update={"base": cfg.base.model_copy(update={"path": "/no/model"})})
+    found = preflight.look(cfg)
+    assert [problem.key for problem in found.problems] == ["base.path", "data.instance", "prior.pictures"]
+    assert preflight.notes(cfg) == []
+
+
+def test_rows(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt": "a", "completion": "b"}
+    path.write_text("\n".join(map(json.dumps, [row, {**row, "label": False}, {**row, "id": 3}])))
+    cfg = presets.build({}, {"task": "text", "data.instance": str(path), "text.held_out": str(path)})
+    notes = [
+        "1 of 3 rows are left out, as they ask for (label: false): 2.",
+        "Fields that are not looked at: id (1 rows).",
+    ]
+    assert preflight.notes(cfg) == notes + [f"Held out: {note}" for note in notes]
+
+
+def test_the_terminal_shows_notes_before_the_run_and_the_run_tells_them(folder: Path, home: Path):
+    (folder / "readme.md").write_text("x")
+    settings = [f"data.instance={folder}", "data.prompt=a cat", "train.device=cpu"]
+    command = [sys.executable, "-m", "lowrank_diffusion", "train", "smoke", *settings, "--prepare", "--name", "told"]
+    shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "note: Left out, being no pictures: readme.md.\n" in shown.stderr
