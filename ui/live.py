@@ -96,7 +96,9 @@ def status_html(run: Run | None, status: Status) -> str:
     share, words = _progress(status)
     asked = run.requested("stop") and status.active
     state = pill(status.state) + ('<span class="pill waiting">saving, then stopping</span>' if asked else "")
-    facts = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status))
+    facts = "".join(
+        f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status)
+    )
     hint = FINISHED_HINTS[watching.task(run)] if status.state == "finished" else STATE_HINTS.get(status.state, "")
     text = status.message or hint
     kind = "bad" if status.state in ("failed", "interrupted") else "info"
@@ -128,19 +130,19 @@ def samples_html(run: Run | None, status: Status) -> str:
     ordered = sorted(latest, key=lambda item: (-item[0], item[1]))
     for step, group in groupby(ordered, key=lambda item: item[0]):
         shown = "".join(_sample(run, path, latest[step, path], step) for _, path in group)
-        title = f"step {step}" if step else "before training"
+        title = html.escape(f"step {step}") if step else "before training"
         rows.append(f'<section class="sample-row"><h5>{title}</h5><div>{shown}</div></section>')
     kind = " said" if watching.task(run) == "text" else ""
     return f'<div class="samples{kind}">{"".join(rows)}</div>'
 
 
 def _sample(run: Run, path: str, prompt: str, step: int) -> str:
-    words = html.escape(prompt)
+    words, at = html.escape(prompt), html.escape(str(step))
     if path.endswith(".txt"):
         return f'<figure class="reply"><figcaption>{words}</figcaption><p>{html.escape(_reply(run, path))}</p></figure>'
     address = safe.url(run.path / path)
     return (
-        f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {step}: {words}">'
+        f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {at}: {words}">'
         f'<img src="{address}" alt="{words}" loading="lazy"><span>{words}</span></a>'
     )
 

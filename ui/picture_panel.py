@@ -127,7 +127,7 @@ class PicturePanel:
 
     def restore(self, event: gr.EventData) -> dict[Any, Any]:
         """The page was reloaded: its pictures and captions are still there."""
-        items = pictures.restored(getattr(event, "items", None))
+        items = pictures.restored(getattr(event, "kept", ""))
         note = message_html(f"{counted(len(items))} kept from before the page was reloaded.") if items else ""
         return {self.grid: items, self.note: note}
 

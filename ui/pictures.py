@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,10 @@ def chosen(value: Any) -> list[tuple[Path, str]]:
 
 def restored(value: Any) -> list[Item]:
     """The items a page remembers from before a reload, without those whose files are gone or not the page's."""
+    try:
+        value = json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        return []
     kept = []
     for item in items_of(value):
         try:

@@ -68,7 +68,9 @@ render();
 try {
   const kept = JSON.parse(localStorage.getItem(KEY) || '[]');
   // what was collected before a reload; Python drops files that are gone
-  if (kept.length && !(props.value || []).length) trigger('restore', { items: kept });
+  if (kept.length && !(props.value || []).length) {
+    trigger('restore', { kept: JSON.stringify(kept) }); // as text: Gradio refuses a {path} it did not upload
+  }
 } catch {
   localStorage.removeItem(KEY);
 }
