@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import devices
+from . import blanks, devices
 from .bases import ModelError
 from .config import Config, Problem
 from .errors import DataError
@@ -28,7 +28,7 @@ class Preflight:
 
 def look(cfg: Config) -> Preflight:
     """Read everything that a run is given. ``cfg`` has absolute paths (:func:`.presets.with_absolute_paths`)."""
-    found = Preflight(devices.problems(cfg))
+    found = Preflight(devices.problems(cfg) + blanks.problems(cfg))
     source = None
     try:
         source = resolve_image(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
