@@ -10,7 +10,7 @@ import math
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.paths import home, write_text
@@ -94,7 +94,7 @@ def fits(part: Any, value: Any) -> bool:
         case gr.Checkbox():
             return isinstance(value, bool)
         case gr.Slider():
-            return _is_number(value) and part.minimum <= value <= part.maximum
+            return _is_number(value) and float(part.minimum) <= float(value) <= float(part.maximum)
         case gr.Number():
             return value is None or _is_number(value)
         case gr.Dropdown():
@@ -108,9 +108,10 @@ def fitting(parts: dict[str, Any], values: dict[str, Any]) -> dict[Any, Any]:
     return {part: values[name] for name, part in parts.items() if name in values and fits(part, values[name])}
 
 
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and abs(value) <= LARGEST_NUMBER
+def _is_number(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and abs(value) <= LARGEST_NUMBER
 
 
 def _is_text(value: str) -> bool:

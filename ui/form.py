@@ -76,6 +76,9 @@ LABELS = {
     "text.template": "Chat template",
 }
 
+PLACEHOLDERS = {"data.subject": "robot", "data.word": "sks"}
+"""What stands in an empty text field."""
+
 
 def label(key: str) -> str:
     """What a person calls the setting."""
@@ -171,6 +174,7 @@ def widget(key: str, value: Any, task: str = "image") -> gr.components.Component
     if kind in (int, float) and not optional:
         return gr.Number(**common)
     many = get_origin(kind) is tuple
+    common["placeholder"] = PLACEHOLDERS.get(key)
     return gr.Textbox(lines=3 if many else 1, max_lines=8 if many else 1, **common)
 
 

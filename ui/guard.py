@@ -166,7 +166,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 if login and message["status"] in (200, 400, 401, 403):
                     self.tries.note(client(scope), message["status"] == 200, time.monotonic())
-                message = message | {"headers": _headers(list(message.get("headers", [])), file)}
+                message = {**message, "headers": _headers(list(message.get("headers", [])), file)}
             await send(message)
 
         return sent

@@ -1,4 +1,4 @@
-"""Keeps what is typed: each page writes its :mod:`draft <.drafts>` after a change and shows it again when it is opened."""
+"""Keeps what is typed: a page writes its :mod:`draft <.drafts>` after a change; it is shown when it is opened again."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ from lowrank_diffusion.paths import runs_folder
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.text import source as text_source
 
+from . import watching
+
 
 class InputsError(UserError):
     """Everything a person must put right before the run can start (``problems``)."""
@@ -64,6 +66,7 @@ def _started(run: Run, config: Config, data: Data) -> Run:
             own = presets.with_absolute_paths(presets.build(overrides=config.dotted() | written))
             paths.write_text(run.path / "config.yaml", presets.to_yaml(own))
         supervisor.start(run)
+        watching.forget(run)
     except (OSError, UserError):
         shutil.rmtree(run.path, ignore_errors=True)
         raise

@@ -166,4 +166,44 @@ def created(run: Run) -> str:
 
 def choices(task: str, limit: int = 50) -> list[tuple[str, str]]:
     """Runs of a task for a selector: (shown, directory name)."""
-    return [(f"{run.title}  ({created(run)})", run.name) for run in watching.runs_of(task)[:limit]]
+    return [
+        (f"{run.title} · {STATE_WORDS.get(state := watching.status(run).state, state)} ({created(run)})", run.name)
+        for run in watching.runs_of(task)[:limit]
+    ]
+
+
+def start_words() -> str:
+    """What the button says: a second run waits for the first."""
+    return "Start another, which waits its turn" if watching.active() else "Start training"
+
+
+def bar_html() -> str:
+    """Every run at work or waiting, with a way out of each; the oldest is the one that the others wait for."""
+    runs = sorted(watching.active(), key=lambda run: (watching.status(run).state == "waiting", run.name))
+    return "".join(_bar_line(run, runs[0]) for run in runs)
+
+
+def _bar_line(run: Run, first: Run) -> str:
+    status, name = watching.status(run), html.escape(run.name)
+    title = f'<button type="button" class="link" data-act="show" data-name="{name}">{html.escape(run.title)}</button>'
+    if run.requested("stop"):
+        words, verb = f"{title} saves and stops", ""
+    elif status.state == "waiting" or run is not first:
+        words, verb = f"{title} waits behind <b>{html.escape(first.title)}</b>", "Cancel"
+    else:
+        progress = _progress(status)[1]
+        left = f" · {duration(status.eta)} left" if status.state == "training" and status.eta else ""
+        state = STATE_WORDS.get(status.state, status.state)
+        words, verb = f"{state[:1].upper()}{state[1:]} {title} · {html.escape(progress + left) or '…'}", "Stop"
+    end = f'<button type="button" data-act="end" data-name="{name}">{verb}</button>' if verb else ""
+    return f'<p class="now" role="status"><span>{words}</span>{end}</p>'
+
+
+def told_html(line: str, notes: list[str]) -> str:
+    """What will be learnt, and what of it not as it is."""
+    if not line and not notes:
+        return ""
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    count = "one note" if len(notes) == 1 else f"{len(notes)} notes"
+    more = f"<details open><summary>{count}</summary><ul>{items}</ul></details>" if notes else ""
+    return f'<div class="told" role="status"><span>{html.escape(line)}</span>{more}</div>'

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import data
-from lowrank_diffusion.paths import EXAMPLES
+from lowrank_diffusion.paths import EXAMPLES, PROJECT
 
 from . import safe
 from .toolkit import gr, static_text
@@ -119,6 +119,19 @@ def example(name: str) -> list[Item]:
     return [card(Path(picture.path), picture.caption) for picture in data.scan(folder)]
 
 
+@lru_cache(maxsize=10_000)
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture in the grid; an upload never changes. Raises DataError."""
+    return data.check_picture(path)
+
+
+def all_of(value: Any, folder: str) -> bool:
+    """Whether a grid has pictures, and all of them are of this folder of the project."""
+    items = items_of(value)
+    place = (PROJECT / folder).resolve()
+    return bool(items and folder) and all(Path(item["path"]).is_relative_to(place) for item in items)
+
+
 def chosen(value: Any) -> list[tuple[Path, str]]:
     """The (picture, caption) pairs of a grid's value, as it came from the page. Raises RefusedError."""
     pairs = []
@@ -129,10 +142,6 @@ def chosen(value: Any) -> list[tuple[Path, str]]:
 
 def restored(value: Any) -> list[Item]:
     """The items a page remembers from before a reload, without those whose files are gone or not the page's."""
-    try:
-        value = json.loads(value)
-    except (TypeError, ValueError, RecursionError):
-        return []
     kept = []
     for item in items_of(value):
         try:

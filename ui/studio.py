@@ -22,6 +22,7 @@ from .engine import Engine
 from .form import key_styles
 from .generate import GenerateTab, as_in
 from .guard import Guard, Names
+from .keeper import Keeper
 from .language import LanguageTab
 from .picture_panel import PicturePanel
 from .runs import RunsTab
@@ -60,6 +61,7 @@ def build() -> gr.Blocks:
             elem_id="masthead",
             apply_default_css=False,
         )
+        keeper = Keeper()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train") as train_tab:
                 train = TrainTab(PicturePanel(), release)
@@ -69,6 +71,8 @@ def build() -> gr.Blocks:
                 language = LanguageTab(speaking, release)
             with gr.Tab("Runs", id="runs") as runs_tab:
                 listing = RunsTab(release)
+        parts = {"image": train, "generate": generate, "text": language.tune, "chat": language.chat}
+        keeper.connect(parts)
         train.connect(demo)
         generate.connect(demo, generate_tab)
         language.connect(demo, language_tab)
@@ -97,14 +101,14 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
     """'Try it': the run's adapter where it is drawn or talked with, and a prompt to begin with where there is none."""
     first, *others = generate.choices
 
-    def use(name: str | None, prompt: str, base: str, uploads: list[str]) -> dict[Any, Any]:
+    def use(name: str | None, prompt: str, base: str, uploads: list[str], said: str) -> dict[Any, Any]:
         try:
             run = safe.run(name)
             config = run.config()
         except UserError as error:
             raise gr.Error(str(error)) from None
         if watching.task(run) == "text":
-            return language.talk_with(run) | {tabs: gr.Tabs(selected="language")}
+            return language.talk_with(run, said) | {tabs: gr.Tabs(selected="language")}
         options = asking.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")
@@ -114,8 +118,8 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
 
     listing.use.click(
         use,
-        [listing.chosen, generate.prompt, generate.base, generate.uploads],
-        [tabs, generate.prompt, *generate.suited, *generate.choices, language.tabs, language.chat.adapter],
+        [listing.chosen, generate.prompt, generate.base, generate.uploads, language.chat.message],
+        [tabs, generate.prompt, *generate.suited, *generate.choices, *language.talking],
         show_progress="hidden",
         api_visibility="private",
     )

@@ -155,10 +155,12 @@ class TrainTab:
         changed = [*self.shown, self.problems, self.before, self.undo]
         self.preset.input(self.choose, everything, changed, **quiet)
         self.undo.pressed(self.press, everything | {self.before}, changed, **quiet)
-        answers = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
+        answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
         if answers:
             filled = [self.form.widgets[key] for key in blanks.FILLED] + [self.filled]
-            gr.on([part.input for part in answers], self.answer, everything, filled, trigger_mode="always_last", **quiet)
+            gr.on(
+                [part.input for part in answers], self.answer, everything, filled, trigger_mode="always_last", **quiet
+            )
         self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)
         self.start.click(
             self.begin, everything, [self.problems, self.others, self.told, *self.monitor.outputs], **quiet
@@ -226,7 +228,7 @@ class TrainTab:
         return again | {self.before: None, self.undo: ""}
 
     def answer(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """What the pictures show, or the word for it, was typed: it goes into the captions and prompts nobody changed."""
+        """What the pictures show, or its word, was typed: it goes into the captions and prompts that nobody changed."""
         answers = {key: self.form.value(key, data) for key in blanks.ANSWERS.values()}
         return self.refilled(data, answers, blanks.FILLED)
 
