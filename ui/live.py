@@ -173,8 +173,8 @@ def choices(task: str, limit: int = 50) -> list[tuple[str, str]]:
 
 
 def start_words() -> str:
-    """What the button says: a second run waits for the first."""
-    return "Start another, which waits its turn" if watching.active() else "Start training"
+    """What the button says; a second run waits for the first."""
+    return "Start another run" if watching.active() else "Start training"
 
 
 def bar_html() -> str:
@@ -189,7 +189,8 @@ def _bar_line(run: Run, first: Run) -> str:
     if run.requested("stop"):
         words, verb = f"{title} saves and stops", ""
     elif status.state == "waiting" or run is not first:
-        words, verb = f"{title} waits behind <b>{html.escape(first.title)}</b>", "Cancel"
+        other = "the other " if first.title == run.title else ""
+        words, verb = f"{title} waits behind {other}<b>{html.escape(first.title)}</b>", "Cancel"
     else:
         progress = _progress(status)[1]
         left = f" · {duration(status.eta)} left" if status.state == "training" and status.eta else ""

@@ -91,13 +91,13 @@ class TrainTab:
                     gr.HTML(f"<h3>{panel.title}</h3>", apply_default_css=False, elem_classes=["title"])
                     panel.place()
                 self._settings()
-            with gr.Column(scale=6, min_width=420, elem_classes=["sheet"]):
+            with gr.Column(scale=6, min_width=420, elem_classes=["sheet", "run-card"]):
                 gr.HTML("<h3>Run</h3>", apply_default_css=False, elem_classes=["title"])
                 self.monitor = Monitor(self.task, release, self.bar, self.start)
 
     def _settings(self) -> None:
         ids = prefix(self.task)
-        with gr.Column(elem_classes=["sheet", "settings"]):
+        with gr.Column(elem_classes=["sheet"]):
             gr.HTML("<h3>Settings</h3>", apply_default_css=False, elem_classes=["title"])
             with gr.Row():
                 self.preset = gr.Dropdown(
@@ -115,13 +115,11 @@ class TrainTab:
             self.filled = gr.HTML(first, html_template="<div></div>", elem_id=f"{ids}filled", apply_default_css=False)
             self.before = gr.State(None)
             self.undo = gr.HTML(js_on_load=static_text("undo.js"), elem_id=f"{ids}undo", apply_default_css=False)
-            with gr.Column(elem_classes=["start-bar"]):
-                self.problems = gr.HTML(elem_id=f"{ids}problems", apply_default_css=False)
-                self.told = gr.HTML(elem_id=f"{ids}told", apply_default_css=False)
-                self.bar = gr.HTML(js_on_load=static_text("bar.js"), elem_id=f"{ids}now", apply_default_css=False)
-                self.start = gr.Button(
-                    "Start training", variant="primary", elem_id=f"{ids}start", elem_classes=["start"]
-                )
+        with gr.Column(elem_classes=["sheet", "start-bar"]):
+            self.problems = gr.HTML(elem_id=f"{ids}problems", apply_default_css=False)
+            self.told = gr.HTML(elem_id=f"{ids}told", apply_default_css=False)
+            self.bar = gr.HTML(js_on_load=static_text("bar.js"), elem_id=f"{ids}now", apply_default_css=False)
+            self.start = gr.Button("Start training", variant="primary", elem_id=f"{ids}start", elem_classes=["start"])
 
     @property
     def kept(self) -> dict[str, Any]:
