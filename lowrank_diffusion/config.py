@@ -55,6 +55,10 @@ class DataConfig(Section):
     """What to learn from: pictures and their captions, or texts."""
 
     instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.")
+    subject: str = option("", "What the pictures show: robot. Fills {subject} in captions and prompts.", max_length=200)
+    word: str = option(
+        "", "The word that will mean the subject (a rare one: sks) or the style; fills {word} there.", max_length=200
+    )
     prompt: str = option("", "Caption of every picture that has none of its own.")
     trigger: str = option("", "Rare word that stands for the subject or style; written into the files' metadata.")
     caption_dropout: float = option(

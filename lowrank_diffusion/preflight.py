@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import devices
+from . import blanks, devices
 from .bases import ModelError
 from .config import Config, Problem
 from .errors import DataError
 from .image import notes as image_notes
-from .image.data import survey
+from .image.data import Survey, survey
 from .image.source import resolve as resolve_image
 from .text import rows
 from .text.source import resolve as resolve_text
@@ -26,28 +26,31 @@ class Preflight:
     """What it cuts, leaves out or replaces."""
 
 
-def look(cfg: Config) -> Preflight:
-    """Read everything that a run is given. ``cfg`` has absolute paths (:func:`.presets.with_absolute_paths`)."""
-    found = Preflight(devices.problems(cfg))
+def look(cfg: Config, pictures: Survey | None = None) -> Preflight:
+    """Read everything that a run is given. ``cfg`` has absolute paths (:func:`.presets.with_absolute_paths`).
+
+    ``pictures``: what is learnt from in place of ``data.instance``, where it is not in a folder yet.
+    """
+    found = Preflight(devices.problems(cfg) + blanks.problems(cfg))
     source = None
     try:
         source = resolve_image(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
     except ModelError as error:
         found.problems += error.problems
-    if not cfg.data.instance:
+    if not cfg.data.instance and pictures is None:
         what = "the folder with your pictures" if cfg.task == "image" else "the file with your rows"
         found.problems.append(Problem("data.instance", "is empty.", f"Give {what}."))
         return found
     if cfg.task == "text":
         _look_at_rows(cfg, found)
     else:
-        _look_at_pictures(cfg, source, found)
+        _look_at_pictures(cfg, source, found, pictures)
     return found
 
 
-def notes(cfg: Config) -> list[str]:
+def notes(cfg: Config, pictures: Survey | None = None) -> list[str]:
     """What a run cuts, leaves out or replaces; nothing is said of one that cannot start."""
-    found = look(cfg)
+    found = look(cfg, pictures)
     return [] if found.problems else found.notes
 
 
@@ -61,10 +64,10 @@ def _look_at_rows(cfg: Config, found: Preflight) -> None:
                 found.problems += [Problem(key, problem) for problem in error.problems]
 
 
-def _look_at_pictures(cfg: Config, source: object, found: Preflight) -> None:
-    pictures = classes = None
+def _look_at_pictures(cfg: Config, source: object, found: Preflight, pictures: Survey | None) -> None:
+    classes = None
     try:
-        pictures = survey(Path(cfg.data.instance), cfg.data.prompt)
+        pictures = pictures or survey(Path(cfg.data.instance), cfg.data.prompt)
     except DataError as error:
         found.problems += [Problem("data.instance", problem) for problem in error.problems]
     try:

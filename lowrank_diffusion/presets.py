@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from . import blanks
 from .config import EMBEDDED, Config, ConfigError, Problem, Section, fields, sections
 from .paths import PRESETS, PROJECT
 
@@ -148,7 +149,7 @@ def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] 
         ConfigError: with one Problem for every unknown key, bad value and broken rule.
     """
     flat, problems = _flatten(values or {})
-    flat.update(overrides or {})
+    flat = blanks.merged(flat, overrides or {})
     problems += [_unknown(key) for key in flat if key not in fields()]
     known = {key: value for key, value in flat.items() if key in fields()}
     built: dict[str, Any] = {}

@@ -51,6 +51,18 @@ def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str
     return options
 
 
+def still_there(choices: list[str]) -> list[str]:
+    """The uploaded files among choices that a page remembers."""
+    found = []
+    for choice in choices:
+        kind, _, name = choice.partition(":")
+        try:
+            found += [str(safe.uploaded(name))] if kind == "file" else []
+        except UserError:
+            continue
+    return list(dict.fromkeys(found))
+
+
 def run_settings(choice: str) -> Config | None:
     """Those of a chosen run; None for a file, for nothing, and for a run that cannot be read (drawing will say why)."""
     kind, _, name = choice.partition(":")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lowrank_diffusion.errors import UserError
 
-from . import chatting, watching
+from . import chatting, drafts, watching
 from .asking import RequestError
 from .chatting import Turn
 from .engine import CancelledError, Engine
@@ -67,13 +67,42 @@ class ChatTab:
             self.seed = gr.Number(0, label="Seed", elem_id="chat-seed", scale=2)
             self.random = gr.Button("Random seed", size="sm", scale=1, min_width=110)
 
+    @property
+    def filled(self) -> list[Any]:
+        """What :meth:`choose` may change."""
+        own = [self.base, self.template, self.system, self.temperature, self.max_tokens]
+        return [*own, self.message, self.problems]
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The fields that outlive the page, by name."""
+        return {name: getattr(self, name) for name in self.names}
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events after which they are written."""
+        return [part.change for part in self.kept.values()]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`restore` may change."""
+        return list(self.kept.values())
+
+    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """Show what was kept of an earlier page."""
+        updates = drafts.fitting(self.kept, values)
+        if self.adapter in updates:
+            options = chatting.adapter_choices()
+            known = updates[self.adapter] in [value for _, value in options]
+            updates[self.adapter] = gr.update(choices=options, value=updates[self.adapter] if known else "")
+        return updates
+
     def connect(self, demo: gr.Blocks, tabs: list[gr.Tab]) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         shown = [demo.load, *(tab.select for tab in tabs), self.adapter.focus]
         gr.on(shown, lambda: gr.update(choices=chatting.adapter_choices()), None, self.adapter, **quiet)
-        filled = [self.base, self.template, self.system, self.temperature, self.max_tokens, self.message, self.problems]
-        self.adapter.change(self.choose, {self.adapter, self.message}, filled, **quiet)
+        self.adapter.input(self.choose, {self.adapter, self.message}, self.filled, **quiet)
         self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
         fields = {self.turns, *(getattr(self, name) for name in self.names)}
         outputs = [self.turns, self.view, self.problems, self.message, self.send, self.stop, self.new]

@@ -21,7 +21,7 @@ from .toolkit import gr
 
 MAIN = {
     "image": (
-        "base.path", "data.trigger",
+        "data.subject", "data.word", "data.trigger", "base.path",
         "adapter.kind", "adapter.rank", "adapter.k", "flat.sigma",
         "train.steps", "optimizer.lr", "train.batch",
         "data.prompt", "sample.prompts",
@@ -39,6 +39,8 @@ LABELS = {
     "base.path": "Base model",
     "base.vae": "Other VAE",
     "data.instance": "Folder or file instead of what is above",
+    "data.subject": "It is a",
+    "data.word": "Its word",
     "data.prompt": "Caption of pictures without one",
     "data.trigger": "Trigger word",
     "prior.weight": "Weight of class pictures",
@@ -73,6 +75,9 @@ LABELS = {
     "text.answers": "Held-out rows answered",
     "text.template": "Chat template",
 }
+
+PLACEHOLDERS = {"data.subject": "robot", "data.word": "sks"}
+"""What stands in an empty text field."""
 
 
 def label(key: str) -> str:
@@ -169,6 +174,7 @@ def widget(key: str, value: Any, task: str = "image") -> gr.components.Component
     if kind in (int, float) and not optional:
         return gr.Number(**common)
     many = get_origin(kind) is tuple
+    common["placeholder"] = PLACEHOLDERS.get(key)
     return gr.Textbox(lines=3 if many else 1, max_lines=8 if many else 1, **common)
 
 
@@ -223,6 +229,10 @@ class Form:
     def values(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         """Dotted values out of what a handler was given. Raises ConfigError."""
         return {"task": self.task} | {key: from_widget(key, data[part]) for key, part in self.widgets.items()}
+
+    def value(self, key: str, data: Mapping[Any, Any]) -> Any:
+        """One of them. Raises ConfigError."""
+        return from_widget(key, data[self.widgets[key]])
 
     def fill(self, config: Config) -> dict[Any, Any]:
         """What a handler returns to show ``config``."""

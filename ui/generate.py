@@ -13,7 +13,7 @@ from typing import Any
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
 
-from . import asking, live, safe, watching
+from . import asking, drafts, live, safe, watching
 from .engine import CancelledError, Engine
 from .form import message_html, problems_html
 from .process import Waiting
@@ -86,6 +86,36 @@ class GenerateTab:
     def suited(self) -> list[Any]:
         """What ``suit`` fills in."""
         return [self.base, self.steps, self.guidance, self.upload_note]
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The fields that outlive the page, by name."""
+        names = ("prompt", "negative", "base", "count", "steps", "guidance", "width", "height", "seed", "compare")
+        rows = {f"adapter-{number}": choice for number, choice in enumerate(self.choices)}
+        strengths = {f"strength-{number}": strength for number, (_, strength) in enumerate(self.adapters)}
+        return {name: getattr(self, name) for name in names} | rows | strengths
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events after which they are written."""
+        return [part.change for part in self.kept.values()]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`restore` may change."""
+        return [*self.kept.values(), self.uploads]
+
+    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """Show what was kept of an earlier page; of adapters those that are still there."""
+        updates = drafts.fitting(self.kept, values)
+        uploads = asking.still_there([updates.get(choice, "") for choice in self.choices])
+        options = asking.adapter_choices(uploads)
+        known = [value for _, value in options]
+        for choice in self.choices:
+            if choice in updates:
+                value = updates[choice] if updates[choice] in known else ""
+                updates[choice] = gr.update(choices=options, value=value)
+        return updates | ({self.uploads: uploads} if uploads else {})
 
     def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
         """Bind the events; call once, inside the Blocks."""

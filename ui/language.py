@@ -35,7 +35,13 @@ class LanguageTab:
         self.tune.connect(demo)
         self.chat.connect(demo, [tab, self.chat_tab])
 
-    def talk_with(self, run: Run) -> dict[Any, Any]:
-        """What a handler returns to open the chat with a run's adapter."""
+    @property
+    def talking(self) -> list[Any]:
+        """What :meth:`talk_with` may change."""
+        return [self.tabs, self.chat.adapter, *self.chat.filled]
+
+    def talk_with(self, run: Run, said: str) -> dict[Any, Any]:
+        """What a handler returns to open the chat with a run's adapter; ``said``: what stands in the message field."""
         adapter = gr.update(choices=chatting.adapter_choices(), value=run.name)
-        return {self.chat.adapter: adapter, self.tabs: gr.Tabs(selected="chat")}
+        settings = self.chat.choose({self.chat.adapter: run.name, self.chat.message: said})
+        return {self.chat.adapter: adapter, self.tabs: gr.Tabs(selected="chat")} | settings

@@ -96,7 +96,9 @@ def status_html(run: Run | None, status: Status) -> str:
     share, words = _progress(status)
     asked = run.requested("stop") and status.active
     state = pill(status.state) + ('<span class="pill waiting">saving, then stopping</span>' if asked else "")
-    facts = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status))
+    facts = "".join(
+        f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status)
+    )
     hint = FINISHED_HINTS[watching.task(run)] if status.state == "finished" else STATE_HINTS.get(status.state, "")
     text = status.message or hint
     kind = "bad" if status.state in ("failed", "interrupted") else "info"
@@ -128,19 +130,19 @@ def samples_html(run: Run | None, status: Status) -> str:
     ordered = sorted(latest, key=lambda item: (-item[0], item[1]))
     for step, group in groupby(ordered, key=lambda item: item[0]):
         shown = "".join(_sample(run, path, latest[step, path], step) for _, path in group)
-        title = f"step {step}" if step else "before training"
+        title = html.escape(f"step {step}") if step else "before training"
         rows.append(f'<section class="sample-row"><h5>{title}</h5><div>{shown}</div></section>')
     kind = " said" if watching.task(run) == "text" else ""
     return f'<div class="samples{kind}">{"".join(rows)}</div>'
 
 
 def _sample(run: Run, path: str, prompt: str, step: int) -> str:
-    words = html.escape(prompt)
+    words, at = html.escape(prompt), html.escape(str(step))
     if path.endswith(".txt"):
         return f'<figure class="reply"><figcaption>{words}</figcaption><p>{html.escape(_reply(run, path))}</p></figure>'
     address = safe.url(run.path / path)
     return (
-        f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {step}: {words}">'
+        f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {at}: {words}">'
         f'<img src="{address}" alt="{words}" loading="lazy"><span>{words}</span></a>'
     )
 
@@ -164,4 +166,45 @@ def created(run: Run) -> str:
 
 def choices(task: str, limit: int = 50) -> list[tuple[str, str]]:
     """Runs of a task for a selector: (shown, directory name)."""
-    return [(f"{run.title}  ({created(run)})", run.name) for run in watching.runs_of(task)[:limit]]
+    return [
+        (f"{run.title} · {STATE_WORDS.get(state := watching.status(run).state, state)} ({created(run)})", run.name)
+        for run in watching.runs_of(task)[:limit]
+    ]
+
+
+def start_words() -> str:
+    """What the button says; a second run waits for the first."""
+    return "Start another run" if watching.active() else "Start training"
+
+
+def bar_html() -> str:
+    """Every run at work or waiting, with a way out of each; the oldest is the one that the others wait for."""
+    runs = sorted(watching.active(), key=lambda run: (watching.status(run).state == "waiting", run.name))
+    return "".join(_bar_line(run, runs[0]) for run in runs)
+
+
+def _bar_line(run: Run, first: Run) -> str:
+    status, name = watching.status(run), html.escape(run.name)
+    title = f'<button type="button" class="link" data-act="show" data-name="{name}">{html.escape(run.title)}</button>'
+    if run.requested("stop"):
+        words, verb = f"{title} saves and stops", ""
+    elif status.state == "waiting" or run is not first:
+        other = "the other " if first.title == run.title else ""
+        words, verb = f"{title} waits behind {other}<b>{html.escape(first.title)}</b>", "Cancel"
+    else:
+        progress = _progress(status)[1]
+        left = f" · {duration(status.eta)} left" if status.state == "training" and status.eta else ""
+        state = STATE_WORDS.get(status.state, status.state)
+        words, verb = f"{state[:1].upper()}{state[1:]} {title} · {html.escape(progress + left) or '…'}", "Stop"
+    end = f'<button type="button" data-act="end" data-name="{name}">{verb}</button>' if verb else ""
+    return f'<p class="now" role="status"><span>{words}</span>{end}</p>'
+
+
+def told_html(line: str, notes: list[str]) -> str:
+    """What will be learnt, and what of it not as it is."""
+    if not line and not notes:
+        return ""
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    count = "one note" if len(notes) == 1 else f"{len(notes)} notes"
+    more = f"<details open><summary>{count}</summary><ul>{items}</ul></details>" if notes else ""
+    return f'<div class="told" role="status"><span>{html.escape(line)}</span>{more}</div>'

@@ -23,10 +23,13 @@ SLOW_POLL_SECONDS = 4
 
 
 class Monitor:
-    """A run selector with the chosen run's state, curve, samples and the buttons that steer it."""
+    """A run selector with the chosen run's state, curve, samples and the buttons that steer it.
 
-    def __init__(self, task: str, on_start: Callable[[], None]) -> None:
-        self.task, self.on_start = task, on_start
+    ``bar`` and ``start`` stand below the settings: what is at work and waits is said where a run is started, too.
+    """
+
+    def __init__(self, task: str, on_start: Callable[[], None], bar: gr.HTML, start: gr.Button) -> None:
+        self.task, self.on_start, self.bar, self.start = task, on_start, bar, start
         ids, small = prefix(task), {"size": "sm", "interactive": False}
         self.selector = gr.Dropdown(
             choices=[],
@@ -50,7 +53,7 @@ class Monitor:
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`look` may change."""
-        buttons = [self.stop, self.resume, self.sample]
+        buttons = [self.stop, self.resume, self.sample, self.bar, self.start]
         return [self.selector, self.head, self.note, self.curve, self.samples, self.seen, self.timer, *buttons]
 
     def connect(self, demo: gr.Blocks) -> None:
@@ -59,6 +62,7 @@ class Monitor:
         inputs = {self.selector, self.seen}
         self.timer.tick(self.tick, inputs, self.outputs, concurrency_limit=None, **quiet)
         demo.load(self.attach, None, self.outputs, **quiet)
+        self.bar.pressed(self.press, {self.selector}, self.outputs, concurrency_limit=None, **quiet)
         self.selector.input(self.choose, {self.selector}, self.outputs, **quiet)
         for button, act in ((self.stop, self.ask_stop), (self.resume, self.ask_resume), (self.sample, self.ask_sample)):
             button.click(act, {self.selector}, self.outputs, concurrency_limit=None, **quiet)
@@ -91,6 +95,8 @@ class Monitor:
         views = {
             "choices": (self.selector, lambda: gr.update(choices=live.choices(self.task))),
             "head": (self.head, lambda: head),
+            "bar": (self.bar, lambda: now["bar"]),
+            "start": (self.start, lambda: gr.update(value=now["start"])),
             "curve": (self.curve, lambda: live.curve_html(status)),
             "samples": (self.samples, lambda: live.samples_html(run, status)),
             "stop": (self.stop, lambda: gr.update(interactive=now["stop"])),
@@ -103,6 +109,8 @@ class Monitor:
         now = {
             "choices": [shown for shown, _ in live.choices(self.task)],
             "head": head,
+            "bar": live.bar_html(),
+            "start": live.start_words(),
             "curve": (name, len(status.losses), len(status.validation), status.step, status.steps),
             "samples": (name, len(status.samples)),
             "state": (name, status.state),
@@ -130,6 +138,20 @@ class Monitor:
         except UserError as error:
             note = message_html(str(error), "bad")
         return self.show(name) | {self.note: note}
+
+    def press(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """A button above Start was pressed: the run of its line is shown, or ended."""
+        name = str(getattr(event, "name", ""))
+        if getattr(event, "act", "") != "end":
+            return self.show(name) if name in [key for _, key in live.choices(self.task)] else {}
+        try:
+            run = safe.run(name)
+            supervisor.stop(run)
+            watching.forget(run)
+            note = message_html(STOP_NOTE if run.status().state != "waiting" else "")
+        except UserError as error:
+            note = message_html(str(error), "bad")
+        return self.show(data[self.selector]) | {self.note: note}
 
     def ask_stop(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Stop was pressed."""

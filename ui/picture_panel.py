@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lowrank_diffusion.config import Problem
+from lowrank_diffusion import blanks, preflight
+from lowrank_diffusion.config import Config, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import data as pictures_data
 from lowrank_diffusion.runs import Run
@@ -45,6 +48,15 @@ class PictureSet:
         hint = "Write captions under the pictures, or one here for all."
         return [Problem("data.prompt", f"is empty and {missing} of {len(captions)} pictures have no caption.", hint)]
 
+    def told(self, config: Config) -> tuple[str, list[str]]:
+        """What is learnt, in a line, and notes on what is not learnt as it is. Raises UserError where it cannot be."""
+        if not self.pairs:
+            return "", preflight.notes(config) if config.data.instance else []
+        prompt = " ".join(config.data.prompt.split())
+        found = [pictures_data.Picture(path, text or prompt, *pictures.size(path)) for path, text in self.pairs]
+        notes = preflight.notes(config, pictures_data.Survey(found, []))
+        return captioned([text for _, text in self.pairs], prompt), notes
+
     def write(self, run: Run) -> dict[str, Any]:
         """Copy them into the run."""
         if not self.pairs:
@@ -55,6 +67,25 @@ class PictureSet:
 def counted(number: int) -> str:
     """So many pictures, in words."""
     return "1 picture" if number == 1 else f"{number} pictures"
+
+
+def captioned(captions: list[str], prompt: str) -> str:
+    """How many pictures are captioned with what."""
+    own, missing = [text for text in captions if text], sum(not text for text in captions)
+    total = counted(len(captions))
+    if missing and not prompt:
+        return f"{total}, {missing} without a caption."
+    said = Counter([*own, *[prompt] * missing])
+    if len(said) == 1:
+        return f"{total}, {'all ' if len(captions) > 1 else ''}captioned '{shortened(next(iter(said)))}'."
+    if missing:
+        return f"{total}: {missing} captioned '{shortened(prompt)}', {len(own)} with captions of their own."
+    return f"{total} with captions of their own."
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class PicturePanel:
@@ -96,24 +127,52 @@ class PicturePanel:
         return PictureSet(pictures.chosen(data[self.grid]))
 
     def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
-        """The pictures are those in the grid, whatever folder a preset names."""
-        return {"data.instance": ""}
+        """The pictures are those in the grid, whatever folder a preset names; its answers are true of that folder."""
+        values = preset.get("data") or {}
+        example = data is not None and pictures.all_of(data[self.grid], str(values.get("instance", "")))
+        answers = {key: str(values.get(name, "")) if example else "" for name, key in blanks.ANSWERS.items()}
+        return {"data.instance": ""} | answers
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The cards."""
+        return {"pictures": self.grid}
+
+    @property
+    def changes(self) -> list[Any]:
+        """A card or a caption was changed, by whatever."""
+        return [self.grid.input]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`restore` may change."""
+        return [self.grid, self.note]
+
+    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """The pictures that were there, if they still are."""
+        if "pictures" not in values:
+            return {}
+        items = pictures.restored(values["pictures"])
+        gone = len(pictures.items_of(values["pictures"])) - len(items)
+        note = message_html(f"{counted(gone)} cannot be read any more: add them again.", "bad") if gone else ""
+        return {self.grid: items, self.note: note}
 
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.tab, everything = tab, {*tab.kept.values()}
+        changed = [*tab.shown, tab.before, tab.undo]
         self.drop.upload(
-            self.take, {self.drop, self.grid}, [self.drop, self.grid, self.note],
+            self.take, {self.drop, *everything}, [self.drop, *changed],
             show_progress="minimal", show_progress_on=self.note, api_visibility="private",
         )  # fmt: skip
-        self.grid.restore(self.restore, None, [self.grid, self.note], **quiet)
         for name, button in self.examples.items():
-            button.click(self._example_taker(name, tab), None, [self.grid, self.note, tab.preset], **quiet)
-        self.clear.click(lambda: ([], ""), None, [self.grid, self.note], **quiet)
+            button.click(self._example_taker(name), everything, [*changed, tab.problems], **quiet)
+        self.clear.click(self.remove_all, {self.grid}, changed, **quiet)
+        self.grid.taken(self.taken, None, [tab.before, tab.undo], **quiet)
         gr.on(
-            [self.caption_all.click, self.caption.submit],
-            self.put_on_all, {self.caption, self.grid}, [self.grid, self.note], **quiet,
-        )  # fmt: skip
+            [self.caption_all.click, self.caption.submit], self.put_on_all, {self.caption, self.grid}, changed, **quiet
+        )
 
     def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Files were dropped."""
@@ -123,26 +182,55 @@ class PicturePanel:
         note = message_html(f"{added} added, {counted(len(items))} in the set." if items else "")
         if refused:
             note += message_html("Not taken:\n" + "\n".join(refused), "bad")
-        return {self.drop: None, self.grid: items, self.note: note}
+        updates: dict[Any, Any] = {self.drop: None, self.grid: items, self.note: note}
+        updates |= self._asked_again(data | {self.grid: items})
+        spoken = {item["path"]: item["caption"] for item in before}
+        if any(spoken.get(item["path"]) not in (None, "", item["caption"]) for item in items):
+            updates |= self.tab.undoing("Captions were replaced by those of the files.", {self.grid: before})
+        return updates
 
-    def restore(self, event: gr.EventData) -> dict[Any, Any]:
-        """The page was reloaded: its pictures and captions are still there."""
-        items = pictures.restored(getattr(event, "items", None))
-        note = message_html(f"{counted(len(items))} kept from before the page was reloaded.") if items else ""
-        return {self.grid: items, self.note: note}
+    def _asked_again(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """With other pictures than its example's, a preset's answers to what they show are none any more."""
+        memory = self.tab.memory
+        name, before = memory.preset(data[self.tab.filled]), memory.own(data[self.tab.filled])
+        answers = {key: memory.values(name).get("data", {}).get(short) for short, key in blanks.ANSWERS.items()}
+        stale = {key: "" for key, answer in answers.items() if answer and before.get(key) == answer}
+        if not stale or pictures.all_of(data[self.grid], str(memory.values(name)["data"].get("instance", ""))):
+            return {}
+        return self.tab.refilled(data, stale, (*blanks.ANSWERS.values(), *blanks.FILLED))
 
-    def _example_taker(self, name: str, tab: TrainTab) -> Any:
-        def take_example() -> dict[Any, Any]:
-            preset = EXAMPLE_PRESETS.get(name)
+    def _example_taker(self, name: str) -> Any:
+        def take_example(data: dict[Any, Any]) -> dict[Any, Any]:
+            tab, preset, before = self.tab, EXAMPLE_PRESETS.get(name, ""), pictures.items_of(data[self.grid])
             try:
                 items = pictures.example(name)
             except UserError as error:
                 return {self.note: message_html(str(error), "bad")}
+            changed = len(tab.changed(data))
+            updates = tab.fill(preset, data | {self.grid: items}, replace=True)
             chosen = f" The preset is now {preset}, which is made for it." if preset else ""
-            note = message_html(f"{len(items)} pictures of the example set {name}.{chosen}")
-            return {self.grid: items, self.note: note} | ({tab.preset: preset} if preset else {})
+            updates |= {self.note: message_html(f"{len(items)} pictures of the example set {name}.{chosen}")}
+            lost = [f"your {counted(len(before))}" if not pictures.all_of(before, "assets/examples") else ""]
+            lost += [f"{changed} of your values" if changed else ""]
+            if words := " and ".join(filter(None, lost)):
+                updates |= tab.undoing(f"The example replaced {words}.", data)
+            return updates | {self.grid: items}
 
         return take_example
+
+    def remove_all(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Every card is taken out."""
+        before = pictures.items_of(data[self.grid])
+        offer = self.tab.undoing(f"{counted(len(before))} removed.", {self.grid: before}) if before else {}
+        return {self.grid: [], self.note: ""} | offer
+
+    def taken(self, event: gr.EventData) -> dict[Any, Any]:
+        """One card was taken out, by the page itself."""
+        try:
+            before = pictures.items_of(json.loads(str(getattr(event, "gone", ""))))
+        except (ValueError, RecursionError):
+            return {}
+        return self.tab.undoing(f"{str(getattr(event, 'name', ''))[:80]} removed.", {self.grid: before})
 
     def put_on_all(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """One caption for every picture."""
@@ -150,4 +238,7 @@ class PicturePanel:
         caption = str(data[self.caption] or "").strip()
         if not items:
             return {self.note: message_html("There are no pictures yet to put a caption on.", "bad")}
-        return {self.grid: [item | {"caption": caption} for item in items], self.note: ""}
+        replaced = sum(item["caption"] not in ("", caption) for item in items)
+        words = f"The caption is on {counted(len(items))}" + (f"; {replaced} had another." if replaced else ".")
+        offer = self.tab.undoing(words, {self.grid: items})
+        return {self.grid: [item | {"caption": caption} for item in items], self.note: ""} | offer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import data
-from lowrank_diffusion.paths import EXAMPLES
+from lowrank_diffusion.paths import EXAMPLES, PROJECT
 
 from . import safe
 from .toolkit import gr, static_text
@@ -116,6 +117,19 @@ def example(name: str) -> list[Item]:
     """The cards of an example set. Raises DataError."""
     folder = safe.inside(EXAMPLES / Path(name).name, EXAMPLES)
     return [card(Path(picture.path), picture.caption) for picture in data.scan(folder)]
+
+
+@lru_cache(maxsize=10_000)
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture in the grid; an upload never changes. Raises DataError."""
+    return data.check_picture(path)
+
+
+def all_of(value: Any, folder: str) -> bool:
+    """Whether a grid has pictures, and all of them are of this folder of the project."""
+    items = items_of(value)
+    place = (PROJECT / folder).resolve()
+    return bool(items and folder) and all(Path(item["path"]).is_relative_to(place) for item in items)
 
 
 def chosen(value: Any) -> list[tuple[Path, str]]:

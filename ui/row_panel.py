@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lowrank_diffusion import presets
-from lowrank_diffusion.config import Config, ConfigError, Problem
+from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.paths import EXAMPLES
-from lowrank_diffusion.runs import Run
 from lowrank_diffusion.text import rows
 from lowrank_diffusion.text.rows import Row
 
-from . import row_view, safe
+from . import launch, row_view, safe
 from .engine import CancelledError, Engine
 from .form import from_widget, message_html, problems_html
 from .process import Waiting
+from .row_file import RowFile, about, example_files, is_example, name_of
 from .speaker import Counting, Tokenise, Tokenised
 from .toolkit import gr, static_text
-from .train import TrainTab, base_problems
+from .train import TrainTab
 
 PAGE = 5
 """Rows shown at a time."""
@@ -40,48 +37,6 @@ FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fie
 NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}
 HELD_OUT_NOTE = "The example's held-out rows are not used with it; set Held out to keep some of these for validation."
 BACK, NEXT = "‹ Back", "Next ›"
-
-
-@dataclass(frozen=True)
-class RowFile:
-    """The file in the panel, if there is one."""
-
-    path: Path | None
-
-    def problems(self, values: dict[str, Any]) -> list[Problem]:
-        """What keeps a run with these settings from learning from it."""
-        held_out = str(values.get("text.held_out") or "")
-        return self._problems(values) + (_file_problems("text.held_out", Path(held_out)) if held_out else [])
-
-    def _problems(self, values: dict[str, Any]) -> list[Problem]:
-        named = str(values.get("data.instance") or "")
-        if named and self.path:
-            return [Problem("data.instance", "names a file, and there is one above.", "Use one or the other.")]
-        if named or self.path:
-            return _file_problems("data.instance" if named else "Rows", Path(named) if named else self.path)
-        return [Problem("Rows", "there are none.", "Drop a file into the field above, or load the example.")]
-
-    def write(self, run: Run) -> dict[str, Any]:
-        """Copy it into the run."""
-        if self.path is None:
-            return {}
-        target = run.path / "data" / f"rows{self.path.suffix.lower()}"
-        target.parent.mkdir()
-        shutil.copyfile(self.path, target)
-        return {"data.instance": str(target)}
-
-
-def _file_problems(key: str, path: Path | None) -> list[Problem]:
-    try:
-        rows.read(Path(presets.located(str(path)) or ""))
-    except UserError as error:
-        return [Problem(key, str(error))]
-    return []
-
-
-def example_files() -> list[Path]:
-    """The files of rows that ship with the project, to learn from."""
-    return sorted(EXAMPLES.glob("*/train.jsonl"))
 
 
 class RowPanel:
@@ -134,34 +89,61 @@ class RowPanel:
         foreign = preset.get("text", {}).get("held_out") and not (data and is_example(data[self.file]))
         return {"data.instance": ""} | (NOT_HELD_OUT if foreign else {})
 
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The file."""
+        return {"file": self.file}
+
+    @property
+    def changes(self) -> list[Any]:
+        """There is another file."""
+        return [self.file.input]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`restore` may change."""
+        return [self.file, self.note, self.first, *self._seen_parts]
+
+    @property
+    def _seen_parts(self) -> list[Any]:
+        return [self.counts, self.pager, self.where, self.view, self.back, self.on]
+
+    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """The file that was there, if it was not cleaned up since."""
+        if "file" not in values:
+            return {}
+        try:
+            path = safe.uploaded(str(values["file"])) if values["file"] else None
+            return {self.file: str(path)} | self._plain(path) if path else self._blank()
+        except UserError as error:
+            return self._blank() | {self.note: message_html(about(error, values["file"]), "bad")}
+
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.widgets = widgets = tab.form.widgets
-        self.settings = {key: widgets[key] for key in SEEN_BY}
-        self.held_out = widgets["text.held_out"]
-        seen_parts = [self.counts, self.pager, self.where, self.view, self.back, self.on]
-        seen = {self.file, self.first, *self.settings.values()}
-        taken = [self.drop, self.file, *(widgets[key] for key in NOT_HELD_OUT), self.note, self.first, *seen_parts]
+        self.tab, self.widgets = tab, tab.form.widgets
+        self.settings = {key: self.widgets[key] for key in SEEN_BY}
+        self.held_out = self.widgets["text.held_out"]
         again: dict[str, Any] = {
             "fn": self.look,
-            "inputs": seen,
-            "outputs": seen_parts,
+            "inputs": {self.file, self.first, *self.settings.values()},
+            "outputs": self._seen_parts,
             "concurrency_limit": None,
             **quiet,
         }
         reading: dict[str, Any] = quiet | {"show_progress": "minimal", "show_progress_on": self.note}
-        self.drop.upload(self.take, {self.drop, self.file, self.held_out}, taken, **reading).then(**again)
-        whole = list(dict.fromkeys([*taken, tab.preset, *widgets.values(), tab.about, tab.name]))
+        everything = {*tab.kept.values()}
+        changed = [*tab.shown, tab.before, tab.undo, tab.problems]
+        self.drop.upload(self.take, {self.drop, *everything}, [self.drop, *changed], **reading).then(**again)
         for file, button in self.examples.items():
-            button.click(lambda file=file: self.take_example(file, tab), None, whole, **quiet).then(**again)
-        self.clear.click(self.empty, None, taken, **quiet)
-        self.file.restore(self._restorer(tab), None, whole, **quiet).then(**again)
+            taker = self._example_taker(file)
+            button.click(taker, everything, changed, **quiet).then(**again)
+        self.clear.click(self.remove, everything, changed, **quiet)
         for button, step in ((self.back, -PAGE), (self.on, PAGE)):
             turning = button.click(lambda first, step=step: max(0, first + step), self.first, self.first, **quiet)
             turning.then(**again)
         changes = [change for part in self.settings.values() for change in _changes(part)]
-        gr.on([*changes, tab.about.change], trigger_mode="always_last", **again)
+        gr.on([*changes, tab.about.change, self.file.input], trigger_mode="always_last", **again)
 
     def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """A file was dropped."""
@@ -169,45 +151,46 @@ class RowPanel:
             path = safe.uploaded(data[self.drop])
             shown = self._plain(path)
         except UserError as error:
-            still = f"\n{_name(Path(data[self.file]))} stays." if data[self.file] else ""
-            return {self.drop: None, self.note: message_html(_about(error, data[self.drop]) + still, "bad")}
+            still = f"\n{name_of(Path(data[self.file]))} stays." if data[self.file] else ""
+            return {self.drop: None, self.note: message_html(about(error, data[self.drop]) + still, "bad")}
         if is_example(data[self.held_out]):
             shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
             shown[self.note] += message_html(HELD_OUT_NOTE)
+        if data[self.file] and not is_example(data[self.file]):
+            shown |= self.tab.undoing(f"{name_of(Path(data[self.file]))} was replaced.", data)
         return {self.drop: None, self.file: str(path)} | shown
 
-    def empty(self) -> dict[Any, Any]:
+    def remove(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Remove was pressed."""
+        offer = self.tab.undoing(f"{name_of(Path(data[self.file]))} removed.", data) if data[self.file] else {}
+        return self._blank() | offer
+
+    def _blank(self) -> dict[Any, Any]:
         blank = {part: "" for part in (self.file, self.counts, self.where, self.view)}
         return blank | {self.note: FORMATS, self.first: 0, self.pager: gr.update(visible=False)}
 
-    def _restorer(self, tab: TrainTab) -> Any:
-        def restore(event: gr.EventData) -> dict[Any, Any]:
-            """The page was reloaded: its file is still there, if it was not cleaned up since."""
+    def _example_taker(self, file: Path) -> Any:
+        def take_example(data: dict[Any, Any]) -> dict[Any, Any]:
+            """An example's rows, and the settings of the preset that is made for them."""
+            tab, name = self.tab, file.parent.name
             try:
-                path = safe.uploaded(str(getattr(event, "kept", "")))
-                return self.take_example(path, tab) if is_example(path) else {self.file: str(path)} | self._plain(path)
-            except UserError:
-                return self.empty()
+                updates = {self.file: str(file)} | self._plain(file)
+            except UserError as error:
+                return {self.note: message_html(str(error), "bad")}
+            if name not in tab.names:
+                return updates
+            changed = len(tab.changed(data))
+            updates |= tab.fill(name, data | {self.file: str(file)}, replace=True)
+            own = bool(data[self.file]) and not is_example(data[self.file])
+            lost = [name_of(Path(data[self.file]))] * own + [f"{changed} of your values"] * bool(changed)
+            return updates | (tab.undoing(f"The example replaced {' and '.join(lost)}.", data) if lost else {})
 
-        return restore
-
-    def take_example(self, file: Path, tab: TrainTab) -> dict[Any, Any]:
-        """An example's rows, and the settings of the preset that is made for them."""
-        try:
-            updates = {self.file: str(file)} | self._plain(file)
-        except UserError as error:
-            return {self.note: message_html(str(error), "bad")}
-        name = file.parent.name
-        if name not in tab.names:
-            return updates
-        filled = tab.apply_preset({tab.preset: name, self.file: str(file)})
-        return updates | {tab.preset: name} | {part: filled[part] for part in filled if part is not tab.problems}
+        return take_example
 
     def _plain(self, path: Path) -> dict[Any, Any]:
         """The first rows before a tokenizer has seen them, at once. Raises DataError."""
         found = rows.read(path)
-        words = f"{_name(path)}: {len(found):,} {'row' if len(found) == 1 else 'rows'}."
+        words = f"{name_of(path)}: {len(found):,} {'row' if len(found) == 1 else 'rows'}."
         return {
             self.note: message_html(words), self.counts: "", self.first: 0,
             self.view: row_view.plain_html(found[:PAGE], 0), **self._page(found, 0),
@@ -250,13 +233,13 @@ class RowPanel:
         except ConfigError as error:
             yield {self.counts: problems_html(error.problems, self.task)}
         except UserError as error:
-            yield {self.counts: message_html(_about(error, data[self.file]), "bad")}
+            yield {self.counts: message_html(about(error, data[self.file]), "bad")}
 
     def _config(self, data: dict[Any, Any]) -> Config:
         """The settings the view depends on; the others may be wrong still. Raises ConfigError."""
         values = {key: from_widget(key, data[part]) for key, part in self.settings.items()}
         config = presets.build(overrides={"task": self.task} | values)
-        if problems := base_problems(config):
+        if problems := launch.base_problems(config):
             raise ConfigError(problems)
         return config
 
@@ -271,19 +254,3 @@ class RowPanel:
 def _changes(part: Any) -> list[Any]:
     """When a person has changed a setting: texts and numbers not before they are whole."""
     return [part.blur, part.submit] if isinstance(part, gr.Textbox | gr.Number) else [part.input]
-
-
-def is_example(path: Any) -> bool:
-    """Whether a path is one of the files that ship with the project."""
-    return bool(path) and Path(presets.located(str(path)) or "").is_relative_to(EXAMPLES)
-
-
-def _name(path: Path) -> str:
-    """The file's name; an example's folder."""
-    return f"Example {path.parent.name}" if is_example(path) else path.name
-
-
-def _about(error: UserError, path: Any) -> str:
-    """The error's text with the file's name for its whole path: where the upload is kept says nothing to a person."""
-    name = Path(str(path))
-    return str(error).replace(str(name.resolve()), name.name).replace(str(name), name.name)

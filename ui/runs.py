@@ -37,7 +37,7 @@ def _row(run: Run, chosen: bool) -> str:
     loss = f"{smoothed(status.losses)[-1][1]:.4f}" if status.losses else ""
     took = live.duration(status.updated - status.started) if status.started else ""
     step = f"{status.step}/{status.steps}" if status.steps else ""
-    cells = [f"<b>{html.escape(run.title)}</b>", live.pill(status.state), step, loss]
+    cells = [f"<b>{html.escape(run.title)}</b>", live.pill(status.state), html.escape(step), loss]
     cells += [live.created(run), html.escape(_adapter(run)), took]
     body = "".join(f"<td>{cell}</td>" for cell in cells)
     mark = ' class="chosen" aria-selected="true"' if chosen else ""

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import hmac
+import os
 import socket
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from starlette.middleware import Middleware
 
 from lowrank_diffusion.errors import UserError
 
@@ -15,18 +21,22 @@ from . import asking, safe, watching
 from .engine import Engine
 from .form import key_styles
 from .generate import GenerateTab, as_in
+from .guard import Guard, Names
+from .keeper import Keeper
 from .language import LanguageTab
 from .picture_panel import PicturePanel
 from .runs import RunsTab
 from .speaker import Linguist
 from .theme import theme
-from .toolkit import gr, static_text
+from .toolkit import gr, static_text, uploads_folder
 from .train import TrainTab
 from .worker import Drawer
 
 TITLE = "Lowrank Diffusion"
 LARGEST_UPLOAD = "2gb"
 DAY = 86_400
+PAGES_KEPT = 40
+"""Pages whose state is remembered, each in most of a megabyte; the oldest are forgotten first."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -51,6 +61,7 @@ def build() -> gr.Blocks:
             elem_id="masthead",
             apply_default_css=False,
         )
+        keeper = Keeper()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train") as train_tab:
                 train = TrainTab(PicturePanel(), release)
@@ -60,6 +71,8 @@ def build() -> gr.Blocks:
                 language = LanguageTab(speaking, release)
             with gr.Tab("Runs", id="runs") as runs_tab:
                 listing = RunsTab(release)
+        parts = {"image": train, "generate": generate, "text": language.tune, "chat": language.chat}
+        keeper.connect(parts)
         train.connect(demo)
         generate.connect(demo, generate_tab)
         language.connect(demo, language_tab)
@@ -88,14 +101,14 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
     """'Try it': the run's adapter where it is drawn or talked with, and a prompt to begin with where there is none."""
     first, *others = generate.choices
 
-    def use(name: str | None, prompt: str, base: str, uploads: list[str]) -> dict[Any, Any]:
+    def use(name: str | None, prompt: str, base: str, uploads: list[str], said: str) -> dict[Any, Any]:
         try:
             run = safe.run(name)
             config = run.config()
         except UserError as error:
             raise gr.Error(str(error)) from None
         if watching.task(run) == "text":
-            return language.talk_with(run) | {tabs: gr.Tabs(selected="language")}
+            return language.talk_with(run, said) | {tabs: gr.Tabs(selected="language")}
         options = asking.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")
@@ -105,8 +118,8 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
 
     listing.use.click(
         use,
-        [listing.chosen, generate.prompt, generate.base, generate.uploads],
-        [tabs, generate.prompt, *generate.suited, *generate.choices, language.tabs, language.chat.adapter],
+        [listing.chosen, generate.prompt, generate.base, generate.uploads, language.chat.message],
+        [tabs, generate.prompt, *generate.suited, *generate.choices, *language.talking],
         show_progress="hidden",
         api_visibility="private",
     )
@@ -118,19 +131,50 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     options.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     options.add_argument("--no-browser", action="store_true", help="do not open a browser window")
-    options.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login")
+    options.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this login; others here can see it")
+    options.add_argument("--auth-file", metavar="FILE", help="read USER:PASSWORD from a file (or set LOWRANK_AUTH)")
+    options.add_argument(
+        "--host-name", action="append", default=[], metavar="NAME",
+        help="a further name the app is reached by, as behind a proxy (or LOWRANK_HOSTS, with commas); repeat for more",
+    )  # fmt: skip
+    options.add_argument("--root-path", metavar="/PATH", help="the path under which a proxy serves the app")
     options.add_argument("--open", action="store_true", help="allow another host than this machine without a login")
     return options
 
 
-def login(given: str | None) -> tuple[str, str] | None:
-    """``user:password`` in two. Raises LaunchError."""
-    if given is None:
+def login(options: argparse.Namespace) -> tuple[str, str] | None:
+    """``user:password`` in two, from the one place it was given in. Raises LaunchError."""
+    given = {"--auth": options.auth, "--auth-file": options.auth_file, "LOWRANK_AUTH": os.environ.get("LOWRANK_AUTH")}
+    places = [place for place, value in given.items() if value is not None]
+    if not places:
         return None
-    user, colon, password = given.partition(":")
+    if len(places) > 1:
+        raise LaunchError(f"The login is given twice, by {' and by '.join(places)}. Keep one.")
+    (place,) = places
+    text = _first_line(given[place] or "") if place == "--auth-file" else given[place] or ""
+    user, colon, password = text.partition(":")
     if not (user and colon and password):
-        raise LaunchError("--auth: must be USER:PASSWORD, both of them not empty.")
+        raise LaunchError(f"{place}: must be USER:PASSWORD, both of them not empty.")
     return user, password
+
+
+def _first_line(name: str) -> str:
+    try:
+        with Path(name).open(encoding="utf-8") as file:
+            return file.readline(4096).rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"--auth-file: {name} cannot be read: {error}.") from None
+
+
+def checker(auth: tuple[str, str]) -> Callable[[str, str], bool]:
+    """Compares a login in the same time whatever is wrong with it."""
+    known = [part.encode() for part in auth]
+
+    def check(user: str, password: str) -> bool:
+        given = [part.encode("utf-8", "replace") for part in (user, password)]
+        return all([hmac.compare_digest(one, other) for one, other in zip(given, known, strict=True)])
+
+    return check
 
 
 def check_port(host: str, port: int) -> None:
@@ -155,11 +199,11 @@ def serve(arguments: list[str] | None = None) -> int:
     """Serve the app until Ctrl-C; the exit code."""
     options = parser().parse_args(arguments)
     try:
-        auth = login(options.auth)
+        auth = login(options)
         if options.host not in LOOPBACK and auth is None and not options.open:
             raise LaunchError(
                 f"--host {options.host} lets others on the network use this machine and see its pictures. "
-                "Add --auth USER:PASSWORD, or --open if that is meant."
+                "Add --auth-file FILE or --auth USER:PASSWORD, or --open if that is meant."
             )
         check_port(options.host, options.port)
         safe.make_folders()
@@ -177,11 +221,15 @@ def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     demo.queue(default_concurrency_limit=8)
     demo._queue.sleep_when_free = 0.03  # Gradio's own 1 ms keeps a tenth of a core busy, day and night
     print(f"{TITLE} is at http://{options.host}:{options.port}  (Ctrl-C ends it; trainings go on)", flush=True)
+    names = Names(options.host, [*options.host_name, *os.environ.get("LOWRANK_HOSTS", "").split(",")])
     demo.launch(
         server_name=options.host,
         server_port=options.port,
         inbrowser=not options.no_browser,
-        auth=auth,
+        auth=checker(auth) if auth else None,
+        root_path=options.root_path,
+        app_kwargs={"middleware": [Middleware(Guard, names=names, uploads=uploads_folder())]},
+        state_session_capacity=PAGES_KEPT,
         allowed_paths=safe.served_folders(),
         max_file_size=LARGEST_UPLOAD,
         theme=theme(),

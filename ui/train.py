@@ -5,43 +5,25 @@ What a task learns from is another module's: :mod:`.picture_panel` and :mod:`.ro
 
 from __future__ import annotations
 
-import shutil
+import asyncio
+import html
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from lowrank_diffusion import devices, paths, presets, runs, supervisor
-from lowrank_diffusion.bases import ModelError
-from lowrank_diffusion.config import Config, ConfigError, Problem, fields
+from lowrank_diffusion import blanks, presets
+from lowrank_diffusion.config import ConfigError, fields
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import source as image_source
-from lowrank_diffusion.paths import runs_folder
-from lowrank_diffusion.runs import Run
-from lowrank_diffusion.text import source as text_source
 
-from .form import MAIN, Form, message_html, prefix, problems_html
+from . import drafts, live
+from .form import MAIN, Form, label, message_html, prefix, problems_html
+from .launch import Data, InputsError, launch_run
+from .memory import Memory
 from .monitor import Monitor
-from .toolkit import gr
+from .toolkit import gr, static_text
 
-
-class InputsError(UserError):
-    """Everything a person must put right before the run can start (``problems``)."""
-
-    def __init__(self, problems: list[Problem]):
-        self.problems = problems
-        super().__init__("\n".join(map(str, problems)))
-
-
-class Data(Protocol):
-    """What was put into a tab to learn from."""
-
-    def problems(self, values: dict[str, Any]) -> list[Problem]:
-        """What keeps a run with these settings from learning from it."""
-        ...
-
-    def write(self, run: Run) -> dict[str, Any]:
-        """Copy it into the run; the settings that say where it is, none where there is nothing to copy."""
-        ...
+PAUSE = 0.7
+"""Seconds without a change before the data are looked at again."""
 
 
 class Panel(Protocol):
@@ -69,62 +51,28 @@ class Panel(Protocol):
         """What is in the panel. Raises UserError."""
         ...
 
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The components whose values outlive the page, by name."""
+        ...
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events after which there is something else to learn from."""
+        ...
+
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`restore` may change."""
+        ...
+
+    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """What a handler returns to show values of :attr:`kept` again, whatever they are."""
+        ...
+
     def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
         """Settings that a preset has no say in with what is in the panel (None: nothing): it may name example data."""
         ...
-
-
-def launch_run(name: str, values: dict[str, Any], data: Data) -> Run:
-    """Check everything, make the run directory with its own copy of the data, and start it.
-
-    Raises:
-        InputsError: with every problem of settings, data, base and device.
-        UserError: where the run directory cannot be made or the process not be started; nothing stays behind.
-    """
-    config, problems = _checked(values, data)
-    if not name.strip():
-        problems.append(Problem("Run name", "is empty.", "Give the run a name."))
-    if problems or config is None:
-        raise InputsError(problems)
-    try:
-        return _started(runs.create(config, name), config, data)
-    except OSError as error:
-        hint = "Free some space, or set LOWRANK_HOME to another disk."
-        raise UserError(f"{runs_folder()}: the run cannot be written: {error.strerror}. {hint}") from None
-
-
-def _started(run: Run, config: Config, data: Data) -> Run:
-    try:
-        if written := data.write(run):
-            own = presets.with_absolute_paths(presets.build(overrides=config.dotted() | written))
-            paths.write_text(run.path / "config.yaml", presets.to_yaml(own))
-        supervisor.start(run)
-    except (OSError, UserError):
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    return run
-
-
-def _checked(values: dict[str, Any], data: Data) -> tuple[Config | None, list[Problem]]:
-    """The config if the values make one, and every problem that can be found without starting."""
-    problems = data.problems(values)
-    try:
-        config = presets.build(overrides=values)
-    except ConfigError as error:
-        return None, error.problems + problems
-    problems += devices.problems(config)
-    problems += base_problems(config)
-    return config, problems
-
-
-def base_problems(config: Config) -> list[Problem]:
-    """What can be said against the base without loading it."""
-    source = text_source if config.task == "text" else image_source
-    try:
-        source.resolve(config.base)
-    except ModelError as error:
-        return error.problems
-    return []
 
 
 class TrainTab:
@@ -134,21 +82,18 @@ class TrainTab:
         self.panel, self.release, self.task = panel, release, panel.task
         self.names = [preset.name for preset in presets.all_presets() if task_of(preset) == self.task]
         self.first = panel.first_preset if panel.first_preset in self.names else ""
-        preset = presets.find_preset(self.first) if self.first else None
-        self.first_about = preset.about if preset else ""
-        self.form = Form(self._built(preset.values if preset else {}, None))
+        self.memory = Memory(self.task, self.names, self.first)
+        first = self.memory.build(self.first, panel.own(self.memory.values(self.first), None))
+        self.form = Form(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520):
                 with gr.Column(elem_classes=["sheet"]):
                     gr.HTML(f"<h3>{panel.title}</h3>", apply_default_css=False, elem_classes=["title"])
                     panel.place()
                 self._settings()
-            with gr.Column(scale=6, min_width=420, elem_classes=["sheet"]):
+            with gr.Column(scale=6, min_width=420, elem_classes=["sheet", "run-card"]):
                 gr.HTML("<h3>Run</h3>", apply_default_css=False, elem_classes=["title"])
-                self.monitor = Monitor(self.task, release)
-
-    def _built(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> Config:
-        return presets.build(preset, {"task": self.task} | self.panel.own(preset, data))
+                self.monitor = Monitor(self.task, release, self.bar, self.start)
 
     def _settings(self) -> None:
         ids = prefix(self.task)
@@ -159,44 +104,159 @@ class TrainTab:
                     self.names, value=self.first or None, label="Preset", elem_id=f"{ids}preset", filterable=False
                 )
                 self.name = gr.Textbox(self.first, label="Run name", elem_id=f"{ids}run-name", max_lines=1)
-            self.about = gr.HTML(message_html(self.first_about), elem_id=f"{ids}preset-about", apply_default_css=False)
+            about = message_html(self.memory.about(self.first))
+            self.about = gr.HTML(about, elem_id=f"{ids}preset-about", apply_default_css=False)
             with gr.Row(elem_classes=["fields"]):
                 self.form.place(*MAIN[self.task])
             with gr.Accordion("All other settings", open=False, elem_id=f"{ids}other-settings") as self.others:
                 self.form.place_rest()
+            # What the settings were before a person changed any: the page holds it, so that it outlives the app too.
+            first = self.memory.note(self.first, self.panel.own(self.memory.values(self.first), None))
+            self.filled = gr.HTML(first, html_template="<div></div>", elem_id=f"{ids}filled", apply_default_css=False)
+            self.before = gr.State(None)
+            self.undo = gr.HTML(js_on_load=static_text("undo.js"), elem_id=f"{ids}undo", apply_default_css=False)
+        with gr.Column(elem_classes=["sheet", "start-bar"]):
             self.problems = gr.HTML(elem_id=f"{ids}problems", apply_default_css=False)
+            self.told = gr.HTML(elem_id=f"{ids}told", apply_default_css=False)
+            self.bar = gr.HTML(js_on_load=static_text("bar.js"), elem_id=f"{ids}now", apply_default_css=False)
             self.start = gr.Button("Start training", variant="primary", elem_id=f"{ids}start", elem_classes=["start"])
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The components whose values outlive the page, by name."""
+        own = {"preset": self.preset, "name": self.name, "filled": self.filled}
+        return own | self.form.widgets | self.panel.kept
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events after which they are written."""
+        parts = [self.preset, self.name, *self.form.widgets.values()]
+        return [*(part.change for part in parts), *self.panel.changes]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`restore` may change."""
+        return [*self.kept.values(), self.about, *self.panel.shown]
+
+    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """Show what was kept of an earlier page."""
+        own = {name: part for name, part in self.kept.items() if name not in self.panel.kept}
+        updates = drafts.fitting(own, values) | self.panel.restore(values)
+        if self.preset in updates:
+            updates[self.about] = message_html(self.memory.about(updates[self.preset]))
+        return updates
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        widgets = list(self.form.widgets.values())
-        filled = [*widgets, self.about, self.name, self.problems]
-        self.preset.change(self.apply_preset, {self.preset, *self.panel.inputs}, filled, **quiet)
+        everything = {*self.kept.values(), *self.panel.inputs}
+        changed = [*self.shown, self.problems, self.before, self.undo]
+        self.preset.input(self.choose, everything, changed, **quiet)
+        self.undo.pressed(self.press, everything | {self.before}, changed, **quiet)
+        answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
+        if answers:
+            filled = [self.form.widgets[key] for key in blanks.FILLED] + [self.filled]
+            gr.on(
+                [part.input for part in answers], self.answer, everything, filled, trigger_mode="always_last", **quiet
+            )
+        self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)
         self.start.click(
-            self.begin,
-            {self.name, *self.panel.inputs, *widgets},
-            [self.problems, self.others, *self.monitor.outputs],
-            **quiet,
+            self.begin, everything, [self.problems, self.others, self.told, *self.monitor.outputs], **quiet
+        )
+        gr.on(
+            self.changes, self.look, everything, self.told, trigger_mode="always_last", concurrency_limit=None, **quiet
         )
         self.panel.connect(demo, self)
         self.monitor.connect(demo)
 
-    def apply_preset(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Fill the widgets from a preset."""
-        name = data[self.preset]
-        if not name:
+    def choose(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Another preset was chosen: what a person typed stays."""
+        return self.fill(data[self.preset], data)
+
+    def fill(self, name: str, data: dict[Any, Any], replace: bool = False) -> dict[Any, Any]:
+        """Show a preset's settings, with what a person changed before, or (``replace``) without.
+
+        A run's name that was typed is never replaced.
+        """
+        widgets = self.form.widgets
+        if name not in self.names:
             return {self.problems: ""}
+        changed = self.changed(data)
+        stay = set() if replace else changed
+        typed = {key: self.form.value(key, data) for key in blanks.ANSWERS.values() if key in stay}
         try:
-            preset = presets.find_preset(Path(name).name)
-            config = self._built(preset.values, data)
+            values = self.memory.values(name)
+            own = self.panel.own(values, data) | typed
+            shown = self.form.fill(self.memory.build(name, own))
         except ConfigError as error:
             return {self.problems: problems_html(error.problems, self.task)}
-        about = message_html(preset.about)
-        return self.form.fill(config) | {self.about: about, self.name: preset.name, self.problems: ""}
+        before = self.memory.preset(data[self.filled])
+        updates = {widgets[key]: shown[widgets[key]] for key in widgets if key not in stay}
+        if str(data[self.name] or "").strip() in ("", before):
+            updates[self.name] = name
+        updates |= {self.preset: name, self.about: message_html(self.memory.about(name)), self.problems: ""}
+        updates[self.filled] = self.memory.note(name, own)
+        lost = [key for key in changed if data[widgets[key]] != shown[widgets[key]]]
+        if not lost:
+            return updates | {self.undo: ""}
+        count = "one of your values" if len(lost) == 1 else f"{len(lost)} of your values"
+        words = f"{name}: {count} {'replaced' if replace else 'kept'} ({_listed([label(key) for key in lost])})."
+        return updates | self.undoing(words, data, *(() if replace else ("Replace",)))
+
+    def changed(self, data: dict[Any, Any]) -> set[str]:
+        """The settings that are not as they were filled in: a person's own."""
+        shown = self.form.fill(self.memory.base(data[self.filled]))
+        parts = self.form.widgets.items()
+        return {key for key, part in parts if not _same(data[part], shown[part])}
+
+    def undoing(self, words: str, data: dict[Any, Any], *others: str) -> dict[Any, Any]:
+        """What a handler adds to offer for a while that everything becomes again as ``data`` say it is now."""
+        before = {name: data[part] for name, part in self.kept.items() if part in data}
+        buttons = "".join(f"<button type=button data-name={name}>{name}</button>" for name in ("Undo", *others))
+        mark = time.monotonic_ns()  # the same words a second time are shown again
+        bar = f'<div class="undo" role="status" data-mark="{mark}"><span>{html.escape(words)}</span>{buttons}</div>'
+        return {self.before: before, self.undo: bar}
+
+    def press(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """A button of the undo bar was pressed."""
+        if getattr(event, "name", "") == "Replace":
+            return self.fill(data[self.preset], data, replace=True)
+        before = data[self.before]
+        again = self.restore(before) if isinstance(before, dict) else {}
+        return again | {self.before: None, self.undo: ""}
+
+    def answer(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """What the pictures show, or its word, was typed: it goes into the captions and prompts that nobody changed."""
+        answers = {key: self.form.value(key, data) for key in blanks.ANSWERS.values()}
+        return self.refilled(data, answers, blanks.FILLED)
+
+    def refilled(self, data: dict[Any, Any], own: dict[str, Any], keys: tuple[str, ...]) -> dict[Any, Any]:
+        """What a handler returns to fill those of ``keys`` that nobody changed as the preset is with ``own`` values."""
+        changed = self.changed(data)
+        name, before = self.memory.preset(data[self.filled]), self.memory.own(data[self.filled])
+        try:
+            shown = self.form.fill(self.memory.build(name, before | own))
+        except ConfigError:  # said at the start
+            return {}
+        parts = {key: self.form.widgets[key] for key in keys if key not in changed}
+        return {part: shown[part] for part in parts.values()} | {self.filled: self.memory.note(name, before | own)}
+
+    async def look(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Something has changed: what a run would learn now, once there is a pause."""
+        await asyncio.sleep(PAUSE)
+        return {self.told: await asyncio.to_thread(self._told, data)}
+
+    def _told(self, data: dict[Any, Any]) -> str:
+        try:
+            config = presets.build(overrides=self.form.values(data))
+            line, notes = self.panel.chosen(data).told(presets.with_absolute_paths(config))
+        except UserError:  # said at the start, when all of it has to be right
+            return ""
+        return live.told_html(line, notes)
 
     def begin(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Start was pressed."""
+        now = {self.bar: live.bar_html(), self.start: gr.update(value=live.start_words())}
         try:
             values = self.form.values(data)
             run = launch_run(str(data[self.name] or ""), values, self.panel.chosen(data))
@@ -205,12 +265,21 @@ class TrainTab:
             main = MAIN[self.task]
             folded = any(problem.key in fields() and problem.key not in main for problem in error.problems)
             opened = {self.others: gr.update(open=True)} if folded else {}
-            return {self.problems: problems_html(error.problems, self.task)} | opened
+            return {self.problems: problems_html(error.problems, self.task)} | opened | now
         except UserError as error:
-            return {self.problems: message_html(str(error), "bad")}
-        return self.monitor.show(run.name) | {self.problems: ""}
+            return {self.problems: message_html(str(error), "bad")} | now
+        return self.monitor.show(run.name) | {self.problems: "", self.told: self._told(data)}
 
 
 def task_of(preset: presets.Preset) -> str:
     """What a preset trains."""
     return str(preset.values.get("task", "image"))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values look the same in a field: an empty one is None or a text."""
+    return one == other or (one in (None, "") and other in (None, ""))
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

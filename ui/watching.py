@@ -44,14 +44,30 @@ def status(run: Run) -> Status:
 
 
 def forget(run: Run) -> None:
-    """Drop a run that was deleted, or whose state was just changed from here."""
+    """Drop a run that was just made or deleted, or whose state was just changed from here."""
+    _active.seen = 0.0
     with _lock:
         _followers.pop(run.path, None)
 
 
+class _Active:
+    def __init__(self) -> None:
+        self.lock, self.seen, self.runs = threading.Lock(), 0.0, list[Run]()
+
+    def look(self) -> list[Run]:
+        with self.lock:
+            if time.monotonic() - self.seen > FRESH_SECONDS:
+                self.runs = [run for run in all_runs() if status(run).active]
+                self.seen = time.monotonic()
+            return self.runs
+
+
+_active = _Active()
+
+
 def active() -> list[Run]:
-    """Runs with a process at work or waiting, newest first."""
-    return [run for run in all_runs() if status(run).active]
+    """Runs with a process at work or waiting, newest first; every page asks this at every tick."""
+    return _active.look()
 
 
 @lru_cache(maxsize=10_000)

@@ -19,6 +19,7 @@ LAYERS = (
     "declare",
     "sections",
     "config",
+    "blanks",
     "presets events bases",
     "hub loading",
     "runs supervisor devices layer_names factors noise kernels products quantize",

@@ -3,15 +3,13 @@
 const grid = document.createElement('div');
 grid.className = 'picture-grid';
 element.replaceChildren(grid);
-const KEY = 'lowrank-diffusion-pictures';
 let shown = '';
+let timer = 0;
 
+// Tells Python, which keeps the cards for the next time the page is opened.
 function keep() {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(props.value || []));
-  } catch {
-    // storage is full or forbidden: the grid then ends with the page
-  }
+  clearTimeout(timer);
+  timer = setTimeout(() => trigger('input'), 250);
 }
 
 function change(index, caption) {
@@ -20,7 +18,10 @@ function change(index, caption) {
 }
 
 function remove(index) {
+  const gone = JSON.stringify(props.value); // as text: Gradio refuses a {path} it did not upload
+  const { name } = props.value[index];
   props.value = props.value.filter((_, at) => at !== index);
+  trigger('taken', { gone, name });
   keep();
   render();
   const next = grid.querySelectorAll('button')[Math.min(index, props.value.length - 1)];
@@ -65,10 +66,3 @@ watch('value', () => {
   render();
 });
 render();
-try {
-  const kept = JSON.parse(localStorage.getItem(KEY) || '[]');
-  // what was collected before a reload; Python drops files that are gone
-  if (kept.length && !(props.value || []).length) trigger('restore', { items: kept });
-} catch {
-  localStorage.removeItem(KEY);
-}

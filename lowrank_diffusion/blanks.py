@@ -1,0 +1,79 @@
+"""What a preset asks the person: its captions and prompts have blanks for what the pictures show and for its word.
+
+``a photo of {word} {subject}`` becomes ``a photo of sks robot`` with ``data.word=sks`` and ``data.subject=robot``. What
+a preset answers itself is true of its own example only, so with other pictures the answers must be given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .declare import Problem
+from .paths import PROJECT
+
+ANSWERS = {"subject": "data.subject", "word": "data.word"}
+"""The setting that fills a blank."""
+FILLED = ("data.prompt", "data.trigger", "prior.prompt", "sample.prompts")
+"""The settings that may have blanks."""
+_HINTS = {
+    "data.subject": "Say what the pictures show, for example data.subject=robot.",
+    "data.word": "Choose the word that will mean it: a rare one for a subject, as data.word=sks, or a style's name.",
+}
+_BLANK = re.compile(r"(?P<an>\b[Aa] )?\{(?P<name>subject|word)\}")
+
+
+def merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted settings of a preset with those that a person gave over them, and the blanks filled."""
+    values = {**preset, **given}
+    if "data.instance" in given and not _same(given["data.instance"], preset.get("data.instance")):
+        values = {key: value for key, value in values.items() if key in given or key not in ANSWERS.values()}
+        values = _read_from(preset.get("data.prompt"), given.get("data.prompt")) | values
+    answers = {name: str(values.get(key) or "").strip() for name, key in ANSWERS.items()}
+    return values | {key: _filled(values[key], answers) for key in FILLED if key in values}
+
+
+def problems(config: Config) -> list[Problem]:
+    """The blanks that are still there: nothing may be learnt or drawn from them."""
+    values = config.dotted()
+    found = []
+    for name, key in ANSWERS.items():
+        asking = [field for field in FILLED if f"{{{name}}}" in str(values[field])]
+        if asking:
+            rule = f"is {'not used' if values[key] else 'empty'}, and {', '.join(asking)} still have a {{{name}}}."
+            found.append(Problem(key, rule, _HINTS[key]))
+    return found
+
+
+def _same(given: Any, own: Any) -> bool:
+    try:
+        place = Path(str(given)).expanduser()
+        return bool(given) and bool(own) and (PROJECT / place).resolve() == (PROJECT / str(own)).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _read_from(template: Any, prompt: Any) -> dict[str, Any]:
+    """The answers that a caption holds which has the form of the preset's: 'a photo of zwx dog' says both."""
+    if not (isinstance(template, str) and isinstance(prompt, str)):
+        return {}
+    pattern = re.escape(template).replace(r"\{word\}", r"(?P<word>\S+)").replace(r"\{subject\}", "(?P<subject>.+)")
+    found = re.fullmatch(pattern.replace(r"\ ", r"\s+"), prompt.strip())
+    return {ANSWERS[name]: value for name, value in found.groupdict().items()} if found else {}
+
+
+def _filled(value: Any, answers: Mapping[str, str]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_filled(item, answers) for item in value)
+    return _BLANK.sub(lambda found: _answer(found, answers), value) if isinstance(value, str) else value
+
+
+def _answer(found: re.Match[str], answers: Mapping[str, str]) -> str:
+    """The blank's answer, 'a' before it as it must be; the blank itself while there is none."""
+    article, answer = found["an"] or "", answers[found["name"]]
+    if not answer:
+        return found[0]
+    return (article.replace(" ", "n ") if answer[0].lower() in "aeiou" else article) + answer
