@@ -153,7 +153,7 @@ def test_commands_of_the_other_task_say_so(finished: Run, tmp_path: Path, capsys
     assert main(["ask", "x", "--adapter", str(finished.files()[0])]) == 1
     assert "--base: is needed with a folder." in capsys.readouterr().err
     assert main(["evaluate", finished.name, "--data", str(tmp_path / "gone.jsonl")]) == 1
-    assert "gone.jsonl: cannot be read" in capsys.readouterr().err
+    assert "gone.jsonl: does not exist." in capsys.readouterr().err
     assert main(["evaluate", finished.name, "--prompt", "x", "--count", "2"]) == 1
     rules = [f"--{name}: is for picture models; {finished.name} is none." for name in ("prompt", "count")]
     assert capsys.readouterr().err.splitlines() == rules
