@@ -46,7 +46,7 @@ class Layout:
     @classmethod
     def of(cls, config: Any) -> Layout:
         """That of a UNet's config (an object or a mapping)."""
-        get = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name)
+        get: Any = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name)
         return cls(int(get("layers_per_block")), tuple("Attn" in kind for kind in get("up_block_types")))
 
     @classmethod

@@ -16,7 +16,8 @@ EXAMPLES = ASSETS / "examples"
 
 def home() -> Path:
     """The writable folder: ``LOWRANK_HOME`` if set, else the project's own."""
-    return Path(os.environ.get("LOWRANK_HOME") or PROJECT).resolve()
+    # A unit file or a container's settings may hold a "~" that no shell has seen.
+    return Path(os.environ.get("LOWRANK_HOME") or PROJECT).expanduser().resolve()
 
 
 def runs_folder() -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_diffusion import events, presets, runs, supervisor
+from lowrank_diffusion import events, paths, presets, runs, supervisor
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.paths import PROJECT, write_text
@@ -426,3 +426,9 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path):
     assert path.read_text(encoding="utf-8") == "old é"
     write_text(path, "new")
     assert path.read_text() == "new" and [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_home_with_a_tilde_is_the_persons_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOWRANK_HOME", "~/studio")
+    assert paths.home() == tmp_path.resolve() / "studio"
