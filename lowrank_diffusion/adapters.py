@@ -20,16 +20,12 @@ from torch import Tensor, nn
 
 from . import seeds
 from .config import AdapterConfig, ConfigError, Problem
-from .errors import UserError
+from .errors import AdapterError as AdapterError
 from .factors import Factors, gralora_to_lora, stack
 from .quantize import QuantizedLinear
 from .targets import matching
 
 NAME = "default"
-
-
-class AdapterError(UserError):
-    """An adapter file cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -13,3 +13,7 @@ class DataError(UserError):
     def __init__(self, problems: list[str]):
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+class AdapterError(UserError):
+    """An adapter cannot be used."""

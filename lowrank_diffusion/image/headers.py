@@ -62,13 +62,14 @@ def _parse(content: bytes, data: int) -> Header:
         metadata = entries.pop("__metadata__", None) or {}
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        said = {str(key): str(value) for key, value in metadata.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise HeaderError("is corrupt: its header is not that of a safetensors file. Download it again.") from None
     if end > data:
         raise HeaderError(f"is truncated: {data:,} of {end:,} bytes of weights are there. {_AGAIN}")
     if end < data:
         raise HeaderError(f"is corrupt: {data - end:,} bytes follow its last weight. Download it again.")
-    return Header(shapes, {str(key): str(value) for key, value in metadata.items()})
+    return Header(shapes, said)
 
 
 def _signature(start: bytes, size: int) -> str:
@@ -123,10 +124,15 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
     return problems
 
 
+_ADAPTERS = (
+    "lora_", ".lora.", "lycoris_", "hada_w", "lokr_", ".oft_", "boft_", "ia3_l", ".on_input", ".diff_b", "dora_scale",
+    "vera_lambda", "bundle_emb.",
+)  # fmt: skip
+
+
 def is_adapter(header: Header) -> bool:
     """Whether the tensors are a LoRA or one of its relatives."""
-    marks = ("lora_", ".lora.", ".lora_", "gralora_", "hada_w", "lokr_", "oft_blocks", "oft_diag", "dora_scale")
-    return any(mark in name for name in header.shapes for mark in marks)
+    return any(mark in name for name in header.shapes for mark in _ADAPTERS)
 
 
 def describe(header: Header) -> str:
@@ -170,6 +176,10 @@ _KINDS: list[tuple[str, Callable[[Header], bool]]] = [
     ("a Stable Diffusion 2 checkpoint, not SDXL", _starts("cond_stage_model.model.")),
     ("a Stable Diffusion 3 model, not SDXL", _contains("joint_blocks.")),
     ("a Flux model, not SDXL", _contains("double_blocks.")),
+    (
+        "a whole SDXL checkpoint, which is a base and no adapter",
+        lambda header: all(has(header.shapes, part) for part in (f"{UNET}label_emb.", TEXT_ENCODER_2)),
+    ),
     ("the UNet of an SDXL alone, without text encoders", _starts(f"{UNET}label_emb.")),
     ("a UNet alone, without text encoders", _starts(UNET)),
     ("the UNet of an SDXL alone, in diffusers' layout", _starts("add_embedding.")),

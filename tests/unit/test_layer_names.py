@@ -62,7 +62,7 @@ def test_other_paths_have_no_original_name(path: str):
 def test_settings_in_shared_files_hold_no_path_of_the_machine():
     given = {
         "base.path": "/home/ann/sdxl.safetensors", "data.path": "C:\\Users\\ann\\cats", "seed": 3,
-        "data.trigger": "sks", "prior.path": "~/people/", "base.vae": "owner/vae", "x": ["/home/ann", 1],
+        "data.trigger": "sks", "prior.path": "~/people", "base.vae": "owner/vae", "x": ["/home/ann", 1],
     }  # fmt: skip
     said = shareable(given)
     assert "ann" not in json.dumps(said)
