@@ -242,7 +242,10 @@ def _last_name(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_last_name(item) for item in value]
     local = isinstance(value, str) and (value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] in (":\\", ":/"))
-    return value.replace("\\", "/").rstrip("/").rpartition("/")[2] if local else value
+    if not local:
+        return value
+    rest, _, last = value.replace("\\", "/").rstrip("/").rpartition("/")
+    return "" if rest.lower().endswith(("/home", "/users")) else last  # a home folder is called as its owner
 
 
 def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
