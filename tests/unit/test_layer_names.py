@@ -66,6 +66,6 @@ def test_settings_in_shared_files_hold_no_path_of_the_machine():
     }  # fmt: skip
     said = shareable(given)
     assert "ann" not in json.dumps(said)
-    assert said["x"] == [""], "a home folder is called as its owner"
+    assert said["x"] == ["", 1], "a home folder is called as its owner"
     assert said["base.path"] == "sdxl.safetensors" and said["data.path"] == "cats" and said["prior.path"] == "people"
     assert said["base.vae"] == "owner/vae" and said["data.trigger"] == "sks" and said["seed"] == 3
