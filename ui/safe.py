@@ -81,3 +81,17 @@ def make_folders() -> None:
         except OSError as error:
             hint = "Set LOWRANK_HOME to a folder that can be written."
             raise RefusedError(f"{folder}: cannot be made: {error.strerror}. {hint}") from None
+
+
+def in_words(error: Exception) -> str:
+    """What a person is told of an error that no handler expected."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = str(error.filename or "")
+        place = f"{name[:120]}{'…' if len(name) > 120 else ''}: " if name else ""
+        return f"{place}{error.strerror or type(error).__name__}. Check the path, or free some space."
+    if isinstance(error, ValueError):
+        words = "; ".join(" ".join(str(error).split())[:300].splitlines())
+        return f"A value cannot be used: {words}. Check what was typed."
+    return f"This did not work ({type(error).__name__}). The terminal that the app runs in shows where."
