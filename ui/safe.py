@@ -43,10 +43,20 @@ def inside(path: str | Path, *roots: Path) -> Path:
     try:
         found = Path(path).resolve(strict=True)
     except (OSError, ValueError):
-        raise RefusedError(f"{path}: there is no such file.") from None
+        shown = str(path).replace("\0", "")
+        raise RefusedError(f"{shown[:120]}{'…' if len(shown) > 120 else ''}: there is no such file.") from None
     if any(found.is_relative_to(root.resolve()) for root in roots):
         return found
     raise RefusedError(f"{found.name}: lies outside the folders of this app. Upload it instead.")
+
+
+def by_name(error: UserError, path: str | Path) -> str:
+    """The error's text with the file's name for its whole path: where the upload is kept says nothing to a person."""
+    try:
+        file = Path(str(path))
+        return str(error).replace(str(file.resolve()), file.name).replace(str(file), file.name)
+    except (OSError, ValueError):
+        return str(error)
 
 
 def uploaded(path: str | Path) -> Path:
