@@ -63,6 +63,9 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
     assert all(captions)
     assert not any(UNSEEN in caption for caption in captions)
     expect(page.locator("#preset input")).to_have_value("emoji-style")
+    # Own pictures: the page does not know what they show, and asks for the style's name.
+    page.locator("#field-data-word").locator("input, textarea").first.fill("3d icon")
+    expect(page.locator("#field-data-trigger").locator("input, textarea").first).to_have_value("3d icon")
     shot(page, "1-pictures-and-settings")
     start(page)
 
