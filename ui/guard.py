@@ -110,13 +110,34 @@ class Guard:
         try:
             self._check_sender(scope, headers)
             self._check_size(scope, dict(headers))
-            await self.app(scope, receive, self._sender(scope, send))
+            await self._answer(scope, receive, self._sender(scope, send))
         except Refusal as refusal:
             extra = {"Retry-After": str(refusal.wait)} if refusal.wait else {}
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
             else:
                 await PlainTextResponse(refusal.words, refusal.status, extra)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer.
+
+        When a page is closed or reloaded while it listens to the queue, Gradio forgets its session and stumbles over
+        that in the page's other streams. Nobody hears the end of these, and the log is for faults.
+        """
+        listening = str(scope["path"]).endswith("/queue/data")
+        gone = False
+
+        async def heard() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] in ("http.disconnect", "websocket.disconnect")
+            return message
+
+        try:
+            await self.app(scope, heard, send)
+        except (KeyError, RuntimeError):
+            if not (gone or listening):
+                raise
 
     def _check_sender(self, scope: Scope, headers: list[tuple[str, str]]) -> None:
         hosts = [value for name, value in headers if name == "host"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -10,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from ui import guard
 from ui.guard import Guard, Names, Tries
@@ -129,3 +132,24 @@ def test_a_file_of_a_run_runs_no_script(tmp_path: Path, kind: str) -> None:
 
 def test_a_picture_of_a_run_is_shown(tmp_path: Path) -> None:
     assert "content-disposition" not in app(tmp_path).get("/gradio_api/file=x?kind=image/png").headers
+
+
+@pytest.mark.parametrize("message", ["http.disconnect", "http.request"])
+def test_only_a_page_that_is_gone_lets_the_app_stumble(tmp_path: Path, message: str) -> None:
+    async def stumbling(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise KeyError("session")
+
+    async def receive() -> dict[str, str]:
+        return {"type": message}
+
+    async def send(_: Any) -> None:
+        raise AssertionError("nothing is answered")
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
+    guarded = Guard(stumbling, Names("127.0.0.1"), tmp_path)
+    if message == "http.disconnect":
+        asyncio.run(guarded(scope, receive, send))
+    else:
+        with pytest.raises(KeyError):
+            asyncio.run(guarded(scope, receive, send))
