@@ -156,7 +156,9 @@ class TrainTab:
         answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
         if answers:
             filled = [self.form.widgets[key] for key in blanks.FILLED] + [self.filled]
-            typed = [part.input for part in answers]
+            typed = [
+                part.change for part in answers
+            ]  # not input: a value that is pasted or filled in makes no keystroke
             gr.on(typed, self.answer, everything, filled, trigger_mode="always_last", **quiet)
             chosen.then(self.answer, everything, filled, **quiet)  # what was typed while the server answered
         self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)

@@ -117,6 +117,7 @@ def test_settings_of_every_tab_survive_and_two_tabs_keep_their_own(studio: Studi
     choose(page, "emoji-subject")
     for name, text in {"run-name": "my robot", "field-train-steps": "77", "field-data-subject": "robot"}.items():
         typed(page, name, text)
+    expect(field(page, "field-data-prompt")).to_have_value("a photo of {word} robot", timeout=30_000)
     page.get_by_role("tab", name="Generate").click()
     typed(page, "prompt", "a fox in the rain")
     typed(page, "seed", "99")
