@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from .declare import ConfigError as ConfigError
 from .declare import Problem, Section, option
+from .paths import too_long
 from .sections import LossConfig, PriorConfig, TextConfig
 
 EMBEDDED = "embedded"
@@ -26,6 +27,9 @@ ONLY = {
     "text": r"text\..*|sample\.(system|tokens|temperature)",
 }
 """The parameters that only one task has, by their dotted keys."""
+
+PATHS = ("base.path", "base.vae", "data.instance", "prior.pictures", "text.held_out")
+"""The parameters that name a file or folder."""
 
 TARGET_SETS = ("auto", "attention", "attention+feed_forward", "attention+mlp", "all-linear")
 """Names of groups of layers; the layers are listed in :mod:`.adapters`."""
@@ -257,6 +261,8 @@ class Config(Section):
         for key, value in values.items():
             if key not in own and value != defaults[key]:
                 yield Problem(key, f"means nothing with task={self.task}, got {value!r}.", "Leave it out.")
+        for key in (key for key in PATHS if too_long(values[key])):
+            yield Problem(key, f"is no path: it is too long ({len(values[key]):,} characters).")
         if self.text.held_out and self.validation.holdout:
             yield Problem("validation.holdout", "must be 0 with text.held_out, which is a set of its own.")
         if self.text.answers and not (self.text.held_out or self.validation.holdout):

@@ -50,6 +50,16 @@ class Section(BaseModel):
             raise PydanticCustomError("bool_type", "must not be true or false")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_zero_byte(cls, value: Any) -> Any:
+        """No file name, prompt or word holds one, and most of what reads them stumbles over it."""
+        if any(
+            isinstance(text, str) and "\0" in text for text in (value if isinstance(value, list | tuple) else [value])
+        ):
+            raise PydanticCustomError("zero_byte", "must not hold a zero byte")
+        return value
+
     def check(self) -> Iterator[Problem]:
         """Rules between the fields of one section; keys are relative to it."""
         yield from ()

@@ -35,3 +35,9 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def too_long(path: str | None) -> bool:
+    """Whether no file system has such a name; asking for it would be an error rather than a no."""
+    names = [name.encode(errors="replace") for name in (path or "").split("/")]
+    return max(map(len, names)) > 255 or len(b"/".join(names)) > 4095

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from . import blanks
 from .config import EMBEDDED, Config, ConfigError, Problem, Section, fields, sections
-from .paths import PRESETS, PROJECT
+from .paths import PRESETS, PROJECT, too_long
 
 
 class _Loader(yaml.SafeLoader):
@@ -231,8 +231,10 @@ def from_yaml(text: str, source: str) -> Config:
 
 def located(path: str | None) -> str | None:
     """A file or folder by absolute path: relative ones are looked for from here, then in the project."""
-    path = os.path.expanduser(path) if path else path
-    found = [place / path for place in (Path.cwd(), PROJECT) if path and (place / path).exists()]
+    if not path or too_long(path) or "\0" in path:  # asking for such a file is an error, not a no
+        return path
+    path = os.path.expanduser(path)
+    found = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]
     return str(found[0].resolve()) if found else path
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowrank_diffusion.config import BaseModelConfig, Config, Problem
+from lowrank_diffusion import presets
+from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import adapter_files
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
@@ -114,10 +115,11 @@ def build_request(answers: dict[str, Any]) -> DrawRequest:
             adapters += [_adapter(choice, float(strength))] if choice else []
         except UserError as error:
             problems.append(Problem(f"Adapter {index}", str(error)))
-    base = BaseModelConfig(path=str(answers["base"] or "").strip() or "embedded")
+    base = BaseModelConfig()
     try:
+        base = presets.build(overrides={"base.path": str(answers["base"] or "").strip() or "embedded"}).base
         resolve(base)
-    except ModelError as error:
+    except (ConfigError, ModelError) as error:
         problems += [Problem("Base model", problem.rule, problem.hint) for problem in error.problems]
     if problems:
         raise RequestError(problems)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lowrank_diffusion import presets
 from lowrank_diffusion.bases import ModelError
-from lowrank_diffusion.config import BaseModelConfig, Config, Problem
+from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.text.request import Settings, broken
@@ -78,7 +79,11 @@ def build_job(answers: dict[str, Any], turns: tuple[Turn, ...]) -> tuple[Chat, t
         problems.append(Problem("Message", "is empty.", "Write something."))
     if len(message) > LONGEST_MESSAGE:
         problems.append(Problem("Message", f"is longer than {LONGEST_MESSAGE:,} characters.", "Shorten it."))
-    base = BaseModelConfig(path=str(answers["base"] or "").strip() or "embedded")
+    base = BaseModelConfig()
+    try:
+        base = presets.build(overrides={"base.path": str(answers["base"] or "").strip() or "embedded"}).base
+    except ConfigError as error:
+        problems += [Problem("Base model", problem.rule, problem.hint) for problem in error.problems]
     folder = None
     if answers["adapter"]:
         try:

@@ -19,6 +19,7 @@ STATE_WORDS = {
     "finished": "finished",
     "failed": "failed",
     "interrupted": "interrupted",
+    "unreadable": "unreadable",
 }
 STATE_HINTS = {
     "starting": "Loading PyTorch takes some ten seconds.",
@@ -101,7 +102,7 @@ def status_html(run: Run | None, status: Status) -> str:
     )
     hint = FINISHED_HINTS[watching.task(run)] if status.state == "finished" else STATE_HINTS.get(status.state, "")
     text = status.message or hint
-    kind = "bad" if status.state in ("failed", "interrupted") else "info"
+    kind = "bad" if status.state in ("failed", "interrupted", "unreadable") else "info"
     if kind == "bad" and status.message:
         text = f"{status.message}\n{hint}"
     message = f'<p class="message {kind}">{html.escape(text)}</p>' if text else ""

@@ -50,13 +50,8 @@ def add(files: Iterable[str], items: list[Item]) -> tuple[list[Item], list[str]]
             else:
                 items.append(card(path))
         except UserError as error:
-            refused.append(_about(error, Path(name)))
+            refused.append(safe.by_name(error, name))
     return items, refused + [line for text in texts if (line := _caption_from(text, items))]
-
-
-def _about(error: UserError, path: Path) -> str:
-    """The error's text with the file's name for its whole path: where the upload is kept says nothing to a person."""
-    return str(error).replace(str(path.resolve()), path.name).replace(str(path), path.name)
 
 
 def card(path: Path, caption: str = "") -> Item:

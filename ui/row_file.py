@@ -72,9 +72,3 @@ def is_example(path: Any) -> bool:
 def name_of(path: Path) -> str:
     """The file's name; an example's folder."""
     return f"Example {path.parent.name}" if is_example(path) else path.name
-
-
-def about(error: UserError, path: Any) -> str:
-    """The error's text with the file's name for its whole path: where the upload is kept says nothing to a person."""
-    name = Path(str(path))
-    return str(error).replace(str(name.resolve()), name.name).replace(str(name), name.name)

@@ -16,7 +16,7 @@ from . import launch, row_view, safe
 from .engine import CancelledError, Engine
 from .form import from_widget, message_html, problems_html
 from .process import Waiting
-from .row_file import RowFile, about, example_files, is_example, name_of
+from .row_file import RowFile, example_files, is_example, name_of
 from .speaker import Counting, Tokenise, Tokenised
 from .toolkit import gr, static_text
 from .train import TrainTab
@@ -116,7 +116,7 @@ class RowPanel:
             path = safe.uploaded(str(values["file"])) if values["file"] else None
             return {self.file: str(path)} | self._plain(path) if path else self._blank()
         except UserError as error:
-            return self._blank() | {self.note: message_html(about(error, values["file"]), "bad")}
+            return self._blank() | {self.note: message_html(safe.by_name(error, values["file"]), "bad")}
 
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""
@@ -152,7 +152,7 @@ class RowPanel:
             shown = self._plain(path)
         except UserError as error:
             still = f"\n{name_of(Path(data[self.file]))} stays." if data[self.file] else ""
-            return {self.drop: None, self.note: message_html(about(error, data[self.drop]) + still, "bad")}
+            return {self.drop: None, self.note: message_html(safe.by_name(error, data[self.drop]) + still, "bad")}
         if is_example(data[self.held_out]):
             shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
             shown[self.note] += message_html(HELD_OUT_NOTE)
@@ -233,7 +233,7 @@ class RowPanel:
         except ConfigError as error:
             yield {self.counts: problems_html(error.problems, self.task)}
         except UserError as error:
-            yield {self.counts: message_html(about(error, data[self.file]), "bad")}
+            yield {self.counts: message_html(safe.by_name(error, data[self.file]), "bad")}
 
     def _config(self, data: dict[Any, Any]) -> Config:
         """The settings the view depends on; the others may be wrong still. Raises ConfigError."""

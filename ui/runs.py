@@ -33,15 +33,23 @@ def table_html(chosen: str | None) -> str:
 
 
 def _row(run: Run, chosen: bool) -> str:
+    try:
+        cells = _cells(run)
+    except Exception as error:  # whatever a stranger's folder holds, it costs its own line only
+        words = f"cannot be shown: {type(error).__name__}"
+        cells = [f"<b>{html.escape(run.title)}</b>", live.pill("unreadable"), "", "", "", html.escape(words), ""]
+    body = "".join(f"<td>{cell}</td>" for cell in cells)
+    mark = ' class="chosen" aria-selected="true"' if chosen else ""
+    return f'<tr tabindex="0" data-name="{html.escape(run.name)}"{mark}>{body}</tr>'
+
+
+def _cells(run: Run) -> list[str]:
     status = watching.status(run)
     loss = f"{smoothed(status.losses)[-1][1]:.4f}" if status.losses else ""
     took = live.duration(status.updated - status.started) if status.started else ""
     step = f"{status.step}/{status.steps}" if status.steps else ""
     cells = [f"<b>{html.escape(run.title)}</b>", live.pill(status.state), html.escape(step), loss]
-    cells += [live.created(run), html.escape(_adapter(run)), took]
-    body = "".join(f"<td>{cell}</td>" for cell in cells)
-    mark = ' class="chosen" aria-selected="true"' if chosen else ""
-    return f'<tr tabindex="0" data-name="{html.escape(run.name)}"{mark}>{body}</tr>'
+    return [*cells, live.created(run), html.escape(_adapter(run)), took]
 
 
 def _adapter(run: Run) -> str:
@@ -94,6 +102,15 @@ def can_be_tried(run: Run) -> bool:
     """Whether there is an adapter that the app could load."""
     find = chatting.adapter_folder if watching.task(run) == "text" else asking.adapter_file
     return find(run) is not None
+
+
+def beginning(path: Path) -> str:
+    """A text file as far as a page shows it."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(LOG_BYTES)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def log_tail(run: Run) -> str:
@@ -227,7 +244,7 @@ class RunsTab:
             self.files: gr.update(value=files or None, visible=bool(files)),
             self.curve: live.curve_html(status),
             self.samples: live.samples_html(run, status),
-            self.config: path.read_text(encoding="utf-8", errors="replace"),
+            self.config: beginning(path),
             self.log: log_tail(run),
         }
 

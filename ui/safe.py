@@ -43,10 +43,20 @@ def inside(path: str | Path, *roots: Path) -> Path:
     try:
         found = Path(path).resolve(strict=True)
     except (OSError, ValueError):
-        raise RefusedError(f"{path}: there is no such file.") from None
+        shown = str(path).replace("\0", "")
+        raise RefusedError(f"{shown[:120]}{'…' if len(shown) > 120 else ''}: there is no such file.") from None
     if any(found.is_relative_to(root.resolve()) for root in roots):
         return found
     raise RefusedError(f"{found.name}: lies outside the folders of this app. Upload it instead.")
+
+
+def by_name(error: UserError, path: str | Path) -> str:
+    """The error's text with the file's name for its whole path: where the upload is kept says nothing to a person."""
+    try:
+        file = Path(str(path))
+        return str(error).replace(str(file.resolve()), file.name).replace(str(file), file.name)
+    except (OSError, ValueError):
+        return str(error)
 
 
 def uploaded(path: str | Path) -> Path:
@@ -81,3 +91,17 @@ def make_folders() -> None:
         except OSError as error:
             hint = "Set LOWRANK_HOME to a folder that can be written."
             raise RefusedError(f"{folder}: cannot be made: {error.strerror}. {hint}") from None
+
+
+def in_words(error: Exception) -> str:
+    """What a person is told of an error that no handler expected."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = str(error.filename or "")
+        place = f"{name[:120]}{'…' if len(name) > 120 else ''}: " if name else ""
+        return f"{place}{error.strerror or type(error).__name__}. Check the path, or free some space."
+    if isinstance(error, ValueError):
+        words = "; ".join(" ".join(str(error).split())[:300].splitlines())
+        return f"A value cannot be used: {words}. Check what was typed."
+    return f"This did not work ({type(error).__name__}). The terminal that the app runs in shows where."

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 
 from lowrank_diffusion.errors import UserError
 
-from . import asking, safe, watching
+from . import asking, handlers, safe, watching
 from .engine import Engine
 from .form import key_styles
 from .generate import GenerateTab, as_in
@@ -80,6 +80,7 @@ def build() -> gr.Blocks:
         front = {train_tab: train.monitor.timer, generate_tab: None, language_tab: language.timer}
         _poll_what_is_looked_at(front | {runs_tab: listing.timer})
         _hand_over(listing, generate, language, tabs)
+    handlers.guard(demo)
     return demo
 
 

@@ -151,14 +151,14 @@ class TrainTab:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         everything = {*self.kept.values(), *self.panel.inputs}
         changed = [*self.shown, self.problems, self.before, self.undo]
-        self.preset.input(self.choose, everything, changed, **quiet)
+        chosen = self.preset.input(self.choose, everything, changed, **quiet)
         self.undo.pressed(self.press, everything | {self.before}, changed, **quiet)
         answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
         if answers:
             filled = [self.form.widgets[key] for key in blanks.FILLED] + [self.filled]
-            gr.on(
-                [part.input for part in answers], self.answer, everything, filled, trigger_mode="always_last", **quiet
-            )
+            typed = [part.input for part in answers]
+            gr.on(typed, self.answer, everything, filled, trigger_mode="always_last", **quiet)
+            chosen.then(self.answer, everything, filled, **quiet)  # what was typed while the server answered
         self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)
         self.start.click(
             self.begin, everything, [self.problems, self.others, self.told, *self.monitor.outputs], **quiet

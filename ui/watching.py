@@ -24,12 +24,45 @@ class _Follower:
     def look(self) -> Status:
         with self.lock:
             if time.monotonic() - self.seen > FRESH_SECONDS:
-                status = self.watch.refresh()
-                lists = {name: list(value) for name, value in vars(status).items() if isinstance(value, list)}
-                measures = {name: list(points) for name, points in status.measures.items()}
-                self.status = dataclasses.replace(status, **lists, measures=measures)  # read while others go on
+                self.status = self._read()
                 self.seen = time.monotonic()
             return self.status
+
+    def _read(self) -> Status:
+        """The state; of a stranger's folder that no run of ours wrote, that it cannot be read and nothing else."""
+        try:
+            status = self.watch.refresh()
+            if not is_sound(status):
+                raise ValueError("a figure is none")
+            lists = {name: list(value) for name, value in vars(status).items() if isinstance(value, list)}
+            measures = {name: list(points) for name, points in status.measures.items()}
+            return dataclasses.replace(status, **lists, measures=measures)  # read while others go on
+        except Exception as error:  # whatever the files hold, the other runs are shown
+            words = f"Its events or its process.json cannot be read ({type(error).__name__}: {str(error)[:200]})."
+            return Status(state="unreadable", message=words)
+
+
+def is_sound(status: Status) -> bool:
+    """Whether every figure is one: files that a stranger made may hold anything."""
+    whole = (status.step, status.steps, status.stage_done, status.stage_total, status.parameters, status.memory)
+    real = (status.seconds_per_step, status.started, status.updated)
+    texts = (status.state, status.stage, status.message, status.device, status.precision, status.mode, *status.notes)
+    points = [*status.losses, *status.rates, *status.validation]
+    points += [point for group in status.measures.values() for point in group]
+    return (
+        all(type(value) is int and 0 <= value < 2**63 for value in whole)
+        and all(_is_real(value) for value in real)
+        and all(isinstance(text, str) for text in texts)
+        and all(type(step) is int and _is_real(value) for step, value in points)
+        and all(
+            type(at) is int and isinstance(said, str) and isinstance(path, str) for at, said, path in status.samples
+        )
+    )
+
+
+def _is_real(value: object) -> bool:
+    """A number, also one that is not finite: a loss may be."""
+    return (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300) or value != value
 
 
 _followers: dict[Path, _Follower] = {}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def test_after_a_reload_what_is_gone_or_foreign_is_dropped(upload: Upload, home:
     secret = home / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)
     Path(items[1]["path"]).unlink()
-    kept = pictures.restored(json.dumps([*items, items[0] | {"path": str(secret)}]))
+    kept = pictures.restored([*items, items[0] | {"path": str(secret)}])
     assert [(item["name"], item["caption"]) for item in kept] == [("cat.png", "mine")]
 
 
@@ -104,6 +103,6 @@ def test_an_example_is_only_ever_read_from_its_folder(name: str) -> None:
         pictures.example(name)
 
 
-@pytest.mark.parametrize("kept", ["", "{", "[" * 100_000, "7", '[{"path": 1}]', '[{"path": "\\u0000"}]', None, 3, [1]])
-def test_what_a_browser_remembers_wrongly_is_no_picture(kept: object) -> None:
+@pytest.mark.parametrize("kept", ["", "{", 7, [{"path": 1}], None, [1], [{"path": "\0", "name": "", "caption": ""}]])
+def test_what_a_page_remembers_wrongly_is_no_picture(kept: object) -> None:
     assert pictures.restored(kept) == []

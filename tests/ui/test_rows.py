@@ -102,7 +102,8 @@ def test_the_example_brings_its_preset_and_own_rows_drop_its_held_out_file(tab: 
     panel = tab.panel
     assert isinstance(panel, RowPanel)
     (file,) = example_files()
-    updates = panel.take_example(file, tab)
+    before = {part: "" for part in tab.kept.values()} | {tab.filled: tab.filled.value}
+    updates = panel._example_taker(file)(before)
     assert updates[tab.preset] == file.parent.name == panel.first_preset
     assert is_example(updates[tab.form.widgets["text.held_out"]])
     assert updates[tab.form.widgets["data.instance"]] == ""
@@ -112,7 +113,7 @@ def test_the_example_brings_its_preset_and_own_rows_drop_its_held_out_file(tab: 
     assert own[panel.held_out] == ""
     assert own[tab.form.widgets["text.answers"]] == 0
     assert "Held out" in own[panel.note]
-    filled = tab.apply_preset({tab.preset: panel.first_preset, panel.file: own[panel.file]})
+    filled = tab.fill(panel.first_preset, before | {panel.file: own[panel.file]}, replace=True)
     assert filled[panel.held_out] == ""
 
 

@@ -15,4 +15,15 @@
     image.alt = caption.textContent = link.dataset.caption || '';
     dialog.showModal();
   });
+  // A double click on Start is one start.
+  let started = -Infinity;
+  document.addEventListener(
+    'click',
+    (event) => {
+      if (!event.target.closest('button.start')) return;
+      if (event.timeStamp - started < 900) event.stopImmediatePropagation();
+      else started = event.timeStamp;
+    },
+    true,
+  );
 }

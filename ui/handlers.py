@@ -1,0 +1,78 @@
+"""What a handler of the page raises becomes a message, in the place that its tab has for messages."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from lowrank_diffusion.errors import UserError
+
+from . import safe
+from .form import message_html
+from .toolkit import gr
+
+Handler = Callable[..., Any]
+Told = Callable[[Exception], dict[Any, Any]]
+
+
+def guard(demo: gr.Blocks) -> None:
+    """Guard every handler; call once, when all events are bound."""
+    for event in demo.fns.values():
+        if event.fn is not None:
+            place = next((part for part in event.outputs if _says(part)), None)
+            event.fn = guarded(event.fn, functools.partial(_told, place))
+
+
+def _says(part: Any) -> bool:
+    return str(getattr(part, "elem_id", None) or "").endswith(("problems", "note"))
+
+
+def _told(place: Any, error: Exception) -> dict[Any, Any]:
+    """What the handler returns in its stead."""
+    if isinstance(error, gr.Error):
+        raise error
+    if not isinstance(error, UserError | OSError | ValueError):
+        traceback.print_exc()  # a fault of ours
+    if place is None:
+        raise gr.Error(safe.in_words(error), print_exception=False) from None
+    return {place: message_html(safe.in_words(error), "bad")}
+
+
+def guarded(handler: Handler, told: Told) -> Handler:
+    """The handler, with what ``told`` makes of an error for its result."""
+    kinds = {inspect.isgeneratorfunction: _steps, inspect.iscoroutinefunction: _later}
+    wrap = next((wrap for is_kind, wrap in kinds.items() if is_kind(handler)), _plain)
+    return functools.wraps(handler)(wrap(handler, told))
+
+
+def _plain(handler: Handler, told: Told) -> Handler:
+    def run(*values: Any, **named: Any) -> Any:
+        try:
+            return handler(*values, **named)
+        except Exception as error:
+            return told(error)
+
+    return run
+
+
+def _later(handler: Handler, told: Told) -> Handler:
+    async def run(*values: Any, **named: Any) -> Any:
+        try:
+            return await handler(*values, **named)
+        except Exception as error:
+            return told(error)
+
+    return run
+
+
+def _steps(handler: Handler, told: Told) -> Handler:
+    def run(*values: Any, **named: Any) -> Any:
+        try:
+            yield from handler(*values, **named)
+        except Exception as error:
+            yield told(error)
+
+    return run
