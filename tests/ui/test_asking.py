@@ -83,7 +83,7 @@ def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("x.pt", "pickle"), ("x.ckpt", "pickle"), ("x.png", "not an adapter"), ("x.safetensors", "pickle checkpoint under")],
+    [("x.pt", "pickle"), ("x.ckpt", "pickle"), ("x.png", "not an adapter"), ("x.safetensors", "under another name")],
 )
 def test_other_files_are_refused_with_a_reason(upload: Upload, name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
