@@ -32,7 +32,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from lowrank_diffusion import devices
-from lowrank_diffusion.image.generate import load_adapter
+from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.paths import EMBEDDED_ENCODER
 from scripts.pretrain_base.measure import Eye
 

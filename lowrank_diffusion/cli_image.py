@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -14,6 +15,7 @@ from . import runs, terminal
 from .cli_text import DEVICES, PRECISIONS
 from .config import EMBEDDED, BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
+from .image.adapter_files import SUFFIXES, is_folder
 from .image.data import open_picture, scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
 
@@ -164,18 +166,31 @@ def _out_of_bounds(given: dict[str, float | None]) -> list[Problem]:
 
 
 def _adapter(text: str) -> tuple[AdapterChoice, Config | None]:
-    """A file, or a run and its settings, with @strength behind it if it is not 1."""
-    if Path(text).is_file():
-        return AdapterChoice(text), None
+    """A file, a folder, or a run and its settings, with @strength behind it if it is not 1."""
+    if path := _existing(text):
+        return AdapterChoice(str(path)), None
     name, _, strength = text.rpartition("@") if "@" in text else (text, "", "1")
     try:
         factor = float(strength)
     except ValueError:
-        raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.") from None
-    if Path(name).is_file():
-        return AdapterChoice(name, factor), None
-    run = runs.find(name)
+        factor = math.nan
+    if not math.isfinite(factor):
+        raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.")
+    if path := _existing(name):
+        return AdapterChoice(str(path), factor), None
+    if name.lower().endswith(SUFFIXES) and not (Path(name) / "config.yaml").is_file():
+        raise UserError(f"--adapter {text}: there is no file {name}. Check the spelling.")
+    run = runs.find(str(Path(name).expanduser()) if name.startswith("~") else name)
     cfg = run.config()
     if cfg.task == "text":
         raise UserError(f"--adapter {text}: {run.name} is a run of a language model. Use the command ask.")
     return AdapterChoice(str(run.files()[0]), factor), cfg
+
+
+def _existing(name: str) -> Path | None:
+    """The adapter's file or folder of this name; None where there is none, as for a run's name."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() or is_folder(path) else None
+    except (OSError, RuntimeError, ValueError):  # longer than a name may be, no such user, a zero byte
+        return None

@@ -40,6 +40,7 @@ class Layout:
     """What the original names depend on."""
 
     layers_per_block: int = 2
+    """0: the blocks differ, and no layer has an original name."""
     up_attention: tuple[bool, ...] = (True, True, False)
     """Whether the up blocks have attention; an upsampler's number depends on it. The default is SDXL's."""
 
@@ -47,7 +48,12 @@ class Layout:
     def of(cls, config: Any) -> Layout:
         """That of a UNet's config (an object or a mapping)."""
         get: Any = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name)
-        return cls(int(get("layers_per_block")), tuple("Attn" in kind for kind in get("up_block_types")))
+        layers = get("layers_per_block")
+        counts = set(layers) if isinstance(layers, list | tuple) else {layers}
+        # Blocks of unlike length have no original names; 0 says so.
+        return cls(
+            int(counts.pop()) if len(counts) == 1 else 0, tuple("Attn" in kind for kind in get("up_block_types"))
+        )
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> Layout:
@@ -68,17 +74,17 @@ class Layout:
         Raises:
             ValueError: a path of no SDXL-shaped UNet.
         """
-        if path in _FIXED:
+        if path in _FIXED and self.layers_per_block:
             return _FIXED[path]
         block, _, rest = path.partition(".")
         if block == "mid_block":
             kind, number, inner = _split(path, rest)
             place = {("resnets", 0): 0, ("attentions", 0): 1, ("resnets", 1): 2}.get((kind, number))
-            if place is not None:
+            if place is not None and self.layers_per_block:
                 return f"middle_block.{place}.{_inner(path, kind, inner)}"
         elif block in ("down_blocks", "up_blocks"):
             level, _, rest = rest.partition(".")
-            if level.isdecimal():
+            if level.isdecimal() and self.layers_per_block:
                 return self._of_level(path, block == "up_blocks", int(level), *_split(path, rest))
         raise ValueError(f"{path} is no layer of an SDXL-shaped UNet")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from lowrank_diffusion import presets
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image import adapter_files
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
 from lowrank_diffusion.image.source import ModelError, resolve
 from lowrank_diffusion.runs import Run
@@ -18,7 +17,6 @@ from . import live, safe, watching
 from .form import number
 
 LABELS = {"count": "Pictures", "steps": "Steps", "seed": "Seed", "width": "Width", "height": "Height"}
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 class RequestError(UserError):
@@ -74,20 +72,8 @@ def run_settings(choice: str) -> Config | None:
 
 
 def describe_adapter(path: Path) -> str:
-    """One line about an uploaded adapter. Raises UserError for a file that is not one."""
-    if path.suffix.lower() in PICKLES:
-        raise UserError(f"{path.name}: is a pickle checkpoint, which can run code when it is opened. Use .safetensors.")
-    if path.suffix.lower() != ".safetensors":
-        raise UserError(f"{path.name}: is not an adapter file. Use a .safetensors file of diffusers or kohya.")
-    try:
-        with safe_open(path, "np") as file:
-            count, facts = len(list(file.keys())), file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path.name}: is not a whole safetensors file ({error}). Export or download it again."
-        ) from None
-    trigger = facts.get("modelspec.trigger_phrase")
-    return f"{path.name}: {count} tensors." + (f" Trigger word: {trigger}." if trigger else "")
+    """One line about an uploaded adapter. Raises AdapterError for a file that is not one, naming what it is."""
+    return adapter_files.check(path).line()
 
 
 def _adapter(choice: str, strength: float) -> AdapterChoice:

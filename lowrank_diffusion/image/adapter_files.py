@@ -18,6 +18,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT's folder holds."""
 DIFFUSERS_DEFAULT = "pytorch_lora_weights.safetensors"
 """What diffusers calls an adapter's file where nobody says otherwise."""
+SUFFIXES = (".safetensors", ".gguf", *PICKLES)
+"""What a name that is meant as a file ends in."""
 _ADVICE = "Give a LoRA of an SDXL model."
 
 # The first that holds names the file: what it is, and what shows it in a tensor's name.

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..adapters import AdapterError
+from ..config import AdapterConfig
+from ..errors import AdapterError
 from ..factors import Factors, gralora_to_lora, stack
+from ..files import Unreadable, read_object
 from ..layer_names import Layout, text_names, unet_names
-from . import headers
+from . import adapter_files
 
 MODELS = ("unet", "text_encoder", "text_encoder_2")
 Pairs = dict[str, dict[str, Factors]]
@@ -41,26 +42,17 @@ _ROLES = {
 _KEY = re.compile("(?P<layer>.+?)(?:" + "|".join(f"(?P<{role}>{form})" for role, form in _ROLES.items()) + ")")
 _PREFIXES = {
     "unet": ("unet.", "lora_unet_", "lycoris_", "diffusion_model.", "model.diffusion_model."),
-    "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
-    "text_encoder": ("text_encoder.", "lora_te1_"),
+    "text_encoder_2": ("text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."),
+    "text_encoder": ("text_encoder.", "lora_te1_", "text_encoders.clip_l.transformer."),
 }
 _METADATA = "lora_adapter_metadata"
+MOST_EXPRESSIONS = 64
+"""So many regular expressions of a stranger's alphas are tried on each layer; people write a handful."""
 
-# The first that holds names the file. Parts of tensor names, and what they mean.
-_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("a LoHa adapter, not a LoRA", ("hada_w",)),
-    ("a LoKr adapter, not a LoRA", ("lokr_",)),
-    ("an OFT or BOFT adapter, not a LoRA", ("oft_", "boft_")),
-    ("an IA3 adapter, not a LoRA", ("ia3_l", ".on_input")),
-    ("a GLoRA adapter, not a LoRA", (".a1.weight", ".b1.weight")),
-    ("a DoRA, whose magnitudes cannot be applied exactly", ("dora_scale", "magnitude_vector")),
-    ("a LoRA with biases or whole weight differences", (".diff_b", ".diff", "lora_B.bias", "lora_up.bias")),
-    ("a bundle with a textual inversion embedding", ("bundle_emb.", "emb_params", "string_to_param")),
-    ("an adapter of Flux, not of SDXL", ("double_blocks", "single_blocks", "single_transformer_blocks")),
-    ("an adapter of Stable Diffusion 3 or another transformer", ("joint_blocks", "transformer.transformer_blocks")),
-    ("an adapter of Stable Diffusion 1 or 2, not of SDXL", ("lora_te_",)),
-    ("an adapter of a language model", ("model.layers.", ".gate_proj.", "transformer.h.")),
-)
+_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+"""What diffusers called a text encoder's projections before it used PEFT."""
+_OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin that change the base's weights too, so that the pairs alone mean something else."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +66,6 @@ class Tensors:
     """PEFT's adapter_config.json; empty without one."""
 
 
-def kind(names: set[str]) -> str:
-    """What tensor names show that is not a LoRA of SDXL, as the end of a sentence; empty if nothing does."""
-    return next((what for what, marks in _KINDS if any(mark in name for name in names for mark in marks)), "")
-
-
-def check(path: Path) -> headers.Header:
-    """The header of a file that looks like a LoRA of SDXL; reads no weights.
-
-    Raises:
-        AdapterError: naming what else it is.
-    """
-    if path.suffix.lower() != ".safetensors":
-        raise AdapterError(f"{path}: only .safetensors adapters are loaded; other formats can run code of strangers.")
-    try:
-        header = headers.read(path)
-    except headers.HeaderError as error:
-        raise AdapterError(f"{path.name}: {error}") from None
-    what = kind(set(header.shapes)) or ("" if headers.is_adapter(header) else headers.describe(header))
-    if what:
-        raise AdapterError(f"{path.name}: is {what}. Give a LoRA of an SDXL model.")
-    return header
-
-
 def read(path: Path, models: Mapping[str, nn.Module]) -> Pairs:
     """Every pair of a file, or of PEFT's folder with its folders of text encoders.
 
@@ -107,47 +76,80 @@ def read(path: Path, models: Mapping[str, nn.Module]) -> Pairs:
     Raises:
         AdapterError: not a LoRA of this base, whole and finite.
     """
+    if not path.is_dir() and path.name == adapter_files.WEIGHTS and (path.parent / adapter_files.CONFIG).is_file():
+        path = path.parent  # of which it is a part
     if not path.is_dir():
-        config = path.parent / "adapter_config.json"
-        own = path.name == "adapter_model.safetensors" and config.is_file()
-        return _pairs(_load(path, _json(config) if own else {}), models, "")
+        return _pairs(_load(path), models, "")
+    plain = path / adapter_files.DIFFUSERS_DEFAULT
+    if plain.is_file() and not (path / adapter_files.CONFIG).is_file():
+        return _pairs(_load(plain), models, "")
+    if path.name in MODELS[1:]:
+        return _pairs(_of_folder(path), models, path.name)
     found: Pairs = {}
     for name in MODELS:
         folder = path if name == "unet" else path / name
         if folder == path or folder.is_dir():
-            file, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-            if not (file.is_file() and config.is_file()):
-                raise AdapterError(f"{folder}: has no adapter_model.safetensors and adapter_config.json of PEFT.")
-            found |= _pairs(_load(file, _json(config)), models, name)
+            found |= _pairs(_of_folder(folder), models, name)
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _of_folder(folder: Path) -> Tensors:
+    """One model's adapter as PEFT keeps it."""
+    file, config = folder / adapter_files.WEIGHTS, folder / adapter_files.CONFIG
+    if not (file.is_file() and config.is_file()):
+        raise AdapterError(f"{folder}: has no {adapter_files.WEIGHTS} and {adapter_files.CONFIG} of PEFT.")
+    return _load(file, _config(config))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """What PEFT says of an adapter. Raises AdapterError for what pairs with one scale cannot say."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: is not readable as JSON ({error}).") from None
-    if not isinstance(said, dict) or said.get("peft_type") not in ("LORA", "GRALORA"):
-        raise AdapterError(f"{path}: describes no LoRA or GraLoRA.")
+        said = read_object(path)
+    except Unreadable as error:
+        raise AdapterError(f"{path}: {error}") from None
+    if said.get("peft_type") not in ("LORA", "GRALORA"):
+        raise AdapterError(f"{path}: is of the type {str(said.get('peft_type'))[:40]!r}, not LORA or GRALORA.")
     if said.get("use_dora"):
-        raise AdapterError(f"{path}: is a DoRA, which cannot be applied exactly. Give a LoRA.")
+        raise AdapterError(f"{path}: is a DoRA, whose magnitudes cannot be applied exactly. Give a LoRA.")
+    begun = str(said.get("init_lora_weights", "")).lower()
+    if begun.startswith(_OTHER_BASES):
+        rule = f"began as {begun[:20]}, which changes the base too, so that its pairs do not fit the base you have"
+        raise AdapterError(f"{path}: {rule}. Convert it to a plain LoRA where it was made.")
     return said
 
 
-def _load(path: Path, config: dict[str, Any]) -> Tensors:
-    header = check(path)
+def _own_config(label: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The same of a file of PEFT's without its folder, which our own headers say. Raises AdapterError."""
+    try:
+        settings = json.loads(metadata["lowrank_diffusion.settings"])
+        own = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("adapter.")}
+        adapter = AdapterConfig(**own)
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError):
+        rule = f"is PEFT's file, whose strength stands in the {adapter_files.CONFIG} beside it"
+        raise AdapterError(f"{label}: {rule}. Give the folder to generate --adapter, or another form of it.") from None
+    if adapter.text_encoders != "none":
+        rule = "is a part of PEFT's folder: the text encoders are in others"
+        raise AdapterError(f"{label}: {rule}. Give the folder, or the run's file for diffusers.")
+    alpha = adapter.scaling * adapter.total_rank
+    return {"r": adapter.rank, "alpha": alpha, "lora_alpha": alpha, "hybrid_r": adapter.hybrid_rank}
+
+
+def _load(path: Path, config: dict[str, Any] | None = None) -> Tensors:
+    header = adapter_files.check(path).header
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in header.shapes}
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path.name}: cannot be read: {error}.") from None
+    except Exception as error:  # whatever the library raises for a file that is not sound
+        raise AdapterError(f"{path.name}: cannot be read: {error}. Download or copy it again.") from None
+    # kohya's scripts write an alpha as the number it was given as
+    tensors = {key: tensor.float() if key.endswith(".alpha") else tensor for key, tensor in tensors.items()}
     broken = [key for key, tensor in tensors.items() if not tensor.is_floating_point()]
     broken += [key for key, tensor in tensors.items() if key not in broken and not tensor.float().isfinite().all()]
     if broken:
         raise AdapterError(f"{path.name}: {broken[0]} is not of finite numbers ({len(broken)} such tensors).")
-    if not config and any(key.startswith("base_model.model.") for key in tensors):
-        raise AdapterError(f"{path.name}: is a file of PEFT; its strength is in the adapter_config.json beside it.")
-    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, header.metadata, config)
+    if config is None and any(key.startswith("base_model.model.") for key in tensors):
+        config = _own_config(path.name, header.metadata)
+    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, header.metadata, config or {})
 
 
 def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, Any]]]:
@@ -169,7 +171,7 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in file.tensors.items():
-        place = _place(key, layers, default or ("unet" if file.config else ""))
+        place = _place(key, layers, default or "unet")
         if place is None:
             unknown.append(key)
             continue
@@ -183,7 +185,13 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     found: Pairs = {}
     for (model, path), group in groups.items():
         layer = next(layer for own, layer in layers[model].values() if own == path)
-        pair = _pair(file, model, path, group)
+        try:
+            pair = _pair(file, model, path, group)
+        except (ValueError, RuntimeError, KeyError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
+            if isinstance(error, AdapterError):
+                raise
+            rule = f"what it says of {path} makes no pair ({type(error).__name__}: {str(error)[:200]})"
+            raise AdapterError(f"{file.label}: {rule}. Download or export it again.") from None
         _fits(file.label, path, pair, layer)
         found.setdefault(model, {})[path] = pair
     return found
@@ -198,8 +206,10 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
     for other, prefixes in _PREFIXES.items():
         for prefix in prefixes:
             if name.startswith(prefix):
-                name, model = name.removeprefix(prefix), other
+                name, model = name.removeprefix(prefix).removeprefix("base_model.model."), other
     name = re.sub(r"\.processor\.(to_\w+)$", r".\1", name).removesuffix("_lora")
+    if model != "unet":
+        name = re.sub(r"(?<=self_attn\.)to_\w+$", lambda found: _OLD_TEXT.get(found[0], found[0]), name)
     for form in (name, f"{name}.0", name.replace("_lora.", ".")):
         if form in layers.get(model, {}):
             return model, layers[model][form][0], role
@@ -209,7 +219,9 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
 def _pair(file: Tensors, model: str, path: str, group: dict[str, Tensor]) -> Factors:
     """One layer's pair with its scale inside B."""
     config = file.config or _stated(file, model)
-    if "gralora_A" in group and "gralora_B" in group and file.config:
+    if config.get("use_dora"):
+        raise AdapterError(f"{file.label}: is a DoRA, whose magnitudes cannot be applied exactly. Give a LoRA.")
+    if {"gralora_A", "gralora_B"} <= group.keys() <= {"gralora_A", "gralora_B", "general_A", "general_B"}:
         scale = config["alpha"] / (config["r"] + config.get("hybrid_r", 0))
         pair = gralora_to_lora(group["gralora_A"], group["gralora_B"], scale)
         if "general_A" in group:
@@ -222,9 +234,21 @@ def _pair(file: Tensors, model: str, path: str, group: dict[str, Tensor]) -> Fac
         down = torch.einsum("rshw,sn->rnhw", group["mid"], down.flatten(1))
     alpha = float(group["alpha"]) if "alpha" in group else float(rank)
     if config and "alpha" not in group:
-        pattern = config.get("alpha_pattern") or {}
-        alpha = float(pattern.get(get_pattern_key(list(pattern), path), config.get("lora_alpha", 8)))
+        alpha = _stated_alpha(config, path)
     return Factors(down, up * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)))
+
+
+def _stated_alpha(config: Mapping[str, Any], path: str) -> float:
+    """PEFT's alpha of a layer. A pattern is the end of a path, or an expression for it."""
+    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
+    parts = path.split(".")
+    ends = [".".join(parts[start:]) for start in range(len(parts))]
+    for end in (path, f"text_model.{path}", *ends):
+        if end in patterns:
+            return float(patterns[end])
+    expressions = [key for key in patterns if not re.fullmatch(r"[\w.]*", key)][:MOST_EXPRESSIONS]
+    found = next((key for key in expressions if re.match(rf"(.*\.)?({key})$", path)), None)
+    return float(config.get("lora_alpha", 8) if found is None else patterns[found])
 
 
 def _stated(file: Tensors, model: str) -> dict[str, Any]:
@@ -232,14 +256,18 @@ def _stated(file: Tensors, model: str) -> dict[str, Any]:
     try:
         said = json.loads(file.metadata.get(_METADATA, "{}"))
         return {key.partition(".")[2]: value for key, value in said.items() if key.startswith(f"{model}.")}
-    except (ValueError, AttributeError):
-        raise AdapterError(f"{file.label}: its {_METADATA} is not JSON.") from None
+    except (ValueError, AttributeError, RecursionError):
+        raise AdapterError(f"{file.label}: its {_METADATA} is no JSON object.") from None
 
 
 def _fits(label: str, path: str, pair: Factors, layer: Any) -> None:
     rows, inputs = layer.weight.shape[0], tuple(layer.weight.shape[1:])
     a, b = pair
-    sound = a.dim() >= 2 and b.dim() >= 2 and a[0].numel() == math.prod(inputs) and b.shape[0] == rows
+    shaped = [size for size in a.shape[1:] if size > 1] == [size for size in inputs if size > 1]  # (n, 1, 1) is (n,)
+    sound = a.dim() >= 2 and b.dim() >= 2 and a.shape[0] > 0 and b.shape[0] == rows
+    sound = sound and (shaped or (a.dim() == 2 and a.shape[1] == math.prod(inputs)))
+    if sound and not (a.isfinite().all() and b.isfinite().all()):
+        raise AdapterError(f"{label}: the scale of {path} is no finite number.")
     if not sound or b[0].numel() != a.shape[0]:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise AdapterError(f"{label}: {path} has pairs of {shapes}, the base's layer is {tuple(layer.weight.shape)}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,11 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
-from torch import nn
 
 from .. import devices
-from ..adapters import AdapterError as AdapterError
-from ..factors import Factors
-from . import foreign
+from ..errors import AdapterError as AdapterError
+from .apply import load_adapter, select
 from .model import Base, draw, native_size
 from .replay import Replay
 from .request import AdapterChoice, DrawCancelled, DrawRequest
@@ -112,7 +107,7 @@ class Studio:
         except OSError as error:
             raise AdapterError(f"{path}: cannot be read: {error.strerror}.") from None
         if key not in self._adapters:
-            name = f"adapter_{len(self._adapters)}"
+            name = f"adapter_{len(self._adapters)}"  # only those that were loaded count
             load_adapter(pipeline, path, name)
             self._adapters[key] = name
         return self._adapters[key]
@@ -120,11 +115,11 @@ class Studio:
     def _select(
         self, pipeline: StableDiffusionXLPipeline, names: list[str], choices: tuple[AdapterChoice, ...]
     ) -> None:
-        if names:
-            pipeline.enable_lora()
-            pipeline.set_adapters(names, [choice.strength for choice in choices])
-        elif self._adapters:
-            pipeline.disable_lora()
+        if self._adapters:
+            strengths: dict[str, float] = {}
+            for name, choice in zip(names, choices, strict=False):  # no names: the base alone
+                strengths[name] = strengths.get(name, 0.0) + choice.strength  # one file chosen twice acts twice
+            select(pipeline, strengths)
 
     def _at_once(self, pipeline: StableDiffusionXLPipeline, request: DrawRequest) -> int:
         """How many pictures of a request make a batch."""
@@ -204,76 +199,3 @@ def _size(pipeline: StableDiffusionXLPipeline, request: DrawRequest) -> tuple[in
     """(width, height) of a request's pictures, pixels."""
     native = native_size(pipeline.unet.config, pipeline.vae.config)
     return request.width or native, request.height or native
-
-
-def load_adapter(pipeline: StableDiffusionXLPipeline, path: Path, name: str) -> None:
-    """Put an adapter of any program into a pipeline, exactly and whole; after a failure all is as it was before.
-
-    Raises:
-        AdapterError: not an adapter of this base, or not whole.
-    """
-    models: dict[str, Any] = {model: getattr(pipeline, model) for model in foreign.MODELS}
-    pairs = foreign.read(path, models)
-    before = {model: _State.of(models[model]) for model in pairs}
-    try:
-        for model, own in pairs.items():
-            _inject(models[model], own, name)
-    except BaseException as error:
-        for model, state in before.items():
-            state.restore(models[model], name)
-        if isinstance(error, RuntimeError | ValueError | KeyError | TypeError) and not devices.is_out_of_memory(error):
-            raise AdapterError(f"{path.name}: cannot be applied to this base: {str(error)[:300]}") from None
-        raise
-
-
-@torch.no_grad()
-def _inject(model: Any, pairs: dict[str, Factors], name: str) -> None:
-    """Add PEFT layers of exactly these ranks, alpha = rank, and write the pairs into them."""
-    ranks = {path: pair.a.shape[0] for path, pair in pairs.items()}
-    patterns = {f"^{re.escape(path)}": rank for path, rank in ranks.items()}
-    most = max(ranks.values())
-    targets: Any = sorted(pairs)
-    config = LoraConfig(
-        r=most, lora_alpha=most, target_modules=targets, rank_pattern=patterns, alpha_pattern=dict(patterns)
-    )
-    inject_adapter_in_model(config, model, name)  # transformers' add_adapter refuses PEFT releases that work
-    model._hf_peft_config_loaded = True
-    for path, pair in pairs.items():
-        layer = model.get_submodule(path)
-        for own, value in ((layer.lora_A[name].weight, pair.a), (layer.lora_B[name].weight, pair.b)):
-            own.copy_(value.reshape(own.shape))
-    model.requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class _State:
-    """A model's layers and adapters before another adapter comes."""
-
-    layers: dict[str, nn.Module]
-    active: dict[str, tuple[Any, Any]]
-    configs: dict[str, Any] | None
-    loaded: bool
-
-    @classmethod
-    def of(cls, model: Any) -> _State:
-        layers = {path: layer for path, layer in model.named_modules() if ".lora_" not in path}
-        tuned = {path: layer for path, layer in layers.items() if isinstance(layer, BaseTunerLayer)}
-        active = {path: (layer._active_adapter, layer._disable_adapters) for path, layer in tuned.items()}
-        configs = getattr(model, "peft_config", None)
-        return cls(layers, active, None if configs is None else dict(configs), model._hf_peft_config_loaded)
-
-    def restore(self, model: Any, name: str) -> None:
-        """Take ``name`` out again, however far it came."""
-        for path, layer in list(model.named_modules()):
-            if isinstance(layer, BaseTunerLayer) and path not in self.active:
-                parent, _, last = path.rpartition(".")
-                model.get_submodule(parent)._modules[last] = self.layers[path]
-        for path, (active, disabled) in self.active.items():
-            layer: Any = model.get_submodule(path)
-            layer.delete_adapter(name)
-            layer._active_adapter, layer._disable_adapters = active, disabled
-        if self.configs is None:
-            model.__dict__.pop("peft_config", None)
-        else:
-            model.peft_config = self.configs
-        model._hf_peft_config_loaded = self.loaded

@@ -33,7 +33,7 @@ def broken(name: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class AdapterChoice:
-    """An adapter file (diffusers or kohya safetensors) and how strongly it acts."""
+    """An adapter's file or folder, of any program, and how strongly it acts."""
 
     path: str
     strength: float = 1.0

@@ -12,8 +12,8 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
 from lowrank_diffusion.adapters import AdapterError, matching_layers
-from lowrank_diffusion.image import generate
-from lowrank_diffusion.image.generate import load_adapter
+from lowrank_diffusion.image import apply
+from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.layer_names import Layout, unet_names
 from lowrank_diffusion.paths import EMBEDDED_BASE
 
@@ -112,14 +112,14 @@ def test_after_a_failure_all_is_as_before(pipeline: Any, loaded: bool, tmp_path:
     if loaded:
         load_adapter(pipeline, tmp_path / "x.safetensors", "first")
     names, before = [name for name, _ in pipeline.unet.named_modules()], says(pipeline.unet)
-    inject = generate._inject
+    inject = apply._inject
 
     def fail(model: Any, pairs: Any, name: str) -> None:
         inject(model, pairs, name)
         if model is not pipeline.unet:
             raise RuntimeError("injected")
 
-    monkeypatch.setattr(generate, "_inject", fail)
+    monkeypatch.setattr(apply, "_inject", fail)
     with pytest.raises(AdapterError, match="injected"):
         load_adapter(pipeline, tmp_path / "x.safetensors", "second")
     assert [name for name, _ in pipeline.unet.named_modules()] == names

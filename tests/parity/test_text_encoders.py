@@ -19,7 +19,8 @@ from lowrank_diffusion import presets, runs
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.export import compress_file
 from lowrank_diffusion.image import text_encoders
-from lowrank_diffusion.image.generate import Studio, load_adapter
+from lowrank_diffusion.image.apply import load_adapter
+from lowrank_diffusion.image.generate import Studio
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
 from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
 from lowrank_diffusion.targets import TEXT_ENCODERS, text_encoder_layers

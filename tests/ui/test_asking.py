@@ -77,13 +77,13 @@ def test_a_run_is_offered_once_it_has_an_adapter_and_its_newest_is_taken(answers
 
 def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
     text = asking.describe_adapter(adapter(uploads / "mine.safetensors"))
-    assert "1 tensors" in text
+    assert "1 layers of the UNet" in text
     assert "sks" in text
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("x.pt", "pickle"), ("x.ckpt", "pickle"), ("x.png", "not an adapter"), ("x.safetensors", "whole safetensors")],
+    [("x.pt", "pickle"), ("x.ckpt", "pickle"), ("x.png", "not an adapter"), ("x.safetensors", "under another name")],
 )
 def test_other_files_are_refused_with_a_reason(upload: Upload, name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):

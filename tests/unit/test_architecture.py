@@ -35,6 +35,7 @@ LIGHT_TEXT = ("encode", "request", "rows", "source")
 """The same of ``text``."""
 
 LIGHT_IMAGE = (
+    "adapter_files",
     "captions",
     "data",
     "folders",
