@@ -47,7 +47,7 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         (
             "an adapter of a language model",
-            r"(^|\.)(model\.)?layers\.\d+\.(self_attn|mlp)\.|transformer\.h\.\d|gpt_neox\.|model\.decoder\.layers\.",
+            r"(?<!encoder)(^|\.)(model\.)?layers\.\d+\.(self_attn|mlp)\.|transformer\.h\.\d|gpt_neox\.|model\.decoder\.layers\.",
         ),
     )
 )
