@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..bases import MODEL_KEY, PICKLES
 from ..config import Problem
+from ..files import read_object
 from . import headers
 
 PIPELINE = "StableDiffusionXLPipeline"
@@ -49,7 +48,7 @@ def pipeline_problems(folder: Path, variant: str | None, parts: Iterable[str] = 
         yield _not_a_pipeline(folder)
         return
     try:
-        index = read_json(folder / "model_index.json")
+        index = read_object(folder / "model_index.json")
     except ValueError as error:
         yield Problem(MODEL_KEY, f"{folder / 'model_index.json'} {error}", "Download it again.")
         return
@@ -72,23 +71,6 @@ def vae_problems(folder: Path) -> Iterator[Problem]:
     else:
         yield from _config_problems(folder, "vae", VAE_KEY)
         yield from _weight_problems(folder, PARTS["vae"].stem, None, VAE_KEY)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ValueError: With what is wrong, as the end of a sentence that starts with the file's name.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror or error}.") from None
-    except ValueError:
-        raise ValueError("is not valid JSON.") from None
-    if not isinstance(content, dict):
-        raise ValueError("does not hold a JSON object.")
-    return content
 
 
 def _not_a_pipeline(folder: Path) -> Problem:
@@ -127,7 +109,7 @@ def _not_a_pipeline(folder: Path) -> Problem:
 def _bare_model(folder: Path) -> str:
     """What a folder with a lone config.json is."""
     try:
-        config = read_json(folder / "config.json")
+        config = read_object(folder / "config.json")
     except ValueError as error:
         return f"has no model_index.json, and its config.json {error}"
     kind = config.get("_class_name") or ", ".join(config.get("architectures") or ()) or config.get("model_type")
@@ -163,7 +145,7 @@ def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
     """Is this the architecture that an SDXL has there?"""
     path = folder / "config.json"
     try:
-        config = read_json(path)
+        config = read_object(path)
     except ValueError as error:
         yield Problem(key, f"{path} {error}", "Download or copy the model again.")
         return
@@ -193,7 +175,7 @@ def _weight_problems(folder: Path, stem: str, variant: str | None, key: str) -> 
 def _shard_problems(index: Path, key: str) -> Iterator[Problem]:
     """An index and the files that it names."""
     try:
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_object(index).get("weight_map", {}).values()))
         bad = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
     except (ValueError, TypeError, AttributeError):
         names, bad = [], []

@@ -14,7 +14,7 @@ from PIL import Image
 from .. import devices
 from ..errors import AdapterError as AdapterError
 from .apply import load_adapter, select
-from .model import Base, draw, native_size
+from .model import Base, draw, native_size, prompts
 from .replay import Replay
 from .request import AdapterChoice, DrawCancelled, DrawRequest
 
@@ -140,7 +140,7 @@ class Studio:
             with replay.active():
                 images = draw(
                     pipeline,
-                    {"prompt": request.prompt, "negative_prompt": request.negative or None},
+                    prompts(pipeline, request.prompt, request.negative),
                     seeds,
                     num_inference_steps=request.steps,
                     guidance_scale=request.guidance,

@@ -26,8 +26,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from .. import paths
 from ..bases import MODEL_KEY, ModelError
 from ..config import Problem
+from ..files import read_object
 from ..loading import explained, no_progress_bar
-from . import folders, headers, hub
+from . import headers, hub
 from .folders import PARTS, VAE_KEY
 from .source import Source, locate
 
@@ -63,7 +64,7 @@ def load_pipeline(
     source = _local(source, [name for name in PARTS if name != "vae" or vae is None])
     parts = {name: load_part(source, name, dtype, vae, config) for name in PARTS}
     root = Path(source.path) if source.kind == "folder" else config
-    zeros = folders.read_json(root / "model_index.json").get("force_zeros_for_empty_prompt", True)
+    zeros = read_object(root / "model_index.json").get("force_zeros_for_empty_prompt", True)
     # No watermark: pictures must not depend on whether some optional package is installed.
     return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
 
@@ -95,7 +96,7 @@ def load_config(source: Source, name: str, config: Path = paths.SDXL_CONFIG) -> 
     """The configuration of one component, without its weights. Raises ModelError."""
     source = _local(source, [name])
     with explained(f"{source.label}: {name}/config.json", MODEL_KEY, BROKEN):
-        return folders.read_json((Path(source.path) if source.kind == "folder" else config) / name / "config.json")
+        return read_object((Path(source.path) if source.kind == "folder" else config) / name / "config.json")
 
 
 def _local(source: Source, parts: list[str]) -> Source:
@@ -196,7 +197,7 @@ def _other_vae(vae: str) -> AutoencoderKL:
 
 def _scheduler(source: Source, root: Path) -> SchedulerMixin:
     """The scheduler that the model names, predicting what the person or the checkpoint says."""
-    facts = folders.read_json(root / "scheduler" / "scheduler_config.json")
+    facts = read_object(root / "scheduler" / "scheduler_config.json")
     kind = str(facts.get("_class_name"))
     found: Any = getattr(diffusers, kind, None)
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .. import paths, presets
 from ..config import Config
+from ..files import read_object
 from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
 from . import folders, headers
 from .memory_factors import FACTORS, GIB
@@ -112,16 +113,16 @@ class _Job:
         self.cfg, self.available = cfg, available
         self.source = resolve(cfg.base)
         root = Path(self.source.path) if self.source.kind == "folder" else paths.SDXL_CONFIG
-        config = folders.read_json(root / "unet" / "config.json")
+        config = read_object(root / "unet" / "config.json")
         self.unet: Outline = outline(config)
         places = [Path(cfg.base.vae or ""), root / "vae", paths.SDXL_CONFIG / "vae"]
         vae = next(place for place in places if place.name and (place / "config.json").is_file())
-        channels = folders.read_json(vae / "config.json")["block_out_channels"]
+        channels = read_object(vae / "config.json")["block_out_channels"]
         self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
         self.side = cfg.data.resolution or config["sample_size"] * self.scale
         self.width = 4 if cfg.train.precision == "fp32" else 2
         found, _ = matching(self.unet.linears, cfg.adapter.targets)
-        self.texts = {name: folders.read_json(root / name / "config.json") for name in TEXT_ENCODERS}
+        self.texts = {name: read_object(root / name / "config.json") for name in TEXT_ENCODERS}
         self.adapted = {path: self.unet.linears[path] for path in found} | dict(self._text_layers())
         self.shapes = Counter(self.adapted.values())
         extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import devices
 from ..config import BaseModelConfig
+from ..errors import UserError
 from ..quantize import quantize
 from . import cache, text_encoders
 from .crops import Crop
@@ -22,6 +23,9 @@ from .load import load_config, load_part, load_pipeline
 from .source import Source, fingerprint, resolve
 
 Progress = Callable[[str, int, int], None]
+
+CHUNKS = 8
+"""As many as data.caption_chunks may be."""
 
 TILE = 512
 """Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
@@ -109,6 +113,30 @@ def spoken(pipeline: StableDiffusionXLPipeline, prompt: str, chunks: int) -> tup
         return tokens, pooled
     said = text_encoders.tokenise([pipeline.tokenizer, pipeline.tokenizer_2], [prompt], chunks)[prompt]
     return text_encoders.read([pipeline.text_encoder, pipeline.text_encoder_2], said[None].to(device))
+
+
+def prompts(pipeline: StableDiffusionXLPipeline, prompt: str, negative: str) -> dict[str, Any]:
+    """What a pipeline is given for these: the texts, or, where one is longer than is read at once, both in chunks.
+
+    Raises:
+        UserError: one is longer than :data:`CHUNKS` chunks.
+    """
+    room = pipeline.tokenizer.model_max_length - 2
+    counts = [len(tokens) for tokens in pipeline.tokenizer([prompt, negative], add_special_tokens=False).input_ids]
+    chunks = max(1, -(-max(counts) // room))
+    if chunks == 1:
+        return {"prompt": prompt, "negative_prompt": negative or None}
+    if chunks > CHUNKS:
+        name = "prompt" if counts[0] > CHUNKS * room else "negative prompt"
+        raise UserError(f"The {name} has {max(counts)} tokens; at most {CHUNKS * room} are read. Shorten it.")
+    with torch.no_grad():
+        (tokens, pooled), (others, other) = (spoken(pipeline, text, chunks) for text in (prompt, negative))
+    config: Any = pipeline.config
+    keep = 1.0 if negative or not config.force_zeros_for_empty_prompt else 0.0
+    return {
+        "prompt_embeds": tokens, "pooled_prompt_embeds": pooled,
+        "negative_prompt_embeds": others * keep, "negative_pooled_prompt_embeds": other * keep,
+    }  # fmt: skip
 
 
 def _text_pipeline(base: Base) -> StableDiffusionXLPipeline:

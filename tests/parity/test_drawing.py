@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lowrank_diffusion.adapters import matching_layers
+from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import generate
 from lowrank_diffusion.image.generate import Drawn, Studio
 from lowrank_diffusion.image.model import draw
@@ -102,3 +103,17 @@ def test_an_error_that_fewer_pictures_do_not_cure_is_told(monkeypatch: pytest.Mo
     monkeypatch.setattr(generate, "draw", broken)
     with pytest.raises(torch.OutOfMemoryError):
         list(Studio().draw(DrawRequest(**SMALL, count=4)))
+
+
+def test_long_prompts_are_read_to_their_end_and_endless_ones_refused():
+    pictures = {}
+    for thing in ("cat", "whale"):
+        for words, where in (("red " * 40, "prompt"), ("blue " * 70, "negative")):
+            said = {"prompt": "a 3d icon", where: words + thing}
+            request = DrawRequest(**said, device="cpu", steps=2, guidance=3.0)  # type: ignore[arg-type]
+            (drawn,) = Studio().draw(request)
+            pictures[where, thing] = np.asarray(drawn.image, dtype=np.int16)
+    for where in ("prompt", "negative"):
+        assert np.abs(pictures[where, "cat"] - pictures[where, "whale"]).max() > 2
+    with pytest.raises(UserError, match="negative prompt has 300 tokens; at most 240 are read"):
+        list(Studio().draw(DrawRequest("a cat", negative="cat " * 300, device="cpu", steps=1)))

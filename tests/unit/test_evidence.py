@@ -1,0 +1,79 @@
+"""The evidence benchmark: what its analysis concludes from known runs, and that no run is made twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from typing import Any
+
+import pytest
+
+from benchmarks.evidence import analysis
+from benchmarks.evidence.experiments import EXPERIMENTS, Arm, Experiment, job, scoring_jobs, tuning_jobs
+from benchmarks.evidence.running import made
+
+ARMS = {"plain": Arm(), "better": Arm({"a": 1}), "same": Arm({"a": 2}), "noisy": Arm({"a": 3})}
+SHAPE = Experiment("?", "plain", ARMS, {}, 5, tuple(range(12)), 0.01, (10, 20), (1e-3, 2e-3), (50, 51))
+
+
+def runs(experiment: Experiment) -> list[dict[str, Any]]:
+    """Better by 5 %, the same up to 0.05 %, and different by chance up to 10 %."""
+    draw = random.Random(0)
+    found = []
+    for seed in experiment.seeds:
+        base = draw.uniform(0.8, 0.9)
+        gaps = {"plain": 0.0, "better": -0.05 + draw.gauss(0, 0.003), "same": draw.gauss(0, 0.0005)}
+        gaps["noisy"] = 0.1 * (-1) ** seed
+        for arm, gap in gaps.items():
+            rows = [{"step": 0, "scoring": 2.0}, {"step": 10, "scoring": 1.0, "validation": 0.1}]
+            rows.append({"step": 20, "scoring": 2 * (base + gap), "validation": 0.2, "scoring at 0.75": 0.5})
+            found.append({"arm": arm, "seed": seed, "lr": None, "measures": rows})
+    return found
+
+
+def test_what_is_concluded():
+    rows = {row["arm"]: row for row in analysis.compare(runs(SHAPE), SHAPE)}
+    assert {arm: row["verdict"] for arm, row in rows.items()} == {
+        "plain": "", "better": "better", "same": "no difference", "noisy": "undecided",
+    }  # fmt: skip
+    better = rows["better"]
+    assert better["low"] < better["difference"] < better["high"] < -4 and better["pairs"] == 12
+    mean = sum(better["gaps"]) / 12
+    spread = math.sqrt(sum((gap - mean) ** 2 for gap in better["gaps"]) / 11 / 12)
+    assert better["high"] - mean == pytest.approx(2.200985 * spread, rel=1e-6)  # t of 11 degrees of freedom
+    assert better["Holm p"] == pytest.approx(3 * better["t p"])  # the smallest of three
+
+
+def test_a_checkpoint_is_chosen_by_validation_and_a_weaker_adapter_is_another_arm():
+    arms = {"plain": Arm(), "chosen": Arm(chosen=True, like="plain"), "weak": Arm(scale=0.75, like="plain")}
+    rows = {row["arm"]: row for row in analysis.compare(runs(SHAPE), dataclasses.replace(SHAPE, arms=arms))}
+    assert rows["chosen"]["mean %"] == pytest.approx(50) and rows["weak"]["mean %"] == pytest.approx(25)
+    assert rows["plain"]["mean %"] > 80
+
+
+def test_each_arm_takes_its_best_rate_of_the_tuning_seeds():
+    tuned = [
+        {"arm": "plain", "seed": seed, "lr": lr, "measures": [{"validation": loss + seed / 1000}]}
+        for seed in SHAPE.tuning for lr, loss in ((1e-3, 0.5), (2e-3, 0.4))
+    ]  # fmt: skip
+    assert analysis.best_rates(tuned, SHAPE) == {"plain": 2e-3}
+
+
+def test_runs_that_are_there_are_not_made_again_and_a_cut_line_is_not_one(tmp_path):
+    raw, wanted = tmp_path / "raw.jsonl", job("shape", SHAPE, "better", 3, 1e-3)
+    raw.write_text(json.dumps({"key": wanted.key, "arm": "of before", "lr": None}) + "\n" + '{"key": "cut')
+    other = job("shape", SHAPE, "same", 3, 1e-3)
+    (found,) = made(raw, [wanted, other], workers=0, deadline=0)
+    assert found == {"key": wanted.key, "arm": "better", "lr": 1e-3}
+    assert job("elsewhere", SHAPE, "better", 3, 1e-3).key == wanted.key != other.key
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_declared_experiments_tune_and_score_on_different_seeds(name: str):
+    for experiment in (EXPERIMENTS[name], EXPERIMENTS[name].quick()):
+        tuned, scored = list(tuning_jobs(name, experiment)), list(scoring_jobs(name, experiment, {}))
+        assert not {one.seed for one in tuned} & {one.seed for one in scored}
+        assert {one.arm for one in scored} == {arm for arm, what in experiment.arms.items() if not what.like}
+        assert all(what.like in experiment.arms for what in experiment.arms.values() if what.like)
