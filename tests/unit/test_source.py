@@ -198,7 +198,8 @@ def test_everything_that_is_wrong_with_a_folder_comes_at_once(folder: Path):
         f"base.path: {folder}/scheduler/scheduler_config.json is missing. {again}",
         f"base.path: {folder}/text_encoder/pytorch_model.bin is a pickle, which could run any code: refused. "
         "Save the model again in diffusers with save_pretrained(folder, safe_serialization=True).",
-        f"base.path: {folder}/text_encoder_2/config.json cannot be read: No such file or directory. {again}",
+        f"base.path: {folder}/text_encoder_2/config.json does not exist. Check the path; "
+        f"a link may point to something that has gone. {again}",
         f"base.path: {folder}/tokenizer is missing. {again}",
         f"base.path: {folder}/tokenizer_2/merges.txt is missing. {again}",
         f"base.path: {folder}/unet has no diffusion_pytorch_model.safetensors. {again}",
