@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
-from .errors import UserError
+from .errors import UserError, of_disk
 from .image import memory
 from .paths import PROJECT
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return terminal.DONE
     except OSError as error:
-        print(f"{error.filename or 'writing'}: {error.strerror or error}.", file=sys.stderr)
+        print(of_disk(error), file=sys.stderr)
         return terminal.FAILED
 
 

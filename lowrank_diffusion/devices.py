@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Config, Problem
 from .errors import UserError
+from .errors import is_out_of_memory as is_out_of_memory  # asked of a device
 
 if TYPE_CHECKING:
     import torch
@@ -140,15 +140,6 @@ def peak(device: torch.device) -> tuple[int, int] | None:
     found = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     torch.cuda.reset_peak_memory_stats(device)
     return found
-
-
-_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
-"""What CUDA, MPS, the CPU and cuDNN say; only the first has an exception of its own."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error goes away with less to hold in memory."""
-    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def release(device: torch.device) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 
 class UserError(ValueError):
     """Something a person can put right; shown without a traceback, in the app and on the command line alike."""
@@ -17,3 +20,40 @@ class DataError(UserError):
 
 class AdapterError(UserError):
     """An adapter cannot be used."""
+
+
+class Hopeless(UserError):
+    """What trying again repeats: training is the same to the bit, its end too."""
+
+
+_DISK = {
+    errno.ENOSPC: "Free some space.",
+    errno.EDQUOT: "Free some space, or ask for a larger quota.",
+    errno.EFBIG: "Its file system (FAT32 ends at 4 GB) or a limit (ulimit -f) takes no larger file: set LOWRANK_HOME "
+    "to a folder on another disk.",
+    errno.EROFS: "The disk is mounted read-only: set LOWRANK_HOME to a folder that can be written.",
+    errno.EACCES: "Change the permissions, or set LOWRANK_HOME to a folder that can be written.",
+    errno.EPERM: "Change the permissions, or set LOWRANK_HOME to a folder that can be written.",
+    errno.EIO: "The disk fails: look at the system's log, and copy what is dear to you.",
+    errno.ENAMETOOLONG: "Take a shorter name.",
+    errno.EMFILE: "Too many files are open: raise ulimit -n.",
+    errno.ENFILE: "Too many files are open on this machine.",
+}
+
+
+def of_disk(error: OSError) -> str:
+    """What the system said of a file, and what can be done about it."""
+    advice = _DISK.get(error.errno or 0, "Check the disk and the path.")
+    return f"{error.filename or 'a file'}: {error.strerror or error}. {advice}"
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|unable to allocate", re.IGNORECASE
+)
+"""What CUDA, MPS, the CPU, cuDNN and numpy say; only some of them have an exception of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error goes away with less to hold in memory."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or _NO_MEMORY.search(str(error)) is not None

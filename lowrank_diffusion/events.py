@@ -11,8 +11,11 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+from .files import Unreadable, open_regular
+from .paths import sync
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,19 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Began(Event):
+    """A process has taken the run, for the ``number``-th time; what follows is told by it."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Waiting(Event):
     """Another run holds the device; this one starts when that ends."""
 
     reason: str
+    since: float = 0.0
+    """``time.monotonic()``: the order of those who wait, whatever is done to the clock."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +152,16 @@ class Failed(Event):
     """Ended by an error; ``message`` says what and what to do."""
 
     message: str
+    resumable: bool = True
+    """Whether to go on could end otherwise: what is repeated to the bit fails again."""
 
 
 KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in Event.__subclasses__()}
+DURABLE = (Saved, Stopped, Finished, Failed)
+"""On the disk, and not only on its way there, before the writer goes on: a power cut must not take them back."""
+LONGEST_LINE = 1_000_000
+"""Bytes of an event; a longer line is not ours."""
+_CHUNK = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -169,7 +188,8 @@ class EventLog:
         """Write one event as one line."""
         body = {"kind": type(event).__name__.lower(), "time": round(time.time(), 3), **dataclasses.asdict(event)}
         self._pending.append(_line(body))
-        self.flush()
+        if self.flush() and isinstance(event, DURABLE):
+            sync(self.path)
 
     def flush(self) -> bool:
         """Write what is pending; False if the disk is full."""
@@ -209,26 +229,59 @@ def _is_torn(path: Path) -> bool:
 
 
 def tail(path: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """Events written after byte ``offset``, and the offset to go on from."""
+    """Events written after byte ``offset``, and the offset to go on from. What is no file of ours holds none."""
+    records: list[Record] = []
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = data.rfind(b"\n") + 1
-    return list(_parse(data[:whole])), offset + whole
+        with open_regular(path) as file:
+            while whole := _whole_lines(file, offset):
+                records += _parse(whole)
+                offset += len(whole)
+    except (Unreadable, OSError):
+        pass  # no file yet, or none that can be read
+    return records, offset
+
+
+def _whole_lines(file: BinaryIO, offset: int) -> bytes:
+    """Some lines from ``offset`` on, none where the next is not finished; one too long for an event, in pieces."""
+    file.seek(offset)
+    chunk = file.read(_CHUNK)
+    return chunk[: chunk.rfind(b"\n") + 1] or (chunk if len(chunk) > LONGEST_LINE else b"")
 
 
 def _parse(data: bytes) -> Iterator[Record]:
-    for line in data.splitlines():
+    for line in data.split(b"\n"):
         try:
-            body: dict[str, Any] = json.loads(line)
-            kind = KINDS[body.pop("kind")]
-            moment = float(body.pop("time"))
-            names = {field.name for field in dataclasses.fields(kind)}
-            yield Record(
-                moment, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in names})
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a torn line, or an event of a newer version
+            body: dict[str, Any] = json.loads(line) if len(line) <= LONGEST_LINE else {}
+            kind, moment = KINDS[body.pop("kind")], body.pop("time")
+            known = {f.name: _typed(str(f.type), body[f.name]) for f in dataclasses.fields(kind) if f.name in body}
+            if _is_moment(moment) and all(map(_is_inside, [known.get("path", ""), *known.get("paths", ())])):
+                yield Record(float(moment), kind(**known))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # a torn line, an event of a newer version, or a line that somebody made up
+
+
+def _typed(kind: str, value: Any) -> Any:
+    """A field's value. Raises TypeError or ValueError where it is of another type, or a count that counts nothing."""
+    match kind, value:
+        case ("str", str()) | ("bool", bool()):
+            return value
+        case "int", int() if not isinstance(value, bool) and 0 <= value < 2**53:
+            return value
+        case "float", int() | float() if not isinstance(value, bool):
+            return float(value)
+        case "tuple[str, ...]", list() if all(isinstance(item, str) for item in value):
+            return tuple(value)
+    raise TypeError(f"{value!r:.80} is no {kind}")
+
+
+def _is_moment(value: object) -> bool:
+    """Seconds since 1970 that a calendar has."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e11
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path stays in the run's folder, on any system."""
+    parts = PurePath(path.replace("\\", "/")).parts
+    return (
+        not path.startswith("/") and ".." not in parts and ":" not in (parts[0] if parts else "") and "\0" not in path
+    )

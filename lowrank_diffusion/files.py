@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MB = 1_000_000
 LARGEST_JSON = 64 * MB
@@ -57,32 +57,44 @@ def read_object(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
     return content
 
 
-def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open for reading. Raises Unreadable."""
     try:
-        if within is not None and not _inside(path, within):
-            raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
         # Not to wait for a pipe's other end: whether it is a file can be told for sure only of what is open.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            facts = os.fstat(handle)
-            if not stat.S_ISREG(facts.st_mode):
-                raise Unreadable("is not a regular file.")
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return open(handle, "rb")
+        os.close(handle)
+    except (OSError, ValueError) as error:
+        raise Unreadable(_refusal(error)) from None
+    raise Unreadable("is not a regular file.")
+
+
+def _refusal(error: OSError | ValueError) -> str:
+    match error:
+        case PermissionError():
+            return "permission denied. Change its permissions, or copy it elsewhere."
+        case FileNotFoundError():
+            return "does not exist. Check the path; a link may point to something that has gone."
+        case IsADirectoryError():
+            return "is a folder, not a file."
+        case OSError():
+            return f"cannot be read ({error.strerror or error}). Check the disk and the path."
+    return f"cannot be read ({error}). Check the path."  # a zero byte in its name
+
+
+def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
+    try:
+        with open_regular(path) as file:
+            if within is not None and not _inside(path, within):
+                raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
+            size = os.fstat(file.fileno()).st_size
             content = file.read(limit + 1)
-    except PermissionError:
-        raise Unreadable("permission denied. Change its permissions, or copy it elsewhere.") from None
-    except FileNotFoundError:
-        raise Unreadable("does not exist. Check the path; a link may point to something that has gone.") from None
-    except IsADirectoryError:
-        raise Unreadable("is a folder, not a file.") from None
-    except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror or error}). Check the disk and the path.") from None
-    except ValueError as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"cannot be read ({error}). Check the path.") from None  # a zero byte in its name
+    except OSError as error:  # a folder opens, and cannot be read
+        raise Unreadable(_refusal(error)) from None
     if len(content) > limit:
-        size = f"{facts.st_size / MB:.1f} MB" if facts.st_size > limit else "longer"
-        raise Unreadable(f"is {size}; at most {limit / MB:g} MB are read. Is it the right file?")
+        told = f"{size / MB:.1f} MB" if size > limit else "longer"
+        raise Unreadable(f"is {told}; at most {limit / MB:g} MB are read. Is it the right file?")
     return content
 
 

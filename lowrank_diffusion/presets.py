@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,9 @@ from pydantic import BaseModel, ValidationError
 from . import blanks
 from .config import EMBEDDED, Config, ConfigError, Problem, Section, fields, sections
 from .paths import PRESETS, PROJECT, too_long
+
+PATHS = ("data.instance", "text.held_out", "prior.pictures", "base.path", "base.vae")
+"""Settings that name a file or folder."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -240,9 +243,15 @@ def located(path: str | None) -> str | None:
 
 def with_absolute_paths(config: Config) -> Config:
     """Every :func:`located`, since a run's process is started elsewhere; presets name the project's own examples."""
-    data = config.data.model_copy(update={"instance": located(config.data.instance)})
-    text = config.text.model_copy(update={"held_out": located(config.text.held_out)})
-    prior = config.prior.model_copy(update={"pictures": located(config.prior.pictures)})
-    path = config.base.path if config.base.path == EMBEDDED else located(config.base.path)
-    base = config.base.model_copy(update={"path": path, "vae": located(config.base.vae)})
-    return config.model_copy(update={"data": data, "text": text, "prior": prior, "base": base})
+    return with_paths(config, lambda path: located(path) or "")
+
+
+def with_paths(config: Config, change: Callable[[str], str]) -> Config:
+    """Each path or hub id that is given in the settings, changed; the word "embedded" for a base is none."""
+    for key in PATHS:
+        name, _, field = key.partition(".")
+        section = getattr(config, name)
+        value = getattr(section, field)
+        if value and (key, value) != ("base.path", EMBEDDED):
+            config = config.model_copy(update={name: section.model_copy(update={field: change(value)})})
+    return config

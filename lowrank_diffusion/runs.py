@@ -4,7 +4,8 @@
 
     runs/20260101-120000-cats/
         config.yaml     every setting          events.jsonl   what happened        log.txt   the process's own output
-        process.json    pid and start time     stop, sample   requests, by being there
+        process.json    who works on it        launch.json    who was started to
+        stop, sample    requests, by being there
         data/           pictures that came through the app
         checkpoints/step-000100/               state.safetensors and the adapter's files
         samples/        <name>.safetensors     <name>-kohya.safetensors            <name>-peft/
@@ -15,22 +16,25 @@ Nothing here stores a state: it is folded from the events, and from whether the 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from . import events, presets
+from . import events, presets, processes
 from .config import Config, ConfigError, Problem
 from .errors import UserError
+from .files import MB, Unreadable, read_text
 from .paths import runs_folder, write_text
+from .status import Status
 
-ACTIVE = ("starting", "waiting", "preparing", "training")
+STATE = "state.safetensors"
+"""The file that makes a folder a checkpoint."""
+LARGEST_CONFIG = MB
+"""Bytes of a config.yaml, which has some six thousand."""
 
 
 class RunError(UserError):
@@ -66,7 +70,7 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.path.glob("checkpoints/step-*/state.safetensors"))
+        return sorted(path.parent for path in self.path.glob(f"checkpoints/step-[0-9]*/{STATE}"))
 
     def files(self, step: int | None = None) -> list[Path]:
         """The adapter's files, of one checkpoint or the newest there are.
@@ -88,12 +92,29 @@ class Run:
         raise RunError(f"{self.name} has no adapter files yet{which}. Checkpoints: {steps}.")
 
     def config(self) -> Config:
-        """The run's settings. Raises ConfigError."""
+        """The run's settings, with absolute paths. Raises ConfigError."""
         path = self.path / "config.yaml"
         try:
-            return presets.from_yaml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), f"cannot be read: {error}.")]) from None
+            text = read_text(path, LARGEST_CONFIG)
+        except Unreadable as error:
+            raise ConfigError([Problem(str(path), str(error))]) from None
+        return presets.with_paths(presets.from_yaml(text, str(path)), self._outward)
+
+    def write_config(self, config: Config) -> None:
+        """Keep its settings. Paths inside the run are written relative to it, so that its folder can be moved."""
+        inside = presets.with_paths(presets.with_absolute_paths(config), self._inward)
+        write_text(self.path / "config.yaml", presets.to_yaml(inside))
+
+    def _inward(self, path: str) -> str:
+        return str(Path(path).relative_to(self.path)) if Path(path).is_relative_to(self.path) else path
+
+    def _outward(self, path: str) -> str:
+        """Also for a run that was made when its own paths were absolute, and has been moved since."""
+        if Path(path).is_absolute():
+            _, named, own = path.partition(f"/{self.name}/")
+            moved = named and not Path(path).exists() and (self.path / own).exists()
+            return str(self.path / own) if moved else path
+        return str(self.path / path) if (self.path / path).exists() else path
 
     def request(self, what: str) -> None:
         """Leave a request ('stop' or 'sample') for the training process."""
@@ -107,134 +128,30 @@ class Run:
         """Take a request away."""
         (self.path / what).unlink(missing_ok=True)
 
-    def write_process(self, pid: int, since: float | None = None) -> None:
-        """Remember the process by pid and start time: pids are used again, pairs are not.
+    def write_process(self, pid: int, number: int) -> None:
+        """Remember who works on it, in which of its starts; only whoever holds the run's lock may say so."""
+        processes.write(self.path / "process.json", pid, number)
 
-        ``since``: just before it was started, by the clock of the events; the system's may be a second off.
-        """
-        created = psutil.Process(pid).create_time()
-        facts = {"pid": pid, "created": created, "since": since or created}
-        write_text(self.path / "process.json", json.dumps(facts))
+    def write_launch(self, pid: int, number: int) -> None:
+        """Remember who was started to work on it: until that process speaks, and where it starts others."""
+        processes.write(self.path / "launch.json", pid, number)
 
     def process(self) -> psutil.Process | None:
-        """The run's own process if it is alive."""
-        try:
-            facts = self._process_facts()
-            process = psutil.Process(facts["pid"])
-            same = abs(process.create_time() - facts["created"]) < 1
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (KeyError, TypeError, ValueError, psutil.Error):
-            return None
+        """The process that works on it, or was started to, if it is alive."""
+        return processes.alive(self.path / "process.json") or self.launcher()
+
+    def launcher(self) -> psutil.Process | None:
+        """The process that was started, which is another one where several GPUs work."""
+        return processes.alive(self.path / "launch.json")
 
     @property
-    def process_since(self) -> float:
-        """When the newest process was started, alive or not; 0 if there never was one."""
-        return float(self._process_facts().get("since", 0))
-
-    def _process_facts(self) -> dict[str, Any]:
-        try:
-            facts = json.loads((self.path / "process.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+    def newest_start(self) -> int:
+        """The number of the newest start, heard of or not; 0 if there was none."""
+        return max(processes.number(self.path / name) for name in ("process.json", "launch.json"))
 
     def status(self) -> Status:
         """The state of the run now, reading its whole log; use :class:`Watch` to follow one."""
         return Watch(self).refresh()
-
-
-@dataclass
-class Status:
-    """What a run's events add up to."""
-
-    state: str = "new"
-    """new, starting, waiting, preparing, training, stopped, finished, failed, or interrupted (its process died)."""
-    step: int = 0
-    steps: int = 0
-    stage: str = ""
-    stage_done: int = 0
-    stage_total: int = 0
-    message: str = ""
-    device: str = ""
-    precision: str = ""
-    parameters: int = 0
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    rates: list[tuple[int, float]] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    measures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """Other figures by name: (step, value) of each."""
-    samples: list[tuple[int, str, str]] = field(default_factory=list)
-    """(step, prompt, path relative to the run)."""
-    notes: list[str] = field(default_factory=list)
-    mode: str = ""
-    """How its steps run, and why not faster (``reason``)."""
-    reason: str = ""
-    memory: int = 0
-    """Most GPU memory taken so far, bytes; 0 on other devices."""
-    seconds_per_step: float = 0.0
-    started: float = 0.0
-    updated: float = 0.0
-
-    @property
-    def active(self) -> bool:
-        """Whether a process is working, or waiting to work, on it."""
-        return self.state in ACTIVE
-
-    @property
-    def eta(self) -> float:
-        """Seconds to the last step, from the recent speed; 0 if unknown."""
-        return max(self.steps - self.step, 0) * self.seconds_per_step
-
-    def fold(self, record: events.Record) -> None:
-        """Take one event in."""
-        self.updated = record.time
-        match record.event:
-            case events.Waiting(reason=reason):
-                self.state, self.message = "waiting", reason
-            case events.Stage(name=name, done=done, total=total):
-                self.state, self.stage, self.stage_done, self.stage_total = "preparing", name, done, total
-                self.message = ""
-            case events.Started() as event:
-                self._start(event, record.time)
-            case events.Stepped() as event:
-                self._step(event)
-            case events.Validated(step=step, loss=loss):
-                self.validation.append((step, loss))
-            case events.Measured(name=name, value=value):
-                self.measures.setdefault(name, []).append((self.step, value))
-            case events.Sampled(step=step, prompt=prompt, path=path):
-                self.samples.append((step, prompt, path))
-            case events.Note() | events.Memory() as event:
-                self._tell(event)
-            case events.Stopped() | events.Finished() | events.Failed() as event:
-                self.state, self.message = type(event).__name__.lower(), getattr(event, "message", "")
-
-    def _start(self, event: events.Started, moment: float) -> None:
-        """A resumed run repeats what came after its checkpoint, from step 0 everything: what that said is void."""
-        last = event.step or -1
-        self.state, self.message, self.stage = "training", "", ""
-        self.step, self.steps = event.step, event.steps
-        self.device, self.precision, self.parameters = event.device, event.precision, event.parameters
-        self.mode, self.reason = event.mode, event.reason
-        for name in ("losses", "rates", "validation", "samples"):
-            setattr(self, name, [item for item in getattr(self, name) if item[0] <= last])
-        kept = {name: [item for item in items if item[0] <= last] for name, items in self.measures.items()}
-        self.measures = {name: items for name, items in kept.items() if items}
-        self.started = self.started or moment
-
-    def _tell(self, event: events.Note | events.Memory) -> None:
-        if isinstance(event, events.Note):
-            if event.message not in self.notes:  # a resumed run says again what it said before
-                self.notes.append(event.message)
-        else:
-            self.memory = max(self.memory, event.reserved)
-
-    def _step(self, event: events.Stepped) -> None:
-        self.step = event.step
-        self.losses.append((event.step, event.loss))
-        self.rates.append((event.step, event.lr))
-        first = not self.seconds_per_step
-        self.seconds_per_step = event.seconds if first else 0.9 * self.seconds_per_step + 0.1 * event.seconds
 
 
 class Watch:
@@ -249,15 +166,15 @@ class Watch:
         records, self._offset = events.tail(self.run.events_path, self._offset)
         for record in records:
             self._folded.fold(record)
-        told, since = self._folded, self.run.process_since
-        unheard = since > told.updated  # what the events tell of is an older process
+        told, newest = self._folded, self.run.newest_start
+        unheard = newest > told.starts  # what the events tell of is an older process
         ended = told.state in ("stopped", "finished", "failed") and not unheard
         if alive and unheard:
-            return replace(told, state="starting", message="")
-        if alive or ended or (told.state == "new" and not since):
+            return replace(told, state="starting", message="", resumable=True)
+        if alive or ended or (told.state == "new" and not newest):
             return replace(told)
         message = f"The process ended without a word. Its output: {self.run.log_path}"
-        return replace(told, state="interrupted", message=message)
+        return replace(told, state="interrupted", message=message, resumable=True)
 
 
 def create(config: Config, name: str, root: Path | None = None) -> Run:
@@ -271,7 +188,7 @@ def create(config: Config, name: str, root: Path | None = None) -> Run:
         path = root / (f"{stamp}_{again}-{slug}" if again else f"{stamp}-{slug}")
         try:
             path.mkdir(parents=True)
-            write_text(path / "config.yaml", presets.to_yaml(presets.with_absolute_paths(config)))
+            Run(path).write_config(config)
         except FileExistsError:
             continue
         except OSError as error:

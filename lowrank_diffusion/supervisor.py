@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 
 import psutil
+from filelock import FileLock, Timeout
 
 from .paths import PROJECT, cache_folder
 from .runs import Run, RunError
@@ -17,6 +18,14 @@ from .runs import Run, RunError
 
 def start(run: Run) -> None:
     """Start a run, or go on from its newest checkpoint, in a process of its own session. Raises RunError."""
+    try:
+        with FileLock(run.path / ".start.lock", timeout=60):  # of two who start it, the second finds it started
+            _start(run)
+    except Timeout:
+        raise RunError(f"{run.name} is being started already.") from None
+
+
+def _start(run: Run) -> None:
     process, status = run.process(), run.status()
     if process is not None and not status.active:
         psutil.wait_procs([process], timeout=30)  # it has said its last word and is on its way out
@@ -25,7 +34,6 @@ def start(run: Run) -> None:
     if status.state == "finished":
         raise RunError(f"{run.name} is finished. Start a new run to train on.")
     run.clear("stop")
-    since = time.time()
     with run.log_path.open("ab") as log:
         child = subprocess.Popen(
             command(run),
@@ -37,7 +45,7 @@ def start(run: Run) -> None:
             start_new_session=True,
         )
     try:
-        run.write_process(child.pid, since)
+        run.write_launch(child.pid, status.starts + 1)
     except OSError:
         child.kill()  # nobody could find it again to watch or stop it
         child.wait()
@@ -68,17 +76,21 @@ def accelerate(run: Run) -> list[str]:
 
 def stop(run: Run, kill_after: float | None = None) -> None:
     """Ask a run to save and stop. With ``kill_after``, end its process after that many seconds. Raises RunError."""
-    process = run.process()
-    if process is None:
+    if run.process() is None:
         raise RunError(f"{run.name} is not running (it is {run.status().state}).")
     run.request("stop")
     if kill_after is not None:
         deadline = time.monotonic() + kill_after
         while run.process() is not None and time.monotonic() < deadline:
             time.sleep(0.1)
-        with suppress(psutil.NoSuchProcess):
-            for one in [*process.children(recursive=True), process]:
-                one.kill()
+        for process in filter(None, (run.launcher(), run.process())):
+            _kill(process)
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        for one in [*process.children(recursive=True), process]:
+            one.kill()
 
 
 def sample_now(run: Run) -> None:

@@ -122,5 +122,5 @@ class Screen:
         if status.state == "finished":
             for path in self.run.files():
                 self.say(f"  {path}")
-        elif status.state in ("stopped", "failed", "interrupted"):
+        elif status.state in ("stopped", "failed", "interrupted") and status.resumable:
             self.say(f"Resume with: python -m lowrank_diffusion resume {self.run.name}")

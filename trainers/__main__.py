@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from lowrank_diffusion import devices, events
 from lowrank_diffusion.config import Config, ConfigError
-from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.errors import Hopeless, UserError, of_disk
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.runs import Run, all_runs
@@ -83,9 +83,10 @@ def lead(run: Run) -> int:
         print(f"{run.name} is being trained by another process.", flush=True)
         return 1
     with own:
-        if run.process() is None:  # not started by us, but by a launcher of somebody's own
-            run.write_process(os.getpid())
+        number = run.status().starts + 1
+        run.write_process(os.getpid(), number)
         log = EventLog(run.events_path)
+        log.append(events.Began(number))
         try:
             _run(run, log, Stopping(run))
         except StopRequested:
@@ -93,7 +94,7 @@ def lead(run: Run) -> int:
             return devices.world_size() - 1  # the launcher ends the other processes only after a failure
         except Exception as error:
             traceback.print_exc()
-            log.append(events.Failed(explain(error, run)))
+            log.append(events.Failed(explain(error, run), not isinstance(error, Hopeless)))
             return 1
         finally:
             run.clear("stop")
@@ -122,7 +123,7 @@ def _turn(run: Run, log: EventLog, stopping: Stopping) -> FileLock:
             except Timeout:
                 pass
         if not waiting:
-            log.append(events.Waiting("Another run is training; this one starts when it ends."))
+            log.append(events.Waiting("Another run is training; this one starts when it ends.", time.monotonic()))
             waiting = True
         stopping.check()
         time.sleep(0.5)
@@ -132,7 +133,7 @@ def _waits_longer(other: Run, run: Run) -> bool:
     if other.path == run.path or other.process() is None:
         return False
     theirs, mine = other.status(), run.status()
-    return theirs.state == "waiting" and theirs.updated < mine.updated
+    return theirs.state == "waiting" and (theirs.waits, other.name) < (mine.waits, run.name)
 
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
@@ -187,14 +188,15 @@ def explain(error: Exception, run: Run) -> str:
     """An error in words for a person; the traceback is in the run's log."""
     if isinstance(error, UserError):
         return str(error)
-    name = type(error).__name__
-    if name in ("OutOfMemoryError", "MemoryError") or "not enough memory" in str(error):
+    if devices.is_out_of_memory(error):
         return (
             "Out of memory. Lower train.batch (train.accumulate makes up for it), data.resolution or text.length, set "
             "train.checkpointing=true or base.quantize=8bit, or take a smaller adapter.rank. What was trained is "
             "saved: resume to go on."
         )
-    return f"{name}: {error}. Details: {run.log_path}"
+    if isinstance(error, OSError):
+        return f"{of_disk(error)} What was trained is saved as far as it could be. Details: {run.log_path}"
+    return f"{type(error).__name__}: {error}. Details: {run.log_path}"
 
 
 if __name__ == "__main__":

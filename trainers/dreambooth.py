@@ -17,7 +17,18 @@ from torch import Tensor
 from lowrank_diffusion import adapters, devices, events, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import Facts, export
-from lowrank_diffusion.image import attention, buckets, crops, gated, loss, model, norms, notes, prior, text_encoders
+from lowrank_diffusion.image import (
+    attention,
+    buckets,
+    crops,
+    gated,
+    loss,
+    model,
+    norms,
+    notes,
+    prior,
+    text_encoders,
+)
 from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import Picture, survey
 from lowrank_diffusion.image.model import Base, Embedding
@@ -26,7 +37,9 @@ from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.targets import TEXT_ENCODERS
 
-from .examples import Batch, Example, Words, split, stacked
+from . import fingerprint
+from .examples import Batch, Example, Words, marks, split, stacked
+from .validation import denoising_loss
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,6 +73,7 @@ class DreamBooth:
             progress(f"Buckets: {buckets.describe(sizes)}", 1, 1)
         self.batches = buckets.Batches(tuple(sizes), cfg.train.batch, cfg.seed) if cfg.data.buckets else None
         class_pictures = prior.pictures(self.base, cfg, self.side, progress)
+        self._content = {"pictures": marks(pictures), "class pictures": marks(class_pictures)}
         # A class picture is seen beside instances of any size, in one forward pass with them.
         class_sizes = sorted(set(sizes)) if class_pictures else []
         groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]
@@ -82,6 +96,12 @@ class DreamBooth:
             self._attach_text_encoders()
         if cfg.train.checkpointing:
             self.model.enable_gradient_checkpointing()
+
+    def content(self) -> dict[str, Any]:
+        """Pictures and captions by name, as they are, and what VAE and text encoders made of them."""
+        seen = [e for group in [self.instances, *self.classes.values()] for picture in group for e in picture]
+        tensors = [t for e in seen for t in (e.mean, e.std, *e.embedding.tensors)]
+        return self._content | {"encoded": fingerprint.digest(tensors)}
 
     def _attach_text_encoders(self) -> None:
         """Adapt the text encoders too, and make them one model with the UNet. Raises ConfigError."""
@@ -148,7 +168,7 @@ class DreamBooth:
         if cfg.data.caption_dropout:
             told = torch.rand(len(chosen), generator=generator) >= cfg.data.caption_dropout
             told[instances:] = True
-        return self._collate(chosen, vae_noise, noise, timesteps, weights, told)
+        return self.collate(chosen, vae_noise, noise, timesteps, weights, told)
 
     def _choose(self, pictures: list[list[Example]], position: int, count: int, name: str) -> list[Example]:
         """``count`` pictures from ``position`` on in an endless sequence of shuffled epochs, one crop of each."""
@@ -166,10 +186,11 @@ class DreamBooth:
         """On the device; from pinned memory, CUDA copies without making the CPU wait."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
-    def _collate(
+    def collate(
         self, examples: list[Example], vae_noise: Tensor, noise: Tensor, timesteps: Tensor, weights: Tensor,
         told: Tensor | None = None,
     ) -> Batch:  # fmt: skip
+        """A micro-batch of examples with what was drawn for them, on the device."""
         mean, std = torch.stack([e.mean for e in examples]), torch.stack([e.std for e in examples])
         time_ids = torch.tensor([e.time_ids for e in examples], dtype=self.dtype)
         return Batch(
@@ -276,19 +297,3 @@ class DreamBooth:
         if isinstance(self.model, WithTextEncoders):
             trained |= dict(zip(TEXT_ENCODERS, self.model.encoders, strict=True))
         return export(trained, folder, facts)
-
-
-def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:
-    """Mean unweighted loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index)."""
-    total = task.objective.timesteps
-    places = torch.arange(timesteps) * total // timesteps + total // (2 * timesteps)
-    plain = loss.Objective(task.objective.alphas_cumprod, task.objective.prediction)
-    losses = []
-    for index, example in enumerate(examples):
-        shape = (timesteps, *example.mean.shape)
-        noise = torch.randn(shape, generator=seeds.generator(seed, index, "validation"))
-        batch = task._collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
-        noised = plain.noised(batch.latents, batch.noise, batch.timesteps)
-        predicted = task.predict(noised, batch)
-        losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())
-    return float(torch.stack(losses).mean())

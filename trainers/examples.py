@@ -10,8 +10,9 @@ from torch import Tensor
 from lowrank_diffusion import seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import DataError
+from lowrank_diffusion.image import cache
 from lowrank_diffusion.image.buckets import Size
-from lowrank_diffusion.image.data import Picture
+from lowrank_diffusion.image.data import Picture, content_key
 from lowrank_diffusion.image.model import Embedding
 
 
@@ -21,6 +22,11 @@ class Words:
 
     ids: Tensor
     """(2, L) int64, on the device: for each encoder; with data.caption_chunks (2, n, L)."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All there is of it."""
+        return (self.ids,)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ class Batch:
 def stacked(tensors: list[Tensor]) -> Tensor | None:
     """In a new first dimension; nothing of nothing."""
     return torch.stack(tensors) if tensors else None
+
+
+def marks(pictures: list[Picture]) -> dict[str, str]:
+    """A digest of each picture's file and caption, 16 hex digits, by its name."""
+    return {p.path.name: cache.key(content_key(p.path), p.caption)[:16] for p in pictures}
 
 
 def split(pictures: list[Picture], cfg: Config) -> tuple[list[Picture], list[Picture]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.runs import Run
 
 from . import checkpoint
-from .step import Result, Step
+from .step import Diverged, Result, Step
 from .task import Task
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
 
     The loop passes ``train.steps`` + 1 times: the last pass only looks at the result and saves it.
     """
-    start = checkpoint.load(run.checkpoints[-1], state) if run.checkpoints else 0
+    start = _restore(run, state, log)
     steps = cfg.train.steps
     size = sum(p.numel() for p in state.parameters.values())
     precision = str(state.dtype).removeprefix("torch.")
@@ -63,6 +64,16 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
         _rescue(run, state, log, start)
         raise
     log.append(events.Finished(steps) if state.done == steps else events.Stopped(state.done))
+
+
+def _restore(run: Run, state: Step, log: EventLog) -> int:
+    """The first process decides which checkpoint is sound; the others take the newest that it has left."""
+    if not state.world.first:
+        state.world.wait()
+    start = checkpoint.restore(run, state, lambda note: log.append(events.Note(note)))
+    if state.world.first:
+        state.world.wait()
+    return start
 
 
 class Peaks:
@@ -124,9 +135,10 @@ def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) 
 
 
 def _rescue(run: Run, state: Step, log: EventLog, start: int) -> None:
-    """Keep what was trained since ``start`` when something goes wrong."""
+    """Keep what was trained since ``start`` when something goes wrong, if it is worth keeping."""
     if state.whole and state.done > start and state.world.first:
-        _patiently(lambda: checkpoint.save(run, state), state, log)
+        with suppress(Diverged):
+            _patiently(lambda: checkpoint.save(run, state), state, log)
 
 
 def _patiently(write: Callable[[], T], state: Step, log: EventLog) -> T:

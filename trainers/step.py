@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from lowrank_diffusion import adapters, seeds
 from lowrank_diffusion.config import Config
-from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.errors import Hopeless
 from lowrank_diffusion.flat import Flat
 
 from . import optim
@@ -21,7 +22,7 @@ from .parallel import ALONE, World
 from .task import Task
 
 
-class Diverged(UserError):
+class Diverged(Hopeless):
     """The loss is no longer a number."""
 
 
@@ -62,6 +63,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()} if cfg.train.ema else {}
         self.done, self.whole = 0, True
+        self.fingerprint: dict[str, Any] | None = None
 
     def __call__(self, step: int) -> Result:
         """Do optimiser step ``step`` (from 0). Raises Diverged, before anything has changed."""

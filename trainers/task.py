@@ -16,6 +16,10 @@ class Task(Protocol):
     model: nn.Module
     layers: list[AdaptedLayer]
 
+    def content(self) -> dict[str, Any]:
+        """Digests of what is learnt: {"pictures" or "rows": {name: digest}, "encoded": digest of them all}."""
+        ...
+
     def batch(self, step: int, micro: int) -> Any:
         """The micro-batch ``micro`` of the accumulation window of ``step``, on the device."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any, Protocol
 
-from lowrank_diffusion import blanks, devices, paths, presets, runs, supervisor
+from lowrank_diffusion import blanks, devices, presets, runs, supervisor
 from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
@@ -63,8 +63,7 @@ def launch_run(name: str, values: dict[str, Any], data: Data) -> Run:
 def _started(run: Run, config: Config, data: Data) -> Run:
     try:
         if written := data.write(run):
-            own = presets.with_absolute_paths(presets.build(overrides=config.dotted() | written))
-            paths.write_text(run.path / "config.yaml", presets.to_yaml(own))
+            run.write_config(presets.build(overrides=config.dotted() | written))
         supervisor.start(run)
         watching.forget(run)
     except (OSError, UserError):

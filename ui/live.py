@@ -65,7 +65,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     if status.state == "training" and status.eta:
         facts.append(("time left", duration(status.eta)))
     elif status.started and not status.active:
-        facts.append(("took", duration(status.updated - status.started)))
+        facts.append(("took", duration(status.took)))
     if status.seconds_per_step:
         facts.append(("speed", f"{status.seconds_per_step:.2f} s/step"))
     if status.losses:

@@ -115,7 +115,7 @@ class Monitor:
             "samples": (name, len(status.samples)),
             "state": (name, status.state),
             "stop": bool(run and status.active and not run.requested("stop")),
-            "resume": status.state in RESUMABLE,
+            "resume": status.state in RESUMABLE and status.resumable,
             "sample": bool(run and status.state == "training" and not run.requested("sample")),
             "pace": POLL_SECONDS if status.active and status.device != "cpu" else SLOW_POLL_SECONDS,
         }

@@ -46,7 +46,7 @@ def _row(run: Run, chosen: bool) -> str:
 def _cells(run: Run) -> list[str]:
     status = watching.status(run)
     loss = f"{smoothed(status.losses)[-1][1]:.4f}" if status.losses else ""
-    took = live.duration(status.updated - status.started) if status.started else ""
+    took = live.duration(status.took) if status.started else ""
     step = f"{status.step}/{status.steps}" if status.steps else ""
     cells = [f"<b>{html.escape(run.title)}</b>", live.pill(status.state), html.escape(step), loss]
     return [*cells, live.created(run), html.escape(_adapter(run)), took]
@@ -238,7 +238,7 @@ class RunsTab:
             self.head: live.status_html(run, status),
             self.detail: gr.update(visible=True),
             self.stop: gr.update(interactive=status.active and not run.requested("stop")),
-            self.resume: gr.update(interactive=status.state in RESUMABLE),
+            self.resume: gr.update(interactive=status.state in RESUMABLE and status.resumable),
             self.use: gr.update(interactive=can_be_tried(run)),
             self.zip: gr.update(interactive=bool(peft_folders(run))),
             self.files: gr.update(value=files or None, visible=bool(files)),

@@ -1,6 +1,7 @@
 """Latents and text embeddings on disk, keyed by content and model: made once, shared by every run that needs them.
 
-One safetensors file per item. A file that cannot be read is made again; deleting the folder costs time only.
+One safetensors file per item, with its key and a digest. One that cannot be read, or holds anything else, is made
+again; deleting the folder costs time only.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import Unreadable, open_regular
 from ..paths import cache_folder
 
 Tensors = dict[str, Tensor]
@@ -28,24 +31,36 @@ def get(kind: str, name: str) -> Tensors | None:
     """What is cached under this key, or None."""
     path = _path(kind, name)
     try:
-        return load_file(path)
-    except FileNotFoundError:
+        open_regular(path).close()
+        with safe_open(path, framework="pt") as file:
+            mark = (file.metadata() or {}).get("digest")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError, Unreadable):
         return None
-    except (SafetensorError, OSError):
-        path.unlink(missing_ok=True)
-        return None
+    return tensors if mark == _digest(name, tensors) else None
 
 
 def put(kind: str, name: str, tensors: Tensors) -> None:
     """Store tensors; a full disk only means that they are made again next time."""
     path = _path(kind, name)
     partial = path.with_suffix(f".{os.getpid()}.partial")
+    contents = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
+        save_file(contents, partial, {"digest": _digest(name, contents)})
         os.replace(partial, path)
     except (OSError, SafetensorError):
         partial.unlink(missing_ok=True)
+
+
+def _digest(name: str, tensors: Tensors) -> str:
+    """Of the key and all values: a file that came under another name is another item."""
+    found = hashlib.blake2b(name.encode(), digest_size=20)
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def fill(

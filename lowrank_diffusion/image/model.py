@@ -81,6 +81,11 @@ class Embedding:
     pooled: Tensor
     """(P,): the second encoder's projection."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All there is of it."""
+        return self.tokens, self.pooled
+
 
 def embed(base: Base, prompts: list[str], progress: Progress, chunks: int = 1) -> dict[str, Embedding]:
     """Embeddings of all distinct prompts, on the CPU; the text encoders are loaded only if one is not cached.

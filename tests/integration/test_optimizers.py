@@ -49,6 +49,9 @@ class Regression:
         self.cfg, self.dtype, self.scale = cfg, dtype, scale
         self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
 
+    def content(self) -> dict[str, Any]:
+        return {}
+
     def batch(self, step: int, micro: int) -> Tensor:
         return torch.randn(32, 16, generator=seeds.generator(self.cfg.seed, step, f"data {micro}"))
 

@@ -60,7 +60,7 @@ def test_stopped_and_killed_it_still_ends_the_same(pair: Run, tmp_path: Path):
     assert status.state == "stopped" and 2 <= status.step < 7
     supervisor.start(run)
     wait_for_step(run, status.step + 1)
-    launcher = run.process()
+    launcher = run.launcher()
     assert launcher is not None
     workers = launcher.children(recursive=True)
     os.kill(next(worker.pid for worker in workers if worker.environ().get("RANK") == "1"), signal.SIGKILL)

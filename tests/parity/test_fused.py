@@ -65,6 +65,9 @@ class Regression:
             draw = torch.randn(parameter.shape, generator=seeds.generator(0, 0, name), dtype=torch.float64)
             parameter.data = draw / 9
 
+    def content(self) -> dict[str, Any]:
+        return {}
+
     def batch(self, step: int, micro: int) -> Data:
         rows = 8 if (step + micro) % 3 else 5  # micro-batches of two shapes
         draw = torch.randn(2, rows, 3, 16, generator=seeds.generator(0, step, f"data {micro}"), dtype=torch.float64)

@@ -22,6 +22,7 @@ LAYERS = (
     "blanks",
     "presets events bases",
     "hub loading",
+    "processes status",
     "runs supervisor devices layer_names factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",

@@ -42,8 +42,10 @@ def full_disk(path: Path, room: int) -> Iterator[None]:
 @pytest.mark.parametrize("kind", events.KINDS.values(), ids=events.KINDS)
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_every_kind_comes_back_as_it_was(path: Path, kind: type[events.Event], text: str):
-    values: dict[str, Any] = {"int": 3, "float": 1.25e-7, "str": text, "tuple[str, ...]": (text, "b")}
-    event = kind(**{field.name: values[str(field.type)] for field in dataclasses.fields(kind)})
+    name = text.replace("\x00", "")  # no file has it in its name
+    values: dict[str, Any] = {"int": 3, "float": 1.25e-7, "str": text, "tuple[str, ...]": (name, "b"), "bool": False}
+    given = {field.name: values[str(field.type)] for field in dataclasses.fields(kind)}
+    event = kind(**given | ({"path": name} if "path" in given else {}))
     before = time.time()
     EventLog(path).append(event)
     ((record,), offset) = tail(path)
@@ -151,3 +153,44 @@ def test_a_torn_line_on_a_full_disk_is_ended_when_there_is_room(path: Path):
         assert path.read_bytes() == b'{"kind": "no'
     log.append(Note("two"))
     assert read(path) == [Note("one"), Note("two")]
+
+
+STEPPED = {"kind": "stepped", "time": 1.5e9, "step": 1, "loss": 0.5, "lr": 1e-4, "grad_norm": 1.0, "seconds": 2.0}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"step": "<b>1</b>"}, {"step": -1}, {"step": 1.5}, {"step": True}, {"step": 10**30}, {"step": None},
+        {"time": "noon"}, {"time": float("nan")}, {"time": float("inf")}, {"time": -1}, {"time": None},
+        {"loss": "0.5"}, {"loss": [1]}, {"loss": True}, {"kind": ["stepped"]}, {"kind": "stopped", "step": {}},
+        {"kind": "sampled", "prompt": "a", "path": "/etc/passwd"}, {"kind": "sampled", "prompt": "a", "path": 3},
+        {"kind": "sampled", "prompt": "a", "path": "samples/../../x.png"},
+        {"kind": "sampled", "prompt": "a", "path": "..\\x.png"},
+        {"kind": "sampled", "prompt": "a", "path": "C:\\x.png"},
+        {"kind": "exported", "paths": ["a", "../b"]}, {"kind": "exported", "paths": "abc"},
+        {"kind": "note", "message": {"a": 1}}, {"kind": "note", "message": "x" * 2_000_000},
+    ],
+    ids=lambda changed: ascii(changed)[:60],
+)  # fmt: skip
+def test_a_line_that_somebody_made_up_is_none_of_ours(path: Path, changed: dict[str, Any]):
+    lines = [STEPPED | changed, STEPPED]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert read(path) == [Stepped(1, 0.5, 1e-4, 1.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "junk", [b"[" * 50_000, b"\0" * 300, b"9" * 6000, b"\xff\xfe", b"null", b"{}", b'{"kind": {}}']
+)
+def test_junk_between_lines_costs_itself_only(path: Path, junk: bytes):
+    line = json.dumps(STEPPED).encode()
+    path.write_bytes(b"\n".join([line, junk, line, b""]))
+    assert len(read(path)) == 2
+
+
+def test_a_log_of_many_megabytes_is_read_whole(path: Path):
+    line = json.dumps(STEPPED).encode() + b"\n"
+    path.write_bytes(line * 60_000 + b"x" * 9_000_000 + b"\n" + line)
+    assert path.stat().st_size > 15_000_000
+    records, offset = tail(path)
+    assert len(records) == 60_001 and offset == path.stat().st_size

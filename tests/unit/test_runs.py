@@ -123,6 +123,35 @@ def test_settings_that_cannot_be_read_name_the_file_or_key(run: Run, content: by
     assert ("adapter.rnak" if content and b"rnak" in content else str(path)) in str(caught.value)
 
 
+def test_paths_inside_a_run_move_with_it(tmp_path: Path):
+    run = runs.create(Config(), "cats", tmp_path)
+    pictures, elsewhere = run.path / "data" / "instance", tmp_path / "elsewhere"
+    for folder in (pictures, elsewhere):
+        folder.mkdir(parents=True)
+    config = presets.build({}, {"data.instance": str(pictures), "prior.pictures": str(elsewhere)})
+    run.write_config(config)
+    assert run.config() == config
+    assert (
+        str(tmp_path) not in presets.to_yaml(Config())
+        and "instance: data/instance" in (run.path / "config.yaml").read_text()
+    )
+    moved = Run(run.path.rename(tmp_path / "moved"))
+    assert moved.config().data.instance == str(moved.path / "data" / "instance")
+    assert moved.config().prior.pictures == str(elsewhere)
+
+
+def test_a_run_whose_own_paths_are_absolute_is_moved_too(tmp_path: Path):
+    run = runs.create(Config(), "cats", tmp_path)
+    config = presets.build({}, {"data.instance": str(run.path / "data" / "rows.jsonl")})
+    write_text(run.path / "config.yaml", presets.to_yaml(config))
+    (tmp_path / "other").mkdir()
+    moved = Run(run.path.rename(tmp_path / "other" / run.name))
+    assert moved.config().data.instance == str(run.path / "data" / "rows.jsonl"), "there is nothing of that name"
+    (moved.path / "data").mkdir()
+    (moved.path / "data" / "rows.jsonl").touch()
+    assert moved.config().data.instance == str(moved.path / "data" / "rows.jsonl")
+
+
 def test_folders_become_absolute_from_here_or_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -144,10 +173,11 @@ def test_folders_become_absolute_from_here_or_from_the_project(tmp_path: Path, m
 
 def test_states_as_events_come_in(run: Run, sleeper: subprocess.Popen):
     assert run.status().state == "new" and not run.status().active
-    run.write_process(sleeper.pid)
+    run.write_process(sleeper.pid, 1)
     log = EventLog(run.events_path)
     assert run.status().state == "starting"
     for event, state in (
+        (events.Began(1), "starting"),
         (events.Waiting("Another run is training."), "waiting"),
         (STAGE, "preparing"),
         (STARTED, "training"),
@@ -168,8 +198,8 @@ def test_states_as_events_come_in(run: Run, sleeper: subprocess.Popen):
 
 
 def test_a_run_that_waits_says_why(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid)
-    tell(run, events.Waiting("because"))
+    run.write_process(sleeper.pid, 1)
+    tell(run, events.Began(1), events.Waiting("because"))
     assert run.status().message == "because"
     tell(run, STAGE)
     assert run.status().message == ""
@@ -209,8 +239,8 @@ def test_a_failure_says_why_until_the_next_start(run: Run):
 
 def test_a_process_that_died_without_a_word(run: Run, sleeper: subprocess.Popen):
     watch = Watch(run)
-    run.write_process(sleeper.pid)
-    tell(run, STARTED, step(1))
+    run.write_process(sleeper.pid, 1)
+    tell(run, events.Began(1), STARTED, step(1))
     assert watch.refresh().state == "training"
     end(sleeper)
     for status in (watch.refresh(), run.status()):
@@ -221,61 +251,106 @@ def test_a_process_that_died_without_a_word(run: Run, sleeper: subprocess.Popen)
 
 def test_a_zombie_is_dead(run: Run):
     process = subprocess.Popen([sys.executable, "-c", ""])
-    run.write_process(process.pid)
+    run.write_process(process.pid, 1)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it yet
     assert run.process() is None and run.status().state == "interrupted"
     process.wait()
 
 
 def test_a_process_that_dies_before_its_first_event(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid)
+    run.write_launch(sleeper.pid, 1)
     end(sleeper)
     assert run.status().state == "interrupted"
 
 
 @pytest.mark.parametrize("last", [events.Stopped(1), events.Failed("x"), step(1)])
 def test_a_resumed_run_is_starting_until_it_speaks(run: Run, sleeper: subprocess.Popen, last: events.Event):
-    """For a follower and for a fresh look, and whatever the system's clock says of the new process's age."""
+    """For a follower and for a fresh look."""
     watch = Watch(run)
-    tell(run, STARTED, step(1), last)
+    tell(run, events.Began(1), STARTED, step(1), last)
     before = "interrupted" if isinstance(last, events.Stepped) else type(last).__name__.lower()
     assert watch.refresh().state == before
-    time.sleep(0.01)
-    run.write_process(sleeper.pid, since=time.time())
+    run.write_launch(sleeper.pid, 2)
     for status in (watch.refresh(), run.status()):
         assert (status.state, status.message) == ("starting", "")
     end(sleeper)
     for status in (watch.refresh(), run.status()):
         assert status.state == "interrupted"
-    time.sleep(0.01)
-    tell(run, STAGE, events.Failed("again"))
+    tell(run, events.Began(2), STAGE, events.Failed("again"))
     for status in (watch.refresh(), run.status()):
-        assert (status.state, status.message) == ("failed", "again")
+        assert (status.state, status.message, status.starts) == ("failed", "again", 2)
+
+
+@pytest.mark.parametrize("set_back", [3600, -3600, 10**8])
+@pytest.mark.parametrize("last", [events.Finished(2), events.Stopped(2), events.Failed("x")])
+def test_a_clock_that_is_set_changes_no_state(
+    run: Run, sleeper: subprocess.Popen, last: events.Event, set_back: float, monkeypatch: pytest.MonkeyPatch
+):
+    run.write_launch(sleeper.pid, 1)
+    run.write_process(sleeper.pid, 1)
+    tell(run, events.Began(1), STARTED, step(1))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - set_back)
+    assert run.status().state == "training"
+    tell(run, step(2), last)
+    end(sleeper)
+    status = run.status()
+    assert status.state == type(last).__name__.lower() and status.took >= 0
+    monkeypatch.setattr(time, "time", real)
+    assert run.status().state == status.state
+
+
+def test_of_two_that_were_started_the_one_that_works_is_the_runs_process(run: Run, sleeper: subprocess.Popen):
+    """A double click, or app and terminal: the second finds the lock taken, and ends."""
+    run.write_launch(sleeper.pid, 1)
+    run.write_process(sleeper.pid, 1)
+    tell(run, events.Began(1), STARTED, step(1))
+    second = subprocess.Popen([sys.executable, "-c", ""])
+    run.write_launch(second.pid, 1)
+    second.wait()
+    process = run.process()
+    assert process is not None and process.pid == sleeper.pid and run.status().state == "training"
+    supervisor.stop(run)
+    assert run.requested("stop")
 
 
 def test_a_process_that_has_said_its_last_word_is_not_at_work(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid)
-    tell(run, STARTED, events.Stopped(0))
+    run.write_process(sleeper.pid, 1)
+    tell(run, events.Began(1), STARTED, events.Stopped(0))
     assert run.process() is not None and run.status().state == "stopped"
 
 
-def test_a_pid_that_was_used_again_is_another_process(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid)
+@pytest.mark.parametrize("changed", [{"born": "1"}, {"boot": "another"}, {"pid": os.getpid()}, {"pid": 2**31 - 1}])
+def test_a_pid_that_was_used_again_is_another_process(run: Run, sleeper: subprocess.Popen, changed: dict[str, object]):
+    run.write_process(sleeper.pid, 1)
     assert run.process() is not None
     facts = json.loads((run.path / "process.json").read_text())
-    write_text(run.path / "process.json", json.dumps(facts | {"created": facts["created"] - 100}))
-    tell(run, STARTED)
+    write_text(run.path / "process.json", json.dumps(facts | changed))
+    tell(run, events.Began(1), STARTED)
     assert run.process() is None and run.status().state == "interrupted"
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "5", "{}", '{"pid": "x", "created": 1}', '{"pid": -1, "created": 1}']
-)
-def test_a_damaged_process_file_means_no_process(run: Run, content: str):
-    (run.path / "process.json").write_text(content)
-    assert run.process() is None
+    "content",
+    ["", "{", "[]", "5", "{}", "[" * 5000, '{"pid": "x", "born": "1"}', '{"pid": -1, "born": 1, "boot": []}',
+     '{"pid": 1, "created": 1e999}', '{"pid": 1e400, "start": "9"}', '{"start": -5}', " " * 100_000],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["process.json", "launch.json"])
+def test_a_damaged_process_file_means_no_process(run: Run, content: str, name: str):
+    (run.path / name).write_text(content)
+    assert run.process() is None and run.newest_start == 0
     tell(run, STARTED)
     assert run.status().state == "interrupted"
+
+
+def test_a_pipe_in_a_runs_place_is_not_waited_for(run: Run):
+    for name in ("events.jsonl", "process.json", "launch.json"):
+        os.mkfifo(run.path / name)
+    (run.path / "config.yaml").unlink()
+    os.mkfifo(run.path / "config.yaml")
+    assert run.status().state == "new" and run.process() is None
+    with pytest.raises(ConfigError, match="not a regular file"):
+        run.config()
 
 
 def test_resuming_drops_what_is_repeated(run: Run):
@@ -299,7 +374,7 @@ def test_resuming_from_nothing_repeats_the_look_before_the_first_step_too(run: R
 
 
 def test_following_adds_up_to_the_same_as_reading_at_once(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid, since=time.time())
+    run.write_process(sleeper.pid, 0)
     watch, log = Watch(run), EventLog(run.events_path)
     story = [STAGE, STARTED, step(1), events.Note("n"), step(2), events.Saved(2, "x"), events.Sampled(2, "p", "q")]
     story += [step(3), dataclasses.replace(STARTED, step=2), step(3), events.Validated(3, 0.1), events.Finished(3)]
@@ -394,14 +469,14 @@ def test_a_run_that_is_not_running_cannot_be_stopped_or_asked_for_samples(run: R
 
 
 def test_samples_need_a_prompt(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid)
+    run.write_process(sleeper.pid, 1)
     with pytest.raises(RunError, match=r"sample\.prompts is empty"):
         supervisor.sample_now(run)
     assert not run.requested("sample")
 
 
 def test_stop_kills_a_process_that_does_not_listen(run: Run, sleeper: subprocess.Popen):
-    run.write_process(sleeper.pid)
+    run.write_process(sleeper.pid, 1)
     tell(run, STARTED, step(1))
     with pytest.raises(RunError, match="is running already"):
         supervisor.start(run)

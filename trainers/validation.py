@@ -1,0 +1,31 @@
+"""The loss on pictures that are not trained on, at draws that are the same every time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lowrank_diffusion import seeds
+from lowrank_diffusion.image import loss
+
+from .examples import Example
+
+if TYPE_CHECKING:
+    from .dreambooth import DreamBooth
+
+
+def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:
+    """Mean unweighted loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index)."""
+    total = task.objective.timesteps
+    places = torch.arange(timesteps) * total // timesteps + total // (2 * timesteps)
+    plain = loss.Objective(task.objective.alphas_cumprod, task.objective.prediction)
+    losses = []
+    for index, example in enumerate(examples):
+        shape = (timesteps, *example.mean.shape)
+        noise = torch.randn(shape, generator=seeds.generator(seed, index, "validation"))
+        batch = task.collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
+        noised = plain.noised(batch.latents, batch.noise, batch.timesteps)
+        predicted = task.predict(noised, batch)
+        losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())
+    return float(torch.stack(losses).mean())
