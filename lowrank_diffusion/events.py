@@ -282,6 +282,4 @@ def _is_moment(value: object) -> bool:
 def _is_inside(path: str) -> bool:
     """Whether a path stays in the run's folder, on any system."""
     parts = PurePath(path.replace("\\", "/")).parts
-    return (
-        not path.startswith("/") and ".." not in parts and ":" not in (parts[0] if parts else "") and "\0" not in path
-    )
+    return not path.startswith("/") and ".." not in parts and path[1:2] != ":" and "\0" not in path
