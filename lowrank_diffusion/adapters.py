@@ -23,7 +23,7 @@ from .config import AdapterConfig, ConfigError, Problem
 from .errors import AdapterError as AdapterError
 from .factors import Factors, gralora_to_lora, stack
 from .quantize import QuantizedLinear
-from .targets import matching
+from .targets import ALL, matching
 
 NAME = "default"
 
@@ -82,9 +82,9 @@ class AdaptedLayer:
 def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
     """The linear layers that ``adapter.targets`` means, by path. Raises ConfigError for a target without a layer."""
     linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if targets == "all-linear":  # as in PEFT: but for the layer that makes the logits
+    if targets == ALL:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-        return {path: module for path, module in linears.items() if module is not head}
+        linears = {path: module for path, module in linears.items() if module is not head}
     found, missing = matching(linears, targets)
     if missing:
         hint = f"Layers are called: {', '.join(_last_names(linears))}."

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import kernels, noise, seeds
+from . import noise, seeds
 from .adapters import AdaptedLayer
 from .factors import merged_row_norms, row_norms_squared
 from .kernels import perturb_anywhere
@@ -74,8 +74,8 @@ class Flat:
         sigma: strength at the end of the run; 0 perturbs nothing.
         steps: T, the optimiser steps of the whole run.
         seed: the run's.
-        keep: keep W + eps for the rest of the step once it is made, for as much memory as the adapted weights take.
-            Where a GPU makes it again in one launch it is not kept.
+        keep: keep W + eps for the rest of the step once it is made, for as much memory as the adapted weights take;
+            see :func:`.execution.keeps_noise`.
     """
 
     def __init__(
@@ -134,8 +134,7 @@ class Flat:
             yield
             return
         draws = self.draws(step)
-        keep = self.keep and kernels.available(draws[0].scale.device)
-        kept = self._kept(draws) if keep else [None] * len(draws)
+        kept = self._kept(draws) if self.keep else [None] * len(draws)
         with ExitStack() as stack:
             for layer, draw, weight in zip(self.layers, draws, kept, strict=True):
                 stack.enter_context(_replaced_forward(layer, draw, weight))

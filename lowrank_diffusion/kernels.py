@@ -29,7 +29,7 @@ tl: Any = None
 
 
 @functools.cache
-def available(device: torch.device) -> str:
+def missing(device: torch.device) -> str:
     """Why ``perturb`` cannot run on this device, for a person to read; empty if it can."""
     if device.type != "cuda":
         return f"The fused kernel needs an NVIDIA GPU; this device is {device.type}."
@@ -98,7 +98,7 @@ def _levels(device: torch.device) -> Tensor:
 def perturb_anywhere(weight: Tensor, *others: Any, before: int = 0) -> Tensor:
     """:func:`perturb` where it runs, else its definition."""
     fits = weight.dtype != torch.float64 and weight.is_contiguous() and before % GROUP == 0
-    there = fits and not available(weight.device)
+    there = fits and not missing(weight.device)
     return (perturb if there else perturb_reference)(weight, *others, before=before)
 
 

@@ -25,10 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ConfigError, Problem
+from .execution import NF4_BLOCK as NF4_BLOCK
 from .targets import UNQUANTIZED
 
-NF4_BLOCK = 64
-"""Weights that share a scale in nf4."""
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,

@@ -13,6 +13,8 @@ LM_ATTENTION = (
 )  # fmt: skip
 """As Llama, Qwen, Mistral, Gemma, Phi, OPT, GPT-NeoX, Falcon and MPT call their projections."""
 LM_MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h")
+ALL = "all-linear"
+"""Every linear layer; as in PEFT, but for the one that makes the logits of a language model."""
 _EVERYTHING = (*UNET_ATTENTION, *UNET_FEED_FORWARD, *LM_ATTENTION, *LM_MLP)
 _NAMED = {
     "auto": (*UNET_ATTENTION, *LM_ATTENTION, *LM_MLP),  # no model has names of both kinds
@@ -46,6 +48,8 @@ def text_encoder_layers(name: str, blocks: int, kind: str) -> tuple[str, ...]:
 def matching(paths: Iterable[str], targets: str | tuple[str, ...]) -> tuple[set[str], list[str]]:
     """(paths that are meant, targets that mean none of them)."""
     paths = list(paths)
+    if targets == ALL:
+        return set(paths), []
     if isinstance(targets, str) and targets not in _NAMED:
         found = {path for path in paths if re.fullmatch(targets, path)}
         return found, [] if found else [targets]

@@ -6,25 +6,18 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from .adapters import NAME, AdaptedLayer
-from .quantize import NF4_BLOCK, QuantizedLinear
+from .quantize import QuantizedLinear
 from .targets import SHARED
 
 
 def obstacle(layers: list[AdaptedLayer]) -> str:
-    """Why these layers cannot be fused; empty if they can."""
+    """Why these layers cannot be fused, whatever the settings; empty if they can."""
     for layer in layers:
-        base: Any = layer.base
-        if type(base) not in (nn.Linear, QuantizedLinear):
-            return f"{layer.path} is a {type(base).__name__}, not a plain linear layer"
-        if base.weight.dtype == torch.uint8 and base.in_features % NF4_BLOCK:
-            return f"the rows of {layer.path} are {base.in_features} long, no multiple of nf4's {NF4_BLOCK}"
-        dropout: Any = getattr(layer.module, "lora_dropout", None) or getattr(layer.module, "gralora_dropout", None)
-        if dropout and not isinstance(dropout[NAME], nn.Identity):
-            return "adapter.dropout draws a mask at every layer"
+        if type(layer.base) not in (nn.Linear, QuantizedLinear):
+            return f"{layer.path} is a {type(layer.base).__name__}, not a plain linear layer"
     return ""
 
 

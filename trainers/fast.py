@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_diffusion import devices, kernels
+from lowrank_diffusion import devices, execution, kernels
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.flat import seed_of, sigma_at
@@ -59,7 +59,8 @@ class FastStep(Step):
         self.rates = [torch.zeros((), **number) for _ in self.optimizer.param_groups]
         self.total, self.count = torch.zeros((), **number), torch.ones((), **number)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
-        noise = "none" if not cfg.flat.sigma else "kept" if self.keep else "redrawn"
+        keep = execution.keeps_noise(cfg, captured=True, no_kernel="")
+        noise = "none" if not cfg.flat.sigma else "kept" if keep else "redrawn"
         self.fused = Fused(task.model, task.layers, dtype, noise, seed_of(self.noise_seed), self.step_number)
         self.bad = torch.zeros((), **number)  # 1 from the first loss or gradient on that is no number
         self.report = torch.zeros(3, **number)  # loss, norm of the gradient, bad
@@ -263,13 +264,10 @@ def build(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, wor
 
 def obstacle_of(task: Task, cfg: Config, device: torch.device, dtype: torch.dtype) -> str:
     """Why this run has to be eager; empty if it has not."""
-    if device.type != "cuda":
-        return f"the device is {device.type}, and only CUDA captures steps"
-    if dtype == torch.float16:
-        return "fp16 scales its loss; bf16 and fp32 do not"
-    if cfg.optimizer.name != "adamw":
-        return f"optimizer.name={cfg.optimizer.name} cannot be captured, adamw can"
-    return (kernels.available(device) if cfg.flat.sigma else "") or obstacle(task.layers)
+    stored = ((layer.path, layer.base.in_features) for layer in task.layers if layer.base.weight.dtype == torch.uint8)
+    precision = "fp16" if dtype == torch.float16 else "another"
+    said = execution.obstacle(cfg, device.type, precision, kernels.missing(device), stored)
+    return said or obstacle(task.layers)
 
 
 def _tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:

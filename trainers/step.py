@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank_diffusion import adapters, seeds
+from lowrank_diffusion import adapters, execution, kernels, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import Hopeless
 from lowrank_diffusion.flat import Flat
@@ -56,10 +56,9 @@ class Step:
         self.optimizer = optim.build(cfg.optimizer, self.parameters)
         # Every process perturbs in its own way: more samples of the expectation, at no cost.
         self.noise_seed = cfg.seed if world.first else seeds.number(cfg.seed, world.rank, "flat of a process")
-        # Perturbed weights of a quantised base would take the memory that it saves.
-        self.keep = cfg.flat.keep and cfg.base.quantize == "none"
+        keep = execution.keeps_noise(cfg, captured=False, no_kernel=kernels.missing(device))
         steps, noise_seed = cfg.train.steps, self.noise_seed
-        self.flat = Flat(task.model, task.layers, cfg.flat.sigma, steps, noise_seed, self.keep)
+        self.flat = Flat(task.model, task.layers, cfg.flat.sigma, steps, noise_seed, keep)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()} if cfg.train.ema else {}
         self.done, self.whole = 0, True

@@ -195,7 +195,7 @@ class ShortKeys(AttnProcessor2_0):
 
 def use_short_keys(model: nn.Module, device: torch.device) -> None:
     """Let the cross-attentions of a UNet that are plain and have heads of a fitting size run through :func:`attend`."""
-    if kernels.available(device):
+    if kernels.missing(device):
         return
     for module in model.modules():
         if isinstance(module, Attention) and module.is_cross_attention and _plain(module):

@@ -7,15 +7,15 @@ picture: those factors (memory_factors.py) were measured on SDXL with benchmarks
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from .. import paths, presets
+from .. import execution, paths, presets
 from ..config import Config
 from ..files import read_object
 from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
@@ -68,20 +68,21 @@ class Estimate:
         return [*lines, f"{'at most':18} {self.peak / GIB:6.2f} GiB, in the stage: {self.stage}"]
 
 
-def estimate(cfg: Config, available: float = float("inf")) -> Estimate:
+def estimate(cfg: Config, available: float = float("inf"), no_kernel: str = "") -> Estimate:
     """What a run takes of a GPU in bytes; CUDA's own context, about half a GiB, comes on top.
 
     Args:
         cfg: the settings.
         available: bytes that the GPU has. The VAE works in tiles where it would need more.
+        no_kernel: why its machine has no kernel for Flat-LoRA (:func:`..kernels.missing`); empty if it has.
 
     Raises:
         ModelError: the base does not exist or is broken.
     """
-    return _Job(cfg, min(available, (cfg.train.memory or float("inf")) * GIB)).estimate()
+    return _Job(cfg, min(available, (cfg.train.memory or float("inf")) * GIB), no_kernel).estimate()
 
 
-def advice(cfg: Config, available: float) -> str:
+def advice(cfg: Config, available: float, no_kernel: str = "") -> str:
     """A warning for a run that needs more than ``available`` bytes, with what would make it fit; empty for others.
 
     Of language models nothing is said: their need is not estimated.
@@ -89,7 +90,7 @@ def advice(cfg: Config, available: float) -> str:
     available = min(available, (cfg.train.memory or float("inf")) * GIB)
     if math.isinf(available) or cfg.task != "image":
         return ""
-    need = estimate(cfg, available)
+    need = estimate(cfg, available, no_kernel)
     if need.peak <= available:
         return ""
     text = f"This run may need {need.peak / GIB:.1f} GiB of GPU memory ({need.stage}); {available / GIB:.1f} are there."
@@ -97,7 +98,7 @@ def advice(cfg: Config, available: float) -> str:
     values = cfg.dotted()
     for key, value in EASIER:
         smaller = presets.build({}, values | {key: value})
-        saved = estimate(smaller, available)
+        saved = estimate(smaller, available, no_kernel)
         if saved.peak >= 0.99 * need.peak:
             continue
         values, need, changes = values | {key: value}, saved, [*changes, f"{key}={str(value).lower()}"]
@@ -109,8 +110,8 @@ def advice(cfg: Config, available: float) -> str:
 class _Job:
     """The parts of one run."""
 
-    def __init__(self, cfg: Config, available: float):
-        self.cfg, self.available = cfg, available
+    def __init__(self, cfg: Config, available: float, no_kernel: str = ""):
+        self.cfg, self.available, self.no_kernel = cfg, available, no_kernel
         self.source = resolve(cfg.base)
         root = Path(self.source.path) if self.source.kind == "folder" else paths.SDXL_CONFIG
         config = read_object(root / "unet" / "config.json")
@@ -164,21 +165,28 @@ class _Job:
             for stage, parts in stages.items()
         })  # fmt: skip
 
-    @property
+    @cached_property
     def fast(self) -> bool:
-        """Whether steps are captured; see trainers/fast.py for all the reasons why not."""
+        """Whether steps are captured."""
         cfg = self.cfg
-        eager = cfg.train.step == "eager" or cfg.optimizer.name != "adamw" or cfg.train.precision == "fp16"
-        return not (eager or cfg.adapter.dropout)
+        device = "cuda" if cfg.train.device == "auto" else cfg.train.device
+        rows = ((path, n) for path, (_, n) in self.adapted.items() if path in self._quantized)
+        hindered = execution.obstacle(cfg, device, cfg.train.precision, self.no_kernel, rows)
+        return not (hindered or cfg.train.step == "eager")
+
+    @cached_property
+    def _quantized(self) -> dict[str, int]:
+        """Weights of the layers that are quantised, by path."""
+        if self.cfg.base.quantize == "none":
+            return {}
+        return {path: m * n for path, (m, n) in self.unet.linears.items() if not re.search(UNQUANTIZED, path)}
 
     def _count(self, *parts: str) -> int:
         return sum(_weights(self.source, part, self.cfg.base.variant) for part in parts)
 
     def _unet(self) -> float:
-        kind = self.cfg.base.quantize
-        sizes = {path: m * n for path, (m, n) in self.unet.linears.items() if not re.search(UNQUANTIZED, path)}
-        packed = sum(sizes.values()) if kind != "none" else 0
-        return self.width * (self.unet.weights - packed) + QUANTIZED[kind] * packed
+        packed = sum(self._quantized.values())
+        return self.width * (self.unet.weights - packed) + QUANTIZED[self.cfg.base.quantize] * packed
 
     def _adapter(self) -> float:
         """Trained numbers, their average, and copies in the precision of the products."""
@@ -206,9 +214,7 @@ class _Job:
     def _perturbed(self) -> float:
         if not self.cfg.flat.sigma:
             return 0
-        keep = self.cfg.flat.keep and self.cfg.base.quantize == "none"
-        # The eager step keeps what it has no kernel to make again.
-        if keep and (self.fast or importlib.util.find_spec("triton") is None):
+        if execution.keeps_noise(self.cfg, self.fast, self.no_kernel):
             return self.width * sum(m * n * count for (m, n), count in self.shapes.items())
         if not self.fast:
             return 8 * max(m * n for m, n in self.shapes)

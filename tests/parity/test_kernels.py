@@ -37,7 +37,7 @@ KEYS = {"seed": (SEED + 1, STEP, LAYER), "step": (SEED, STEP + 1, LAYER), "layer
         "high half of seed": (SEED ^ 2**62, STEP, LAYER), "high half of step": (SEED, STEP + 2**32, LAYER)}  # fmt: skip
 
 needs_gpu = pytest.mark.skipif(
-    bool(kernels.available(torch.device("cuda"))), reason=kernels.available(torch.device("cuda"))
+    bool(kernels.missing(torch.device("cuda"))), reason=kernels.missing(torch.device("cuda"))
 )
 
 
@@ -173,7 +173,7 @@ def test_wrong_arguments_are_refused_with_all_reasons():
 
 
 def test_the_kernel_says_why_it_is_not_available():
-    assert "this device is cpu" in kernels.available(torch.device("cpu"))
+    assert "this device is cpu" in kernels.missing(torch.device("cpu"))
 
 
 def quantized(kernel, kind: str, shape: tuple[int, int], out_dtype: torch.dtype, device: str) -> Tensor:

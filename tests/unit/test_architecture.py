@@ -23,7 +23,7 @@ LAYERS = (
     "presets events bases",
     "hub loading",
     "processes status",
-    "runs supervisor devices layer_names factors noise kernels products quantize",
+    "runs supervisor execution devices layer_names factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",
     "preflight",

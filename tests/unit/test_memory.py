@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
+from pydantic.fields import FieldInfo
 from torch import nn
 
 from benchmarks.memory import Row
 from benchmarks.report import RESULTS
-from lowrank_diffusion import cli, presets
-from lowrank_diffusion.config import Config
+from lowrank_diffusion import cli, execution, presets
+from lowrank_diffusion.config import TARGET_SETS, Config, fields
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.image.unet import outline
 from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
@@ -125,3 +126,54 @@ def test_the_command_line_tells_it(capsys: pytest.CaptureFixture[str]):
     ]  # fmt: skip
     assert cli.main(["memory", "smoke"]) == 0  # the embedded base: its own configuration and files
     assert capsys.readouterr().out.splitlines()[-1].startswith("at most              0.")
+
+
+def choices(field: FieldInfo) -> list[Any]:
+    """The values of a setting that are named in its type; of the named targets, all."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    literal = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    return literal or ([True, False] if field.annotation is bool else [])
+
+
+CHOICES = [(key, value) for key, field in fields("image").items() if key != "task" for value in choices(field)]
+
+
+@pytest.mark.parametrize("flat", [0.0, 0.1])
+@pytest.mark.parametrize(("key", "value"), [*CHOICES, *(("adapter.targets", name) for name in TARGET_SETS)])
+def test_every_choice_is_estimated_and_advised_on(key: str, value: Any, flat: float):
+    """On a machine with Triton and on one without: nothing of the adapter is forgotten, and nothing is raised."""
+    given = {"flat.sigma": flat, "sample.prompts": ["a cat"], "prior.prompt": "a cat"}
+    cfg = presets.build({}, SDXL | given | {key: value})
+    for no_kernel in ("", "The fused kernel needs the package triton, which is not installed."):
+        found = memory.estimate(cfg, no_kernel=no_kernel)
+        assert found.stages["steps"]["adapter"] > 0.01 * GIB and found.peak > GIB
+        assert "This run may need" in memory.advice(cfg, 2 * GIB, no_kernel)
+
+
+def test_all_linear_counts_every_linear_layer_of_the_unet():
+    wide, narrow = (memory._Job(config(adapter__targets=name), GIB) for name in ("all-linear", "attention+mlp"))
+    assert wide.adapted == wide.unet.linears and len(wide.adapted) > len(narrow.adapted) > 0
+
+
+@pytest.mark.parametrize(
+    ("others", "no_kernel"),
+    [
+        ({"flat__sigma": 0.1}, "no triton"), ({"train__device": "cpu"}, ""), ({"train__device": "mps"}, ""),
+        ({"optimizer__name": "adafactor"}, ""), ({"train__precision": "fp16"}, ""), ({"adapter__dropout": 0.1}, ""),
+        ({"train__step": "eager"}, ""),
+    ],
+)  # fmt: skip
+def test_the_estimate_knows_when_steps_are_eager(others: dict[str, Any], no_kernel: str):
+    assert memory._Job(config(), GIB).fast and memory._Job(config(), GIB, "no triton").fast
+    assert not memory._Job(config(**others), GIB, no_kernel).fast
+
+
+@pytest.mark.parametrize(("kind", "keep", "quantize", "kept"), [
+    ("captured", True, "none", True), ("captured", False, "none", False), ("captured", True, "8bit", False),
+    ("eager", True, "none", True), ("eager", False, "none", False), ("eager", True, "8bit", False),
+])  # fmt: skip
+def test_whether_the_noise_is_kept_is_decided_once(kind: str, keep: bool, quantize: str, kept: bool):
+    cfg = config(flat__sigma=0.1, flat__keep=keep, base__quantize=quantize)
+    assert execution.keeps_noise(cfg, captured=kind == "captured", no_kernel="none here") == kept
+    assert not execution.keeps_noise(cfg, captured=False, no_kernel=""), "made again in one launch"
+    assert not execution.keeps_noise(config(flat__keep=keep), captured=True, no_kernel="")
