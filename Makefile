@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 ALONE := tests/integration/test_resume.py
 
-.PHONY: run test check lint bench clean
+.PHONY: run test check lint bench lock clean
 
 run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -35,14 +35,19 @@ $(BIN)/python:
 	  || { echo "Python 3.11 or newer is needed; $$($(PYTHON) --version) is what '$(PYTHON)' is. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(call as_root,apt-get update -qq && apt-get install -y -qq python3-venv) && $(PYTHON) -m venv $(VENV); }
 
-$(VENV)/.run: requirements.txt requirements-base.txt | $(BIN)/python
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
+$(VENV)/.run: requirements.txt requirements-base.txt constraints.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements-base.txt
 	touch $@
 
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	touch $@
+
+# The newest versions that the ranges allow, of everything, on every platform. Run `make test` after it.
+lock: $(VENV)/.test  ## renew constraints.txt
+	$(BIN)/uv pip compile -q requirements.txt requirements-dev.txt --universal --python-version 3.11 --upgrade \
+	  --no-annotate --custom-compile-command "make lock" -o constraints.txt
 
 # The browser tests drive a system browser.
 .PHONY: chromium
