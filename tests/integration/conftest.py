@@ -62,10 +62,12 @@ def train(name: str, root: Path, **settings: object) -> Run:
     return run
 
 
-def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+def command(
+    *arguments: str, cwd: Path = PROJECT, wrapper: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, perhaps started by another program."""
     return subprocess.run(
-        [sys.executable, "-m", "lowrank_diffusion", *arguments],
+        [*wrapper, sys.executable, "-m", "lowrank_diffusion", *arguments],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(PROJECT)} | environment,
         capture_output=True,
