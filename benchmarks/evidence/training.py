@@ -125,7 +125,7 @@ class Measure:
         several = [example for example in examples for _ in range(TIMESTEPS)]
         none = torch.zeros(len(several), *shape[1:])
         ones = torch.ones(len(several))
-        return self.task._collate(several, none, torch.cat(noise), places.repeat(len(examples)), ones)
+        return self.task.collate(several, none, torch.cat(noise), places.repeat(len(examples)), ones)
 
     def __call__(self) -> dict[str, float]:
         """The mean over validation pictures, and over scoring pictures."""

@@ -100,7 +100,7 @@ def test_the_processor_leaves_to_diffusers_what_it_cannot_do(monkeypatch: pytest
     model = unet().eval()
     inputs = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 32)
     wanted = model(*inputs).sample
-    monkeypatch.setattr(attention.kernels, "available", lambda device: "")
+    monkeypatch.setattr(attention.kernels, "missing", lambda device: "")
     attention.use_short_keys(model, torch.device("cpu"))
     gated.use_gates(model, torch.device("cpu"))
     crossing = [m for m in model.modules() if isinstance(m, Attention) and m.is_cross_attention]
