@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("kind", ["lora", "gralora"])
 def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.MonkeyPatch):
     """With all that CUDA would swap in: its kernels step aside on a CPU, but what calls them does not."""
-    monkeypatch.setattr(kernels, "available", lambda device: "")
+    monkeypatch.setattr(kernels, "missing", lambda device: "")
     torch.manual_seed(0)
     unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
     cfg = presets.build({}, {"adapter.kind": kind, "adapter.rank": 4, "adapter.targets": tuple(sdxl.TARGETS)})
