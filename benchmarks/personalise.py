@@ -90,7 +90,7 @@ def adapter(preset: str, settings: list[str]) -> Path:
     home = tempfile.mkdtemp(prefix="personalise-")
     command = [sys.executable, "-m", "lowrank_diffusion", "train", preset, *settings, "sample.prompts=[]"]
     subprocess.run(command, env={**os.environ, "LOWRANK_HOME": home}, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return next(path for path in sorted(Path(home).glob("runs/*/*.safetensors")) if "kohya" not in path.name)
+    return next(path for path in sorted(Path(home).glob("runs/*/*-diffusers.safetensors")))
 
 
 class Easel:

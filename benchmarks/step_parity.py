@@ -87,7 +87,7 @@ def told(run: runs.Run) -> list[events.Event]:
 
 def adapter(run: runs.Run) -> dict[str, Tensor]:
     """The exact plain LoRA of a run, every tensor."""
-    return load_file(run.path / f"{run.title}.safetensors")
+    return load_file(run.files()[0])
 
 
 def products(run: runs.Run) -> Tensor:

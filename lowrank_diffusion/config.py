@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from .declare import ConfigError as ConfigError
 from .declare import Problem, Section, option
 from .paths import too_long
-from .sections import LossConfig, PriorConfig, TextConfig
+from .sections import ExportConfig, LossConfig, PriorConfig, TextConfig
 
 EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
@@ -248,6 +248,7 @@ class Config(Section):
     validation: ValidationConfig = ValidationConfig()
     sample: SampleConfig = SampleConfig()
     save: SaveConfig = SaveConfig()
+    export: ExportConfig = ExportConfig()
 
     @field_validator("task", mode="before")
     @classmethod

@@ -1,14 +1,15 @@
 """Adapter files for other programs.
 
-Three forms of one adapter, each exact:
+Three forms of one adapter, each named after who reads it (:data:`.runs.FORMS`) and exact up to ``export.dtype``:
 
-``NAME.safetensors``        ``unet.<path>.lora_A/lora_B.weight`` and ``lora_adapter_metadata``: diffusers'
-                            ``load_lora_weights``. GraLoRA becomes a plain pair of rank k*r + r_h in closed form.
-``NAME-kohya.safetensors``  ``lora_unet_<path_>.lora_down/lora_up.weight`` and ``.alpha``: ComfyUI, Forge, A1111,
-                            sd-scripts. Paths are those of the original code, as kohya's scripts write them. Rank and
-                            alpha are the same in all layers and alpha = rank, because readers disagree about anything
-                            else.
-``NAME-peft/``              PEFT's folder, the adapter in its native form.
+``NAME-diffusers.safetensors``      ``unet.<path>.lora_A/lora_B.weight`` and ``lora_adapter_metadata``, for
+                                    ``load_lora_weights``. GraLoRA becomes a plain pair of rank k*r + r_h in closed
+                                    form.
+``NAME-comfyui-forge.safetensors``  kohya's format, ``lora_unet_<path_>.lora_down/lora_up.weight`` and ``.alpha``, which
+                                    A1111 and sd-scripts read too. Paths are those of the original code, as kohya's
+                                    scripts write them. Rank and alpha are the same in all layers and alpha = rank,
+                                    because readers disagree about anything else.
+``NAME-peft/``                      PEFT's folder, the adapter in its native form.
 
 Text encoders that were trained are in the same files, as ``text_encoder.``, ``text_encoder_2.``, ``lora_te1_`` and
 ``lora_te2_``, and in folders of their own inside PEFT's.
@@ -20,12 +21,12 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -33,8 +34,10 @@ from torch import Tensor, nn
 from . import adapters
 from .config import Config
 from .errors import UserError
-from .factors import Factors, compress, pad
+from .factors import Factors, compress, pad, relative_error
 from .layer_names import Layout, unet_names
+from .metadata import Facts, common_metadata
+from .runs import FORMS
 
 KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 """What kohya's keys begin with, by the model's name in a pipeline."""
@@ -42,23 +45,28 @@ _LORA_METADATA = "lora_adapter_metadata"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What an adapter file says about where it comes from."""
+class Exported:
+    """What was written, and how it differs from what was trained."""
 
-    name: str
-    config: Config
-    base: str
-    """Name of the base, for people."""
-    prediction: str
-    pictures: int
-    resolution: int
-    step: int
-    loss: float | None = None
-    started: float = 0.0
+    paths: list[Path]
+    dtype: torch.dtype
+    rounding: float
+    """Largest relative error of a layer's update, by Frobenius norms."""
+
+    @property
+    def note(self) -> str:
+        """For a person; empty where nothing was rounded."""
+        if self.dtype == torch.float32:
+            return ""
+        kind = {torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]
+        return (
+            f"The adapter's files are in {kind}, half as large as in fp32: no layer's update differs by more than "
+            f"{self.rounding:.2%} from the trained one. export.dtype=fp32 keeps it whole."
+        )
 
 
-def export(models: dict[str, nn.Module], folder: Path, facts: Facts) -> list[Path]:
-    """Write all three forms into ``folder``, each whole or not at all; returns their paths.
+def export(models: dict[str, nn.Module], folder: Path, facts: Facts) -> Exported:
+    """Write all three forms into ``folder``, each whole or not at all.
 
     Args:
         models: what was trained, by its name in a pipeline: "unet", perhaps "text_encoder" and "text_encoder_2".
@@ -73,18 +81,28 @@ def export(models: dict[str, nn.Module], folder: Path, facts: Facts) -> list[Pat
         for name, model in models.items()
         for layer in adapters.adapted_layers(model)
     }
+    dtype = stored_as(facts.config, facts.precision)
+    rounded = {layer: Factors(pair.a.to(dtype), pair.b.to(dtype)) for layer, pair in pairs.items()}
+    rounding = max(relative_error(rounded[layer], pair) for layer, pair in pairs.items())
     layout = Layout.of(models["unet"].config)
-    metadata = common_metadata(facts, pairs) | layout.metadata()
+    metadata = common_metadata(facts, max(pair.a.shape[0] for pair in pairs.values())) | layout.metadata()
+    metadata |= {"lowrank_diffusion.rounding": f"{rounding:.2g}"}
     folder.mkdir(parents=True, exist_ok=True)
-    diffusers, kohya, peft = (
-        folder / f"{facts.name}.safetensors",
-        folder / f"{facts.name}-kohya.safetensors",
-        folder / f"{facts.name}-peft",
-    )
-    replace(diffusers, lambda path: save_diffusers(pairs, path, metadata))
-    replace(kohya, lambda path: save_kohya(pairs, path, metadata, layout))
-    replace(peft, lambda path: _save_all_peft(models, path, metadata))
-    return [diffusers, kohya, peft]
+    diffusers, kohya, peft = (folder / f"{facts.name}{end}" for end in FORMS["image"])
+    replace(diffusers, lambda path: save_diffusers(rounded, path, metadata))
+    replace(kohya, lambda path: save_kohya(rounded, path, metadata, layout))
+    replace(peft, lambda path: _save_all_peft(models, path, metadata, dtype))
+    return Exported([diffusers, kohya, peft], dtype, rounding)
+
+
+def stored_as(cfg: Config, precision: str) -> torch.dtype:
+    """In which type an adapter's files hold it; ``precision`` is that of the frozen base, such as "bfloat16".
+
+    ``auto`` is fp16 for whatever was trained in half precision: it rounds eight times more finely than bf16, and the
+    numbers of an adapter are far inside its range.
+    """
+    auto = torch.float32 if precision == "float32" else torch.float16
+    return {"auto": auto, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[cfg.export.dtype]
 
 
 def public(name: str, path: str) -> str:
@@ -159,7 +177,7 @@ def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str], 
         whole, key = pad(pair, rank), f"{KOHYA[model]}_{name}"
         tensors[f"{key}.lora_down.weight"] = whole.a.contiguous()
         tensors[f"{key}.lora_up.weight"] = whole.b.contiguous()
-        tensors[f"{key}.alpha"] = whole.a.new_tensor(float(rank))
+        tensors[f"{key}.alpha"] = torch.tensor(float(rank))  # bf16 has no 257
     data = save(tensors)  # without metadata: kohya's hashes leave it out, so that editing it keeps them
     header = int.from_bytes(data[:8], "little") + 8
     hashes = {
@@ -169,91 +187,30 @@ def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str], 
     write_tensors(tensors, path, {**metadata, **hashes})
 
 
-def _save_all_peft(models: dict[str, nn.Module], folder: Path, metadata: dict[str, str]) -> None:
+def _save_all_peft(models: dict[str, nn.Module], folder: Path, metadata: dict[str, str], dtype: torch.dtype) -> None:
     """The UNet's folder, and in it those of the text encoders."""
     for name, model in models.items():
-        save_peft(model, folder if name == "unet" else folder / name, metadata)
+        save_peft(model, folder if name == "unet" else folder / name, metadata, dtype)
 
 
-def save_peft(model: nn.Module, folder: Path, metadata: dict[str, str], about: dict[str, str] | None = None) -> None:
+def save_peft(
+    model: nn.Module, folder: Path, metadata: dict[str, str], dtype: torch.dtype, about: dict[str, str] | None = None
+) -> None:
     """The folder that ``peft.PeftModel.from_pretrained`` reads; ``about`` adds fields to its adapter_config.json."""
     folder.mkdir(parents=True)
     tensors, config = adapters.native(model)
     config |= about or {}
-    write_tensors(tensors, folder / "adapter_model.safetensors", metadata)
+    rounded = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    write_tensors(rounded, folder / "adapter_model.safetensors", metadata)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def common_metadata(facts: Facts, pairs: dict[str, Factors]) -> dict[str, str]:
-    """modelspec 1.0.1, the ss_* fields other programs look for, and every setting of the run. All values are texts."""
-    cfg = facts.config
-    rank = str(max(pair.a.shape[0] for pair in pairs.values()))
-    side = f"{facts.resolution}x{facts.resolution}"
-    v = facts.prediction == "v_prediction"
-    fields = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": facts.name,
-        "modelspec.resolution": side,
-        "modelspec.prediction_type": "v" if v else "epsilon",
-        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "modelspec.trigger_phrase": cfg.data.trigger,
-        "modelspec.usage_hint": cfg.data.prompt,
-        "ss_v2": "False",
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": rank,
-        "ss_network_alpha": rank,
-        "ss_network_args": json.dumps({}),
-        "ss_output_name": facts.name,
-        "ss_sd_model_name": facts.base,
-        "ss_learning_rate": str(cfg.optimizer.lr),
-        "ss_unet_lr": str(cfg.optimizer.lr),
-        "ss_text_encoder_lr": "" if cfg.adapter.text_encoders == "none" else str(cfg.optimizer.lr_of_text_encoders),
-        "ss_optimizer": cfg.optimizer.name,
-        "ss_lr_scheduler": cfg.optimizer.schedule,
-        "ss_steps": str(facts.step),
-        "ss_max_train_steps": str(cfg.train.steps),
-        "ss_num_train_images": str(facts.pictures),
-        "ss_seed": str(cfg.seed),
-        "ss_resolution": f"({facts.resolution}, {facts.resolution})",
-        "ss_total_batch_size": str(cfg.train.batch * cfg.train.accumulate),
-        "ss_min_snr_gamma": str(cfg.loss.min_snr or None),
-        "ss_noise_offset": str(cfg.loss.noise_offset or None),
-        "ss_prior_loss_weight": str(cfg.prior.weight or None),
-        "ss_tag_frequency": json.dumps({"img": {cfg.data.trigger: facts.pictures}} if cfg.data.trigger else {}),
-        "ss_training_started_at": str(facts.started),
-        "lowrank_diffusion.settings": json.dumps(shareable(cfg.dotted()), ensure_ascii=False),
-        "lowrank_diffusion.step": str(facts.step),
-        "lowrank_diffusion.loss": str(facts.loss),
-    }
-    if v:
-        fields["ss_v_parameterization"] = "True"
-    return {key: value for key, value in fields.items() if value != ""}
-
-
-def shareable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings for files that people pass on: of a path on this machine only the last name is kept."""
-    return {key: _last_name(value) for key, value in settings.items()}
-
-
-def _last_name(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_last_name(item) for item in value]
-    local = isinstance(value, str) and (value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] in (":\\", ":/"))
-    if not local:
-        return value
-    rest, _, last = value.replace("\\", "/").rstrip("/").rpartition("/")
-    return "" if rest.lower().endswith(("/home", "/users")) else last  # a home folder is called as its owner
 
 
 def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
     """The adapter of a diffusers file at a smaller rank, the closest there is: a diffusers and a kohya file.
 
     Args:
-        path: A ``NAME.safetensors`` written by :func:`export`.
-        folder: Where ``NAME-rRANK.safetensors`` and its kohya twin go.
+        path: A ``NAME-diffusers.safetensors`` written by :func:`export`.
+        folder: Where ``NAME-rRANK-diffusers.safetensors`` and its twin for ComfyUI and Forge go.
         rank: At least 1; a larger rank than the adapter's changes nothing.
     """
     if rank < 1:
@@ -262,14 +219,14 @@ def compress_file(path: Path, folder: Path, rank: int) -> list[Path]:
         metadata = {key: value for key, value in file.metadata().items() if key not in ("format", _LORA_METADATA)}
     tensors = load_file(path)
     layers = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
-    pairs = {
-        layer: compress(Factors(tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]), rank)
-        for layer in layers
-    }
+    kind = tensors[f"{layers[0]}.lora_A.weight"].dtype
+    whole = {layer: Factors(*(tensors[f"{layer}.lora_{side}.weight"].float() for side in "AB")) for layer in layers}
+    smaller = {layer: compress(pair, rank) for layer, pair in whole.items()}
+    pairs = {layer: Factors(pair.a.to(kind), pair.b.to(kind)) for layer, pair in smaller.items()}
     own = str(max(pair.a.shape[0] for pair in pairs.values()))
     metadata |= {"ss_network_dim": own, "ss_network_alpha": own, "lowrank_diffusion.compressed_to": own}
-    name = f"{path.stem}-r{rank}"
-    diffusers, kohya = folder / f"{name}.safetensors", folder / f"{name}-kohya.safetensors"
+    name = f"{path.name.removesuffix(FORMS['image'][0]).removesuffix('.safetensors')}-r{rank}"
+    diffusers, kohya = (folder / f"{name}{end}" for end in FORMS["image"][:2])
     replace(diffusers, lambda target: save_diffusers(pairs, target, metadata))
     layout = Layout.of_metadata(metadata)
     replace(kohya, lambda target: save_kohya(pairs, target, metadata, layout))

@@ -27,6 +27,23 @@ class Factors(NamedTuple):
         return self.b @ self.a
 
 
+def relative_error(pair: Factors, true: Factors) -> float:
+    """|dW - dW_true| / |dW_true| of two pairs of one shape, by Frobenius norms; 0 where both are nothing.
+
+    Their difference is the low-rank product [dB, B_true] [A; dA], so nothing of size (m, n) is made, and nothing is
+    lost by subtracting what is nearly equal.
+    """
+    a, b, own_a, own_b = (t.double() for t in (true.a, true.b, pair.a, pair.b))
+    difference = Factors(torch.cat([own_a, own_a - a]), torch.cat([own_b - b, b], dim=1))
+    size = _norm(Factors(a, b))
+    return _norm(difference) / size if size else float(_norm(difference) > 0)
+
+
+def _norm(pair: Factors) -> float:
+    """|B A|, from the two Gram matrices."""
+    return float(((pair.b.T @ pair.b) * (pair.a @ pair.a.T)).sum().clamp(min=0).sqrt())
+
+
 def gralora_delta(a: Tensor, b: Tensor) -> Tensor:
     """GraLoRA's update block by block (arXiv 2505.20355, eq. 5), unscaled: (k, n/k, r), (k, r, m/k) -> (m, n)."""
     k, _, r = a.shape

@@ -8,7 +8,7 @@
         stop, sample    requests, by being there
         data/           pictures that came through the app
         checkpoints/step-000100/               state.safetensors and the adapter's files
-        samples/        <name>.safetensors     <name>-kohya.safetensors            <name>-peft/
+        samples/        <name>-diffusers.safetensors     <name>-comfyui-forge.safetensors     <name>-peft/
 
 Nothing here stores a state: it is folded from the events, and from whether the process is alive.
 """
@@ -31,6 +31,12 @@ from .files import MB, Unreadable, read_text
 from .paths import runs_folder, write_text
 from .status import Status
 
+FORMS = {
+    "image": ("-diffusers.safetensors", "-comfyui-forge.safetensors", "-peft"),
+    "text": ("-peft", "-lora-peft"),
+}
+"""What follows a run's name in the names of its adapter's files: who reads them. No file of ours is called so."""
+_OLD_FORM = (".safetensors", "-kohya.safetensors", "-peft")
 STATE = "state.safetensors"
 """The file that makes a folder a checkpoint."""
 LARGEST_CONFIG = MB
@@ -75,14 +81,15 @@ class Run:
     def files(self, step: int | None = None) -> list[Path]:
         """The adapter's files, of one checkpoint or the newest there are.
 
-        Of a picture model: diffusers, kohya, PEFT folder. Of a language model: PEFT folder, PEFT folder as plain LoRA.
+        In the order of :data:`FORMS`: for diffusers, for ComfyUI and Forge, PEFT's folder; of a language model PEFT's
+        folder, and PEFT's folder as plain LoRA.
 
         Raises:
             RunError: where there are none yet.
         """
         places = [self.path / "checkpoints" / f"step-{step:06d}"] if step is not None else [self.path]
         places += reversed(self.checkpoints) if step is None else []
-        forms = ((".safetensors", "-kohya.safetensors", "-peft"), ("-peft", "-lora-peft"))
+        forms = (*FORMS.values(), _OLD_FORM)
         for place, form in itertools.product(places, forms):
             paths = [place / f"{self.title}{end}" for end in form]
             if all(path.exists() for path in paths):

@@ -1,4 +1,4 @@
-"""The groups of parameters that only one task has; :mod:`.config` has the others."""
+"""The groups of parameters that only one task has, and of what is written; :mod:`.config` has the others."""
 
 from __future__ import annotations
 
@@ -49,3 +49,12 @@ class TextConfig(Section):
         le=1_000_000,
     )  # fmt: skip
     answers: int = option(0, "Held-out rows answered at every validation; 0: none.", unit="rows", ge=0, le=10_000)
+
+
+class ExportConfig(Section):
+    """The adapter's files for other programs."""
+
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = option(
+        "auto", "Type of their numbers. auto: fp16 if the run trains in half precision; the error is told."
+    )
+    captions: bool = option(True, "Write captions, prompts and how often each tag stands into the files' headers.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowrank_diffusion import adapters, devices, events, seeds
 from lowrank_diffusion.config import Config
-from lowrank_diffusion.export import Facts, export
+from lowrank_diffusion.export import export
 from lowrank_diffusion.image import (
     attention,
     buckets,
@@ -31,17 +31,16 @@ from lowrank_diffusion.image import (
 )
 from lowrank_diffusion.image.buckets import Size
 from lowrank_diffusion.image.data import Picture, survey
-from lowrank_diffusion.image.model import Base, Embedding
+from lowrank_diffusion.image.model import Base, Embedding, Progress
 from lowrank_diffusion.image.replay import Replay
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
+from lowrank_diffusion.metadata import Facts, Pictures
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.targets import TEXT_ENCODERS
 
 from . import fingerprint
 from .examples import Batch, Example, Words, marks, split, stacked
 from .validation import denoising_loss
-
-Progress = Callable[[str, int, int], None]
 
 
 class DreamBooth:
@@ -59,7 +58,7 @@ class DreamBooth:
         progress: Progress,
         tell: Callable[[events.Event], None] = lambda _event: None,
     ):
-        self.run, self.cfg, self.device, self.dtype = run, cfg, device, dtype
+        self.run, self.cfg, self.device, self.dtype, self.tell = run, cfg, device, dtype, tell
         self.base = Base.of(cfg.base, device, dtype)
         found = survey(Path(cfg.data.instance), cfg.data.prompt)
         for note in notes.notes(cfg, found, notes.given_classes(cfg), self.base.source):
@@ -74,6 +73,8 @@ class DreamBooth:
         self.batches = buckets.Batches(tuple(sizes), cfg.train.batch, cfg.seed) if cfg.data.buckets else None
         class_pictures = prior.pictures(self.base, cfg, self.side, progress)
         self._content = {"pictures": marks(pictures), "class pictures": marks(class_pictures)}
+        captions, place, other = [p.caption for p in pictures], Path(cfg.data.instance), Path(cfg.prior.pictures)
+        self._seen = Pictures(captions, len(class_pictures), place.name, other.name, sizes)
         # A class picture is seen beside instances of any size, in one forward pass with them.
         class_sizes = sorted(set(sizes)) if class_pictures else []
         groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]
@@ -105,11 +106,8 @@ class DreamBooth:
 
     def _attach_text_encoders(self) -> None:
         """Adapt the text encoders too, and make them one model with the UNet. Raises ConfigError."""
-        cfg = self.cfg.adapter
         encoders = [self.base.part(name) for name in TEXT_ENCODERS]
-        for name, encoder in zip(TEXT_ENCODERS, encoders, strict=True):
-            paths = text_encoders.targets(name, encoder, cfg.text_encoders)
-            adapters.attach(encoder, cfg.model_copy(update={"targets": paths}), self.cfg.seed, f"{name}.")
+        text_encoders.attach(encoders, self.cfg.adapter, self.cfg.seed)
         self.model = WithTextEncoders(self.unet, *encoders)
         self.layers = adapters.adapted_layers(self.model)
 
@@ -182,8 +180,7 @@ class DreamBooth:
     def _variant(self, variants: list[Example], place: int, name: str) -> Example:
         return variants[seeds.number(self.cfg.seed, place, f"crop of {name}") % len(variants)]
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """On the device; from pinned memory, CUDA copies without making the CPU wait."""
+    def _moved(self, tensor: Tensor) -> Tensor:  # from pinned memory CUDA copies without making the CPU wait
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def collate(
@@ -290,10 +287,13 @@ class DreamBooth:
         """Adapter files in every form; see :mod:`lowrank_diffusion.export`."""
         facts = Facts(
             name=self.run.title, config=self.cfg, base=self.base.source.label, prediction=self.objective.prediction,
-            pictures=len(self.instances), resolution=self.side, step=step, loss=loss,
-            started=self.run.status().started,
+            pictures=self._seen, resolution=self.side, step=step, loss=loss, started=self.run.status().started,
+            run=self.run.name, precision=str(self.dtype).removeprefix("torch."), base_file=self.base.source.file,
         )  # fmt: skip
         trained = {"unet": self.unet}
         if isinstance(self.model, WithTextEncoders):
             trained |= dict(zip(TEXT_ENCODERS, self.model.encoders, strict=True))
-        return export(trained, folder, facts)
+        made = export(trained, folder, facts)
+        if made.note and folder == self.run.path:
+            self.tell(events.Note(made.note))
+        return made.paths

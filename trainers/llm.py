@@ -53,7 +53,7 @@ class LanguageModel:
         progress: Progress,
         tell: Callable[[events.Event], None],
     ):
-        self.run, self.cfg, self.device, self.tell = run, cfg, device, tell
+        self.run, self.cfg, self.device, self.dtype, self.tell = run, cfg, device, dtype, tell
         self.base = Base.of(cfg.base, device, dtype)
         progress("Loading the tokenizer (a GGUF file is converted, once)", 0, 1)
         self.tokenizer = self.base.tokenizer(cfg.text.template)
@@ -149,7 +149,9 @@ class LanguageModel:
 
     def export(self, folder: Path, step: int, loss: float | None) -> list[Path]:
         """The adapter as PEFT folders; see :mod:`lowrank_diffusion.text.export`."""
-        template = str(self.tokenizer.chat_template)
-        return export(
-            self.model, folder, Facts(self.run.title, self.cfg, self.base.source.public, template, step, loss)
-        )
+        template, precision = str(self.tokenizer.chat_template), str(self.dtype).removeprefix("torch.")
+        facts = Facts(self.run.title, self.cfg, self.base.source.public, template, step, loss, precision)
+        made = export(self.model, folder, facts)
+        if made.note and folder == self.run.path:
+            self.tell(events.Note(made.note))
+        return made.paths

@@ -11,7 +11,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import adapter_files
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
 from lowrank_diffusion.image.source import ModelError, resolve
-from lowrank_diffusion.runs import Run
+from lowrank_diffusion.runs import Run, RunError
 
 from . import live, safe, watching
 from .form import number
@@ -29,14 +29,11 @@ class RequestError(UserError):
 
 def adapter_file(run: Run) -> tuple[Path, str] | None:
     """A run's newest adapter in diffusers' format and where it stands ('finished', 'step 100'); None without one."""
-    final = run.path / f"{run.title}.safetensors"
-    if final.is_file():
-        return final, "finished"
-    for folder in reversed(run.checkpoints):
-        path = folder / f"{run.title}.safetensors"
-        if path.is_file():
-            return path, f"step {int(folder.name.rpartition('-')[2])}"
-    return None
+    try:
+        path = run.files()[0]
+    except RunError:
+        return None
+    return path, "finished" if path.parent == run.path else f"step {int(path.parent.name.rpartition('-')[2])}"
 
 
 def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str]]:

@@ -49,10 +49,10 @@ def _cells(run: Run) -> list[str]:
     took = live.duration(status.took) if status.started else ""
     step = f"{status.step}/{status.steps}" if status.steps else ""
     cells = [f"<b>{html.escape(run.title)}</b>", live.pill(status.state), html.escape(step), loss]
-    return [*cells, live.created(run), html.escape(_adapter(run)), took]
+    return [*cells, live.created(run), html.escape(_kind(run)), took]
 
 
-def _adapter(run: Run) -> str:
+def _kind(run: Run) -> str:
     """What the run trains, in a word or two."""
     try:
         config = run.config()
@@ -66,20 +66,19 @@ def _adapter(run: Run) -> str:
 
 def files_of(run: Run) -> list[str]:
     """Adapter files to download: the finished ones, else those of the newest checkpoint."""
-    for folder in [run.path, *reversed(run.checkpoints)]:
-        found = sorted(path for path in folder.glob("*.safetensors") if path.name != "state.safetensors")
-        if found:
-            return [str(path) for path in found]
-    return []
+    return [str(path) for path in _adapter(run) if path.is_file()]
 
 
 def peft_folders(run: Run) -> list[Path]:
     """The newest PEFT folders of a run: the native adapter, and for texts the same as a plain LoRA."""
-    for place in [run.path, *reversed(run.checkpoints)]:
-        found = sorted(path for path in place.glob("*-peft") if path.is_dir())
-        if found:
-            return found
-    return []
+    return [path for path in _adapter(run) if path.is_dir()]
+
+
+def _adapter(run: Run) -> list[Path]:
+    try:
+        return run.files()
+    except RunError:
+        return []
 
 
 def zipped_peft(run: Run) -> Path:
@@ -162,7 +161,10 @@ class RunsTab:
             self.really = gr.Button("Delete for good", size="sm", variant="stop", elem_id="delete-really")
             self.keep = gr.Button("Keep it", size="sm", elem_id="delete-keep")
         self.files = gr.File(
-            label="Adapter files (diffusers, kohya)", file_count="multiple", interactive=False, elem_id="run-files"
+            label="Adapter files, named after who reads them (A1111 and kohya: as Forge)",
+            file_count="multiple",
+            interactive=False,
+            elem_id="run-files",
         )
         with gr.Row(elem_classes=["buttons"]):
             self.zip = gr.Button("Prepare the PEFT folders as a zip", size="sm", elem_id="zip-run")

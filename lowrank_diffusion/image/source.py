@@ -33,6 +33,11 @@ class Source:
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Overrides what the model says of itself; None: the model is right."""
 
+    @property
+    def file(self) -> Path | None:
+        """The checkpoint, where it is one file."""
+        return Path(self.path) if self.kind == "file" else None
+
 
 def resolve(base: BaseModelConfig) -> Source:
     """Tell what the base is and check all of it that can be checked without the network.

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..targets import text_encoder_layers
+from .. import adapters
+from ..config import AdapterConfig
+from ..targets import TEXT_ENCODERS, text_encoder_layers
 
 
 class WithTextEncoders(nn.Module):
@@ -42,6 +44,13 @@ def targets(name: str, encoder: nn.Module, kind: str) -> tuple[str, ...]:
     """Paths of the layers in the encoder called ``name`` that ``adapter.text_encoders=kind`` adapts."""
     prefix = "text_model." if hasattr(encoder, "text_model") else ""
     return tuple(prefix + path for path in text_encoder_layers(name, len(inner(encoder).encoder.layers), kind))
+
+
+def attach(encoders: Sequence[nn.Module], cfg: AdapterConfig, seed: int) -> None:
+    """Adapters on both encoders, in SDXL's order. Raises ConfigError."""
+    for name, encoder in zip(TEXT_ENCODERS, encoders, strict=True):
+        paths = targets(name, encoder, cfg.text_encoders)
+        adapters.attach(encoder, cfg.model_copy(update={"targets": paths}), seed, f"{name}.")
 
 
 def tokenise(tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int = 1) -> dict[str, Tensor]:

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from .. import adapters
 from ..config import Config, fields
 from ..errors import UserError
-from ..export import replace, save_peft, shareable, write_tensors
-from ..factors import Factors, compress, pad
+from ..export import Exported, replace, save_peft, stored_as, write_tensors
+from ..factors import Factors, compress, pad, relative_error
 from ..loading import no_progress_bar
+from ..metadata import CAPTIONS, shareable
+from ..runs import FORMS
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG, TEMPLATE = "adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"
@@ -36,16 +38,18 @@ class Facts:
     name: str
     config: Config
     base: str
-    """The hub id or path of the base, by which readers find it."""
+    """The hub id of the base, by which readers find it; of a local one its name, which says nothing of the machine."""
     template: str
     """The chat template of training."""
     step: int
     loss: float | None = None
+    precision: str = "float32"
+    """Type of the frozen base."""
 
     def metadata(self) -> dict[str, str]:
         """For the header of a safetensors file; all values are texts."""
         values = self.config.dotted()
-        settings = {key: values[key] for key in fields("text")}
+        settings = {key: values[key] for key in fields("text") if self.config.export.captions or key not in CAPTIONS}
         return {
             "lowrank_diffusion.settings": json.dumps(shareable(settings), ensure_ascii=False),
             "lowrank_diffusion.step": str(self.step),
@@ -54,30 +58,34 @@ class Facts:
         }
 
 
-def export(model: nn.Module, folder: Path, facts: Facts) -> list[Path]:
-    """Write both PEFT folders into ``folder``, each whole or not at all; returns their paths.
+def export(model: nn.Module, folder: Path, facts: Facts) -> Exported:
+    """Write both PEFT folders into ``folder``, each whole or not at all.
 
     Raises:
         OSError: where the disk does not take them; older folders stay as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    native, plain = folder / f"{facts.name}-peft", folder / f"{facts.name}-lora-peft"
+    native, plain = (folder / f"{facts.name}{end}" for end in FORMS["text"])
     pairs = {
         layer.path: Factors(*(t.detach().float().cpu().contiguous() for t in layer.factors()))
         for layer in adapters.adapted_layers(model)
     }
+    dtype = stored_as(facts.config, facts.precision)
+    rounded = {path: Factors(pair.a.to(dtype), pair.b.to(dtype)) for path, pair in pairs.items()}
+    rounding = max(relative_error(rounded[path], pair) for path, pair in pairs.items())
+    metadata = facts.metadata() | {"lowrank_diffusion.rounding": f"{rounding:.2g}"}
 
     def write_native(target: Path) -> None:
-        save_peft(model, target, facts.metadata(), _about(facts))
+        save_peft(model, target, metadata, dtype, _about(facts))
         (target / TEMPLATE).write_text(facts.template, encoding="utf-8")
 
     def write_plain(target: Path) -> None:
-        save_lora(pairs, target, facts.metadata(), _about(facts) | {"target_modules": _targets(model, pairs)})
+        save_lora(rounded, target, metadata, _about(facts) | {"target_modules": _targets(model, pairs)})
         (target / TEMPLATE).write_text(facts.template, encoding="utf-8")
 
     replace(native, write_native)
     replace(plain, write_plain)
-    return [native, plain]
+    return Exported([native, plain], dtype, rounding)
 
 
 def _about(facts: Facts) -> dict[str, Any]:
@@ -138,7 +146,9 @@ def compress_folder(folder: Path, out: Path, rank: int) -> Path:
     if rank < 1:
         raise UserError(f"--rank: must be at least 1, got {rank}.")
     pairs, metadata, config = read_lora(folder)
-    smaller = {layer: compress(pair, rank) for layer, pair in pairs.items()}
+    kind = next(iter(pairs.values())).a.dtype
+    whole = {layer: Factors(pair.a.float(), pair.b.float()) for layer, pair in pairs.items()}
+    smaller = {layer: Factors(*(t.to(kind) for t in compress(pair, rank))) for layer, pair in whole.items()}
     kept = {name: config[name] for name in ("base_model_name_or_path", "task_type", "target_modules")}
     target = out / f"{folder.name.removesuffix('-lora-peft')}-r{rank}-lora-peft"
 
@@ -169,7 +179,7 @@ def merge(model: Any, tokenizer: Any, folder: Path, target: Path) -> Path:
         layer = model.get_submodule(path)
         if layer is head and head.weight is embeddings.weight:
             raise UserError(f"{folder}: changes {path}, whose weights are also the embeddings, so it cannot be merged.")
-        delta = pair.delta().to(layer.weight.device)
+        delta = Factors(pair.a.float(), pair.b.float()).delta().to(layer.weight.device)
         layer.weight.copy_(layer.weight.to(delta.dtype) + delta)
 
     def write(path: Path) -> None:

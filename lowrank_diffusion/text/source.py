@@ -35,8 +35,8 @@ class Source:
 
     @property
     def public(self) -> str:
-        """By what name other programs find it: the embedded base's hub id, or the hub id or path that was given."""
-        return EMBEDDED_ID if self.label == EMBEDDED else self.path
+        """By what name other programs find it: a hub id. Of a file or folder only its own name is told."""
+        return EMBEDDED_ID if self.label == EMBEDDED else self.path if self.kind == "hub" else Path(self.path).name
 
 
 def resolve(base: BaseModelConfig) -> Source:

@@ -93,7 +93,7 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
     page.locator("table.runs tbody tr").first.click()
     expect(page.locator("#use-run")).to_be_enabled(timeout=30_000)
     shot(page, "5-runs")
-    check_adapter(download(page, f"{run.title}.safetensors", tmp_path))
+    check_adapter(download(page, f"{run.title}-diffusers.safetensors", tmp_path))
 
     page.locator("#use-run").click()
     expect(page.locator("#draw")).to_be_visible(timeout=30_000)

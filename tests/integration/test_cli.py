@@ -253,7 +253,8 @@ def test_export(trained: tuple, tmp_path: Path):
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         assert all((copy / p.name if path.is_dir() else copy).read_bytes() == p.read_bytes() for p in inside)
     small = lines_of(command("export", "cli", "--rank", "2", "--out", str(tmp_path / "small"), "--step", "3"), 0)
-    assert small == [str(tmp_path / "small" / name) for name in ("cli-r2.safetensors", "cli-r2-kohya.safetensors")]
+    names = ("cli-r2-diffusers.safetensors", "cli-r2-comfyui-forge.safetensors")
+    assert small == [str(tmp_path / "small" / name) for name in names]
     original, diffusers, kohya = load_file(run.files()[0]), load_file(small[0]), load_file(small[1])
     assert diffusers.keys() == original.keys() and len(original) > 20
     for key, tensor in diffusers.items():

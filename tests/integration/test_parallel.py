@@ -37,7 +37,7 @@ def accelerated(run: Run) -> subprocess.Popen[bytes]:
 
 
 def tensors(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.path / "same.safetensors")
+    return load_file(run.path / "same-diffusers.safetensors")
 
 
 def test_two_processes_do_what_one_does_with_twice_the_window(pair: Run, tmp_path: Path):

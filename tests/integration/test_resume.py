@@ -31,7 +31,7 @@ def assert_same_end(one: Run, other: Run) -> None:
     a, b = one.status(), other.status()
     assert a.losses == b.losses and a.rates == b.rates and a.validation == b.validation
     assert [step for step, _ in a.losses] == list(range(1, a.steps + 1))
-    for name in (f"{one.title}.safetensors", "checkpoints/step-000060/state.safetensors"):
+    for name in (f"{one.title}-diffusers.safetensors", "checkpoints/step-000060/state.safetensors"):
         left, right = load_file(one.path / name), load_file(other.path / name)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name

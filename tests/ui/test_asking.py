@@ -54,6 +54,12 @@ def test_every_bad_field_is_named(answers: dict[str, Any]) -> None:
     assert "96" in found["Width"]
 
 
+def written(folder: Path) -> None:
+    for end in runs.FORMS["image"][:2]:
+        adapter(folder / f"cats{end}")
+    (folder / "cats-peft").mkdir()
+
+
 def test_a_run_is_offered_once_it_has_an_adapter_and_its_newest_is_taken(answers: dict[str, Any], home: Path) -> None:
     run = runs.create(presets.build(), "cats")
     assert asking.adapter_choices([]) == [("none", "")]
@@ -64,14 +70,14 @@ def test_a_run_is_offered_once_it_has_an_adapter_and_its_newest_is_taken(answers
         folder = run.path / "checkpoints" / f"step-{step:06d}"
         folder.mkdir(parents=True)
         (folder / "state.safetensors").touch()
-        adapter(folder / "cats.safetensors")
+        written(folder)
     (label, value) = asking.adapter_choices([])[1]
     assert value == choice
     assert "step 100" in label
     assert "step-000100" in asking.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path
-    adapter(run.path / "cats.safetensors")
+    written(run.path)
     assert asking.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path == str(
-        run.path / "cats.safetensors"
+        run.path / "cats-diffusers.safetensors"
     )
 
 

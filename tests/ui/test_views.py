@@ -95,20 +95,20 @@ def test_files_are_the_finished_ones_else_the_newest_checkpoints(run: Run) -> No
     assert runs_view.files_of(run) == []
     for step in (100, 200):
         folder = run.path / "checkpoints" / f"step-{step:06d}"
-        for kind in ("lora-peft", "peft"):
-            (folder / f"my-cats-{kind}").mkdir(parents=True)
-            (folder / f"my-cats-{kind}" / "adapter_config.json").write_text("{}")
-        for name in ("state", "my-cats", "my-cats-kohya"):
+        (folder / "my-cats-peft").mkdir(parents=True)
+        (folder / "my-cats-peft" / "adapter_config.json").write_text("{}")
+        for name in ("state", "my-cats-diffusers", "my-cats-comfyui-forge"):
             (folder / f"{name}.safetensors").touch()
     names = [Path(path).relative_to(run.path).as_posix() for path in runs_view.files_of(run)]
-    assert names == [f"checkpoints/step-000200/{name}.safetensors" for name in ("my-cats-kohya", "my-cats")]
+    assert names == [f"checkpoints/step-000200/my-cats-{name}.safetensors" for name in ("diffusers", "comfyui-forge")]
     packed = runs_view.zipped_peft(run)
     assert packed.is_relative_to(safe.downloads_folder())
-    assert zipfile.ZipFile(packed).namelist() == [
-        f"my-cats-{kind}/adapter_config.json" for kind in ("lora-peft", "peft")
-    ]
-    (run.path / "my-cats.safetensors").touch()
-    assert [Path(path).name for path in runs_view.files_of(run)] == ["my-cats.safetensors"]
+    assert zipfile.ZipFile(packed).namelist() == ["my-cats-peft/adapter_config.json"]
+    for name in ("my-cats.safetensors", "my-cats-kohya.safetensors"):  # as they were once called
+        (run.path / name).touch()
+    (run.path / "my-cats-peft").mkdir()
+    old = [Path(path).name for path in runs_view.files_of(run)]
+    assert old == ["my-cats.safetensors", "my-cats-kohya.safetensors"]
 
 
 def test_texts_are_shown_as_samples_with_their_figures(home: Path) -> None:

@@ -16,7 +16,7 @@ from lowrank_diffusion.image.request import DrawRequest
 def a_run(home: Path) -> runs.Run:
     settings = {"base.path": "someone/sdxl", "base.variant": "fp16", "base.quantize": "nf4", "sample.steps": 30}
     run = runs.create(presets.build(settings | {"sample.guidance": 2}), "mine")
-    for name in ("mine.safetensors", "mine-kohya.safetensors", "mine-peft"):
+    for name in ("mine-diffusers.safetensors", "mine-comfyui-forge.safetensors", "mine-peft"):
         (run.path / name).touch()
     return run
 
@@ -29,7 +29,8 @@ def test_a_run_is_drawn_as_its_samples_were(a_run: runs.Run):
     request = asked("--adapter", "mine@0.5")
     assert (request.base.path, request.base.variant, request.base.quantize) == ("someone/sdxl", "fp16", "none")
     assert (request.steps, request.guidance) == (30, 2.0)
-    assert [(item.path, item.strength) for item in request.adapters] == [(str(a_run.path / "mine.safetensors"), 0.5)]
+    mine = str(a_run.path / "mine-diffusers.safetensors")
+    assert [(item.path, item.strength) for item in request.adapters] == [(mine, 0.5)]
 
 
 def test_what_is_said_goes_before_what_the_run_has(a_run: runs.Run):

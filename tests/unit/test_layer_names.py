@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lowrank_diffusion.export import shareable
 from lowrank_diffusion.layer_names import Layout, unet_names
+from lowrank_diffusion.metadata import shareable
 from lowrank_diffusion.paths import EMBEDDED_BASE
 
 SDXL = {

@@ -393,7 +393,7 @@ def test_following_adds_up_to_the_same_as_reading_at_once(run: Run, sleeper: sub
 
 def write_files(folder: Path, title: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{title}.safetensors", folder / f"{title}-kohya.safetensors", folder / f"{title}-peft"]
+    paths = [folder / f"{title}{end}" for end in runs.FORMS["image"]]
     for path in paths[:2]:
         path.write_bytes(b"x")
     paths[2].mkdir()

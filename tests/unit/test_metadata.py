@@ -1,0 +1,112 @@
+"""What an adapter's file says of itself, and what it does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lowrank_diffusion import presets
+from lowrank_diffusion.export import Exported, stored_as
+from lowrank_diffusion.factors import Factors, relative_error
+from lowrank_diffusion.metadata import Facts, Pictures, common_metadata, legacy_hash
+
+CAPTIONS = ("sks Dog, red  ball", "sks dog, a lawn", "sks dog")
+SIZES = ((1024, 1024), (832, 1216), (832, 1216))
+
+
+def said(settings: dict[str, Any] | None = None, **facts: Any) -> dict[str, str]:
+    given = {"data.instance": "/home/ann/pictures/dog", "data.trigger": "sks", "train.batch": 2, "train.steps": 30}
+    cfg = presets.build({}, given | (settings or {}))
+    pictures = Pictures(CAPTIONS, 20, "dog", "dogs", SIZES)
+    values: dict[str, Any] = {
+        "name": "rex", "base": "my-sdxl", "prediction": "epsilon", "pictures": pictures, "resolution": 1024, "step": 30,
+        "loss": 0.1, "started": 1.7e9, "run": "20260101-120000-rex", "precision": "bfloat16",
+    }  # fmt: skip
+    return common_metadata(Facts(config=cfg, **values | facts), 32)
+
+
+def test_the_fields_that_other_programs_show():
+    found = said()
+    assert json.loads(found["ss_tag_frequency"]) == {"dog": {"sks dog": 3, "red ball": 1, "a lawn": 1}}, (
+        "tags as A1111 counts them"
+    )
+    assert json.loads(found["ss_dataset_dirs"]) == {"dog": {"n_repeats": 1, "img_count": 3}}
+    assert json.loads(found["ss_reg_dataset_dirs"]) == {"dogs": {"n_repeats": 1, "img_count": 20}}
+    wanted = {
+        "ss_network_dim": "32", "ss_network_alpha": "32", "ss_num_train_images": "3", "ss_num_reg_images": "20",
+        "ss_steps": "30", "ss_max_train_steps": "30", "ss_num_batches_per_epoch": "2", "ss_epoch": "15",
+        "ss_num_epochs": "15", "ss_total_batch_size": "2", "ss_mixed_precision": "bf16", "ss_output_name": "rex",
+        "ss_base_model_version": "sdxl_base_v1-0", "ss_sd_model_name": "my-sdxl", "ss_v2": "False",
+        "ss_gradient_checkpointing": "False", "ss_clip_skip": "None", "ss_enable_bucket": "False",
+        "modelspec.trigger_phrase": "sks", "modelspec.prediction_type": "epsilon",
+    }  # fmt: skip
+    assert {key: found[key] for key in wanted} == wanted
+    assert float(found["ss_training_finished_at"]) > float(found["ss_training_started_at"]) == 1.7e9
+    assert int(found["ss_session_id"]) == int(said()["ss_session_id"]) != int(said(run="another")["ss_session_id"])
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_buckets_are_told_where_there_are_any():
+    assert "ss_bucket_info" not in said()
+    buckets = json.loads(said({"data.buckets": True})["ss_bucket_info"])["buckets"]
+    assert buckets == {"0": {"resolution": [832, 1216], "count": 2}, "1": {"resolution": [1024, 1024], "count": 1}}
+
+
+def test_captions_can_be_left_out():
+    words = {
+        "sample.prompts": ["a lawn"],
+        "data.prompt": "a lawn",
+        "prior.prompt": "a lawn",
+        "sample.negative": "a lawn",
+    }
+    found = said(words | {"export.captions": False})
+    assert "lawn" not in json.dumps(found) and found["ss_tag_frequency"] == "{}"
+    assert "lawn" in json.dumps(said(words))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"base.path": "/home/ann/models/sdxl"}, {"prior.pictures": "C:\\Users\\ann\\x"}]
+)
+def test_no_path_of_the_machine_is_told(settings: dict[str, Any]):
+    assert "ann" not in json.dumps(said(settings)) and "/home" not in json.dumps(said(settings))
+
+
+def test_a_base_of_one_file_is_told_by_its_hash(tmp_path: Path):
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(bytes(0x100000) + b"x" * 0x20000)
+    assert said(base_file=path)["ss_sd_model_hash"] == legacy_hash(path)
+    assert len(legacy_hash(path)) == 8 and legacy_hash(tmp_path / "gone") == ""
+    assert "ss_sd_model_hash" not in said()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "stored"),
+    [
+        ("auto", "float32", torch.float32), ("auto", "bfloat16", torch.float16), ("auto", "float16", torch.float16),
+        ("fp32", "bfloat16", torch.float32), ("fp16", "float32", torch.float16), ("bf16", "float32", torch.bfloat16),
+    ],
+)  # fmt: skip
+def test_in_which_type_files_are_written(dtype: str, precision: str, stored: torch.dtype):
+    assert stored_as(presets.build({}, {"export.dtype": dtype}), precision) == stored
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_error_of_rounding_is_that_of_the_whole_update(dtype: torch.dtype):
+    torch.manual_seed(0)
+    true = Factors(torch.randn(6, 40) / 50, torch.randn(30, 6) / 500)
+    pair = Factors(true.a.to(dtype), true.b.to(dtype))
+    wanted = (pair.b.double() @ pair.a.double() - true.b.double() @ true.a.double()).norm()
+    wanted /= (true.b.double() @ true.a.double()).norm()
+    assert relative_error(pair, true) == pytest.approx(float(wanted), rel=1e-6, abs=1e-12)
+    note = Exported([], dtype, float(wanted)).note
+    assert (note == "") == (dtype == torch.float32) and (not note or f"{float(wanted):.2%}" in note)
+
+
+def test_of_nothing_the_error_is_nothing():
+    zero = Factors(torch.randn(2, 3), torch.zeros(4, 2))
+    assert relative_error(zero, zero) == 0
+    assert relative_error(Factors(zero.a, torch.ones(4, 2)), zero) == 1
