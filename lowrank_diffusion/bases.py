@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from .config import Problem
-from .errors import UserError
+from .errors import UserError, listed
 
 HUB_ID = re.compile(r"(?=[^/]{1,96}/[^/]{1,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 _HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+).*")
@@ -22,7 +22,7 @@ class ModelError(UserError):
 
     def __init__(self, problems: list[Problem]):
         self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__(listed(problems))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,18 @@ def read_object(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Unreadable("does not hold a JSON object.")
     return content
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers from 1, without a list of all of them.
+
+    Only a line feed ends a line: ``splitlines`` would also split inside of JSON strings.
+    """
+    number, seen = 1, 0
+    for match in re.finditer(r"[^\n]+", text):
+        number, seen = number + text.count("\n", seen, match.start()), match.start()
+        if not match[0].isspace():
+            yield number, match[0]
 
 
 def _bytes(path: Path, limit: int, within: Path | None) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Problem
 from ..errors import DataError
-from .rows import Message, Row, shortened
+from .rows import Message, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -158,7 +158,7 @@ def encode_all(
     if long:
         problems.append(_too_long(file, long, length))
     if problems:
-        raise DataError(shortened(problems))
+        raise DataError(problems)
     return found
 
 

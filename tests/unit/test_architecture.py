@@ -19,7 +19,7 @@ LAYERS = (
     "declare",
     "sections",
     "config",
-    "blanks",
+    "blanks plain_yaml",
     "presets events bases",
     "hub loading",
     "runs supervisor devices layer_names factors noise kernels products quantize",
