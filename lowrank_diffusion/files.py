@@ -7,8 +7,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MB = 1_000_000
 LARGEST_JSON = 64 * MB
@@ -71,17 +72,18 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, match[0]
 
 
-def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
+@contextmanager
+def opened(path: Path, within: Path | None = None) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; what goes wrong inside says that it cannot be read.
+
+    Raises:
+        Unreadable: as :func:`read_text`.
+    """
     try:
-        if within is not None and not _inside(path, within):
-            raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
-        # Not to wait for a pipe's other end: whether it is a file can be told for sure only of what is open.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            facts = os.fstat(handle)
-            if not stat.S_ISREG(facts.st_mode):
-                raise Unreadable("is not a regular file.")
-            content = file.read(limit + 1)
+        with open(_handle(path, within), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable("is a folder, not a file." if path.is_dir() else "is not a regular file.")
+            yield file
     except PermissionError:
         raise Unreadable("permission denied. Change its permissions, or copy it elsewhere.") from None
     except FileNotFoundError:
@@ -90,13 +92,25 @@ def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
         raise Unreadable("is a folder, not a file.") from None
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error}). Check the disk and the path.") from None
-    except ValueError as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"cannot be read ({error}). Check the path.") from None  # a zero byte in its name
+
+
+def _handle(path: Path, within: Path | None) -> int:
+    try:
+        if within is None or _inside(path, within):
+            # Not to wait for a pipe's other end: whether it is a file can be told for sure only of what is open.
+            return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (ValueError, RuntimeError) as error:  # a zero byte in its name, links in a circle
+        raise Unreadable(f"cannot be read ({error}). Check the path.") from None
+    raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
+
+
+def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
+    with opened(path, within) as file:
+        content = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size
     if len(content) > limit:
-        size = f"{facts.st_size / MB:.1f} MB" if facts.st_size > limit else "longer"
-        raise Unreadable(f"is {size}; at most {limit / MB:g} MB are read. Is it the right file?")
+        told = f"{size / MB:.1f} MB" if size > limit else "longer"
+        raise Unreadable(f"is {told}; at most {limit / MB:g} MB are read. Is it the right file?")
     return content
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     "config",
     "blanks plain_yaml",
     "presets events bases",
-    "hub loading",
+    "hub loading tensor_files",
     "runs supervisor devices layer_names factors noise kernels products quantize",
     "adapters flat units fused export",
     "image text",
@@ -31,7 +31,7 @@ LAYERS = (
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
 
-LIGHT_TEXT = ("encode", "request", "rows", "source")
+LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 """The same of ``text``."""
 
 LIGHT_IMAGE = (
