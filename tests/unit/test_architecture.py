@@ -36,6 +36,7 @@ LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 
 LIGHT_IMAGE = (
     "adapter_files",
+    "bounds",
     "captions",
     "data",
     "folders",
