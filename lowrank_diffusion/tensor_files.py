@@ -64,6 +64,8 @@ def read(path: Path) -> Header:
 
 def _parse(content: bytes, data: int) -> Header:
     """The header's JSON; ``data`` is the number of bytes that follow it in the file."""
+    if content.count(b"[") + content.count(b"{") > 8 * MOST_TENSORS:  # a tensor has three; making millions takes long
+        raise HeaderError("has a header of far more lists than any model. Is it the right file?")
     try:
         entries: dict[str, Any] = json.loads(content.decode())
         metadata = entries.pop("__metadata__", None) or {}

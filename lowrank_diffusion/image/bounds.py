@@ -15,7 +15,7 @@ from PIL import Image
 
 LARGEST_MEGAPIXELS = 100
 LARGEST_MEMORY = 485_000_000
-"""Bytes for a picture as it is decoded and its copy in RGB, which takes four bytes a pixel: 60 megapixels of colours."""
+"""Bytes for a picture as it is decoded and its copy in RGB, for which Pillow takes four bytes a pixel."""
 LARGEST_FILE = 2_000_000_000
 SMALLEST_SIDE = 16
 """Pixels."""

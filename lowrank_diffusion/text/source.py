@@ -129,6 +129,9 @@ def _config_problems(path: Path) -> Iterator[Problem]:
     except Unreadable as error:
         yield Problem(MODEL_KEY, f"{path} {error}", "Download it again.")
         return
+    if large := bases.outsized(config):
+        yield Problem(MODEL_KEY, f"{path} is not that of a model: {large}.", "Download it again.")
+        return
     if "model_type" not in config:
         yield Problem(MODEL_KEY, f"{path} does not name a model_type.", "Give a model in the layout of transformers.")
         return
