@@ -12,8 +12,10 @@ from pathlib import Path
 from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
 from .errors import UserError
+from .files import read_text
 from .image import memory
 from .paths import PROJECT
+from .plain_yaml import LARGEST
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(terminal.plain(str(error)), file=sys.stderr)
         return terminal.FAILED
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
@@ -200,7 +202,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _presets(options: argparse.Namespace) -> int:
     """List the presets, or show one."""
     if options.preset:
-        print(presets.find_preset(options.preset).path.read_text(encoding="utf-8"), end="")
+        print(read_text(presets.find_preset(options.preset).path, LARGEST), end="")
         return terminal.DONE
     for preset in presets.all_presets():
         print(f"{preset.name:28} {preset.about}")

@@ -60,6 +60,14 @@ def read_object(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
     return content
 
 
+def read_part(path: Path, most: int, *, end: bool = False) -> str:
+    """The beginning of a text file of any size as far as it is shown, or its end. Raises Unreadable."""
+    with opened(path) as file:
+        if end:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+        return file.read(most).decode("utf-8", "replace")
+
+
 def lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines of a text that are not blank, with their numbers from 1, without a list of all of them.
 

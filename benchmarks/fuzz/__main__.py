@@ -103,10 +103,12 @@ class _Child:
         began = before = 0.0
         most = 0
         while True:
-            ready, _, _ = select.select([self.process.stdout], [], [], 0.1)
+            out = self.process.stdout
+            assert out is not None
+            ready, _, _ = select.select([out], [], [], 0.1)
             now = time.monotonic()
             if ready:
-                line = self.process.stdout.readline()  # type: ignore[union-attr]
+                line = out.readline()
                 if not line:
                     return None if self.process.wait() == 0 else self._own(began, most, "the process died")
                 said = json.loads(line)
