@@ -103,7 +103,7 @@ def _train(options: argparse.Namespace) -> int:
     if found.problems:
         raise ConfigError(found.problems)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        print(terminal.plain(f"note: {note}"), file=sys.stderr, flush=True)
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     if options.prepare:
@@ -157,7 +157,8 @@ def _list(_options: argparse.Namespace) -> int:
     for run in runs.all_runs():
         status = run.status()
         loss = f"{status.losses[-1][1]:.4f}" if status.losses else "-"
-        print(f"{run.name:50} {status.state:12} step {status.step}/{status.steps or '-'} loss {loss}")
+        line = f"{run.name:50} {status.state:12} step {status.step}/{status.steps or '-'} loss {loss}"
+        print(terminal.plain(line))
     return terminal.DONE
 
 

@@ -114,6 +114,24 @@ def _gguf(folder: Path) -> Iterator[Callable[[], object]]:
     yield lambda: Base.of(cfg, torch.device("cpu"), torch.float32).model()
 
 
+def _language(folder: Path) -> Iterator[Callable[[], object]]:
+    import torch
+
+    from lowrank_diffusion.text import encode
+    from lowrank_diffusion.text.model import Base
+    from lowrank_diffusion.text.rows import Message, Row
+
+    cfg, row = BaseModelConfig(path=str(folder)), Row(1, (Message("user", "a"), Message("assistant", "b")))
+
+    def seen() -> None:
+        tokenizer = Base.of(cfg, torch.device("cpu"), torch.float32).tokenizer()
+        encode.encode(row, tokenizer, "assistant", 100)
+
+    yield seen
+    yield lambda: Base.of(cfg, torch.device("cpu"), torch.float32).tokenizer("plain")
+    yield lambda: Base.of(cfg, torch.device("cpu"), torch.float32).model()
+
+
 def _runs(folder: Path) -> Iterator[Callable[[], object]]:
     from lowrank_diffusion import cli, runs
     from ui import live, watching
@@ -154,4 +172,5 @@ def _folders(folder: Path) -> Iterator[Callable[[], object]]:
 DOORS: dict[str, Callable[[Path], Iterator[Callable[[], object]]]] = {
     "safetensors": _safetensors, "gguf": _gguf, "pictures": _pictures, "yaml": _yaml, "rows": _rows, "runs": _runs,
     "folders": _folders,
+    "language": _language,
 }  # fmt: skip

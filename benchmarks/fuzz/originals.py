@@ -41,6 +41,7 @@ def of(kind: str) -> list[Files]:
         "gguf": _gguf,
         "runs": _runs,
         "folders": _folders,
+        "language": _language,
     }[kind]()
 
 
@@ -208,6 +209,25 @@ def _folders() -> list[Files]:
     return [{str(path.relative_to(EMBEDDED_BASE)): path.read_bytes() for path in texts}]
 
 
+def _language() -> list[Files]:
+    """A language model's folder."""
+    import torch
+
+    from lowrank_diffusion.config import BaseModelConfig
+    from lowrank_diffusion.text.model import Base
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.gguf"
+        path.write_bytes(of("gguf")[0]["a.gguf"])
+        base, target = (
+            Base.of(BaseModelConfig(path=str(path)), torch.device("cpu"), torch.float32),
+            Path(folder) / "model",
+        )
+        base.tokenizer().save_pretrained(target)
+        base.model().save_pretrained(target)
+        return [{file.name: file.read_bytes() for file in sorted(target.iterdir())}]
+
+
 def _hand_yaml() -> list[tuple[str, Files]]:
     bomb = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         b"%c: &%c [%s]\n" % (name, name, b",".join([b"*%c" % before] * 9))
@@ -352,6 +372,35 @@ def _hand_runs() -> list[tuple[str, Files]]:
     return [(name, run | {place + file: content for file, content in files.items()}) for name, files in changes.items()]
 
 
+def _hand_language() -> list[tuple[str, Files]]:
+    own = of("language")[0]
+    config = json.loads(own["config.json"])
+    large = {
+        key: {"config.json": json.dumps(config | {key: value}).encode()}
+        for key, value in (
+            ("num_hidden_layers", 10**9),
+            ("hidden_size", 10**6),
+            ("intermediate_size", 10**6),
+            ("vocab_size", 10**6),
+            ("num_attention_heads", 0),
+            ("max_position_embeddings", 10**12),
+            ("rope_theta", "x"),
+            ("torch_dtype", "x"),
+            ("model_type", "gpt2"),
+            ("model_type", "nonsense"),
+            ("auto_map", {"AutoModelForCausalLM": "x--y.Z"}),
+            ("quantization_config", {"quant_method": "gptq", "bits": 4}),
+            ("num_hidden_layers", 900),
+        )
+    }
+    template = {
+        "chat_template.jinja": b"{% for i in range(10**9) %}{% for j in range(10**9) %}x{% endfor %}{% endfor %}"
+    }
+    classes = {"chat_template.jinja": b"{{ ''.__class__.__mro__[1].__subclasses__() }}"}
+    deep = {name: {name: b"[" * 100_000} for name in own if name.endswith(".json")}
+    return [(name, own | files) for name, files in (large | deep | {"endless": template, "classes": classes}).items()]
+
+
 def _hand_folders() -> list[tuple[str, Files]]:
     own = of("folders")[0]
     deep = {name: own | {name: b"[" * 100_000} for name in own if name.endswith(".json")}
@@ -371,5 +420,6 @@ HAND = {
     "rows": _hand_rows,
     "runs": _hand_runs,
     "folders": _hand_folders,
+    "language": _hand_language,
 }
 assert ASSETS.is_dir()

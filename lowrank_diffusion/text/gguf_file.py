@@ -23,8 +23,12 @@ _LARGEST_TENSOR = 2**48
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by the number of its type."""
 _TEXT, _LIST = 8, 9
-_LAYERS = ".block_count"
-MOST_LAYERS = 1000
+_WHOLE = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
+_LIMITS = {
+    "block_count": 1000, "embedding_length": 10**6, "feed_forward_length": 10**7, "vocab_size": 10**7,
+    "head_count": 10**5, "head_count_kv": 10**5, "key_length": 10**6, "value_length": 10**6, "expert_count": 10**5,
+}  # fmt: skip
+"""What no model has more of, by the last word of the fact's name."""
 
 
 class _NotSound(Exception):
@@ -60,6 +64,7 @@ class _Walk:
 
     def __init__(self, file: BinaryIO):
         self.file, self.size, self.items = file, os.fstat(file.fileno()).st_size, 0
+        self.sides = dict.fromkeys(_LIMITS, 0)
 
     def header(self) -> None:
         (version,) = self.numbers("<I")
@@ -74,6 +79,10 @@ class _Walk:
             self.value(kind, name)
         for _ in range(tensors):
             self.tensor()
+        wide, layers, words = (self.sides[name] for name in ("embedding_length", "block_count", "vocab_size"))
+        least = wide * words + layers * wide * (wide + self.sides["feed_forward_length"])
+        if least > 16 * self.size + 10_000_000:  # what lacks would be made up, in memory
+            raise _NotSound(f"it is of {self.size:,} bytes, and says that its model has {least:,} weights")
 
     def tensor(self) -> None:
         self.text(LONGEST_NAME)
@@ -100,10 +109,12 @@ class _Walk:
                     self.text(LONGEST_TEXT)
             else:
                 self.skip(count * self.size_of(inner))
-        elif kind in (4, 5) and name.endswith(_LAYERS.encode()):
-            (layers,) = self.numbers("<I")
-            if layers > MOST_LAYERS:
-                raise _NotSound(f"it says that it has {layers:,} layers")
+        elif kind in _WHOLE:
+            (number,) = self.numbers(_WHOLE[kind])
+            last = name.rpartition(b".")[2].decode("latin-1")
+            if not 0 <= number <= _LIMITS.get(last, 2**64):
+                raise _NotSound(f"its {last[:80]} is {number:,}")
+            self.sides[last] = number
         else:
             self.skip(self.size_of(kind))
 

@@ -141,7 +141,7 @@ def _refuse_outsized(config: Any, folder: Path) -> None:
     """Raise ValueError for a configuration of a model far larger than its weights: what lacks would be made up."""
     own = config.get_text_config()
     wide, words, layers = (getattr(own, name, 0) for name in ("hidden_size", "vocab_size", "num_hidden_layers"))
-    least = wide * words + layers * wide**2
+    least = wide * words + layers * wide * (wide + (getattr(own, "intermediate_size", 0) or 0))
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if least > 16 * there + 10_000_000:
         raise ValueError(f"its configuration is of a model of {least:,} weights, its files have {there:,} bytes")

@@ -1,4 +1,4 @@
-"""Headers and configurations of strangers' models: believed only within bounds, and whatever a library raises is words."""
+"""Headers and configurations of strangers' models, believed only within bounds; what a library raises becomes words."""
 
 from __future__ import annotations
 
@@ -100,11 +100,25 @@ class Panic(BaseException):
 
 @pytest.mark.parametrize(
     "error",
-    [struct.error("bad"), OverflowError("too large"), RecursionError("deep"), AssertionError(), IndexError("list index"),
-     ZeroDivisionError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), KeyError("model.x"), StopIteration(), Panic("p"),
-     NotImplementedError(), ImportError("x"), EOFError(), Exception("any"), MemoryError()],
+    [
+        struct.error("bad"),
+        OverflowError("too large"),
+        RecursionError("deep"),
+        AssertionError(),
+        IndexError("list index"),
+        ZeroDivisionError(),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        KeyError("model.x"),
+        StopIteration(),
+        Panic("p"),
+        NotImplementedError(),
+        ImportError("x"),
+        EOFError(),
+        Exception("any"),
+        MemoryError(),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_no_class_of_a_library_reaches_a_person(error: BaseException):
     with pytest.raises(ModelError) as caught, explained("base", "base.path", "Download it again."):
         raise error
@@ -160,7 +174,7 @@ FACT = START + struct.pack("<QQ", 0, 1) + text(b"tokenizer.ggml.tokens")
         ),
         (
             START + struct.pack("<QQ", 0, 1) + text(b"llama.block_count") + struct.pack("<II", 4, 2**31),
-            "has 2,147,483,648 layers",
+            "its block_count is 2,147,483,648",
         ),
     ],
 )
