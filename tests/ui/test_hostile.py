@@ -1,4 +1,4 @@
-"""A run folder of a stranger: the page shows whatever is in it as text, waits for nothing and gives nothing else away."""
+"""A run folder of a stranger: the page shows all that is in it as text, waits for nothing, gives nothing else away."""
 
 from __future__ import annotations
 

@@ -14,7 +14,16 @@ import pytest
 from benchmarks.fuzz import cases, doors, originals
 
 SEED = 5
-FILES = {"yaml": 24, "rows": 24, "pictures": 24, "safetensors": 36, "gguf": 16, "folders": 4, "runs": 16}
+FILES = {
+    "yaml": 24,
+    "rows": 24,
+    "pictures": 24,
+    "safetensors": 36,
+    "gguf": 16,
+    "folders": 4,
+    "language": 22,
+    "runs": 16,
+}
 SLOW = {
     "yaml": ("keys",),
     "rows": ("lines", "blank"),
