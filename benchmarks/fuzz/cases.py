@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from . import originals
+from . import hand, originals
 
 HUGE = [0, 1, 0x7F, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62, 2**63, 2**64 - 1]
 WEIRD: list[object] = [
@@ -208,6 +208,6 @@ def _checked(draw: random.Random, content: bytes) -> bytes:
 
 
 HAND: dict[str, Callable[[], list[tuple[str, dict[str, bytes]]]]] = {
-    kind: cache(made) for kind, made in originals.HAND.items()
+    kind: cache(made) for kind, made in hand.HAND.items()
 }
 KINDS = tuple(HAND)
