@@ -15,13 +15,14 @@ import torch
 from peft.tuners.gralora import GraloraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from . import seeds
+from . import seeds, tensor_files
 from .config import AdapterConfig, ConfigError, Problem
 from .errors import AdapterError as AdapterError
 from .factors import Factors, gralora_to_lora, stack
+from .files import MB, Unreadable, read_object
+from .loading import reading
 from .quantize import QuantizedLinear
 from .targets import ALL, matching
 
@@ -172,10 +173,13 @@ def load(model: Any, folder: Path) -> Any:
         if not (folder / name).is_file():
             raise AdapterError(f"{folder}: has no {name}. Give the folder of a PEFT adapter.")
     try:
+        read_object(folder / "adapter_config.json", MB)
+        tensor_files.read(folder / "adapter_model.safetensors")
+    except (Unreadable, tensor_files.HeaderError) as error:
+        raise AdapterError(f"{folder}: {error}") from None
+    advice = "Choose the base it is for."
+    with reading(lambda reason: AdapterError(f"{folder}: cannot be used with this base ({reason}). {advice}")):
         return peft.PeftModel.from_pretrained(model, str(folder)).eval()
-    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise AdapterError(f"{folder}: cannot be used with this base ({reason}). Choose the base it is for.") from error
 
 
 def unload(model: Any) -> Any:

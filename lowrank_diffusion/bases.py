@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .config import Problem
-from .errors import UserError
+from .errors import UserError, listed
 
 HUB_ID = re.compile(r"(?=[^/]{1,96}/[^/]{1,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 _HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+).*")
@@ -22,7 +23,7 @@ class ModelError(UserError):
 
     def __init__(self, problems: list[Problem]):
         self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__(listed(problems))
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,36 @@ def find(value: str, key: str, accepted: str) -> Place | Problem:
         rule = f"{value!r} does not exist" + ("." if value.startswith(("/", "~")) else f" in {Path.cwd()}.")
         return Problem(key, rule, "Check the spelling.")
     return Problem(key, f"{value!r} is neither a path that exists nor a hub id.", accepted)
+
+
+_COUNTS = re.compile(r"layers?$|layers_per_block|blocks|depth")
+_SIZES = re.compile(r"size|dim|channels|heads|width|ffn|inner|d_model|n_embd|vocab|experts|groups")
+MOST_LAYERS, LARGEST_SIDE, LONGEST_LIST = 1000, 2_000_000, 5000
+
+
+def outsized(config: Mapping[str, Any]) -> str:
+    """What a model's configuration says of itself that no model has; empty if nothing is.
+
+    A library that builds what it is told would take all memory, or for ever, before it looks at the weights.
+    """
+    todo = list(config.items())
+    for _ in range(100_000):
+        if not todo:
+            return ""
+        key, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [(str(name), inner) for name, inner in value.items()]
+        elif isinstance(value, list) and len(value) <= LONGEST_LIST:
+            todo += [(key, inner) for inner in value]
+        elif isinstance(value, list):
+            return f"{key[:80]} lists {len(value):,} values"
+        elif isinstance(value, int | float) and not 0 <= abs(value) <= _largest(key):
+            return f"{key[:80]} is {value:.3g}" if abs(value) < 1e300 else f"{key[:80]} is no number"
+    return "it has more than 100,000 values"
+
+
+def _largest(key: str) -> float:
+    return MOST_LAYERS if _COUNTS.search(key) else LARGEST_SIDE if _SIZES.search(key) else float("inf")
 
 
 def _on_disk(value: str, key: str, accepted: str) -> Place | Problem | None:

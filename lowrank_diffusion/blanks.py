@@ -23,6 +23,8 @@ _HINTS = {
     "data.subject": "Say what the pictures show, for example data.subject=robot.",
     "data.word": "Choose the word that will mean it: a rare one for a subject, as data.word=sks, or a style's name.",
 }
+_LONGEST = 1000
+"""Characters of a text that is compared with a preset's, and of an answer that is filled in."""
 _BLANK = re.compile(r"(?P<an>\b[Aa] )?\{(?P<name>subject|word)\}")
 
 
@@ -58,9 +60,12 @@ def _same(given: Any, own: Any) -> bool:
 
 def _read_from(template: Any, prompt: Any) -> dict[str, Any]:
     """The answers that a caption holds which has the form of the preset's: 'a photo of zwx dog' says both."""
-    if not (isinstance(template, str) and isinstance(prompt, str)):
+    if not (isinstance(template, str) and isinstance(prompt, str)) or max(len(template), len(prompt)) > _LONGEST:
         return {}
-    pattern = re.escape(template).replace(r"\{word\}", r"(?P<word>\S+)").replace(r"\{subject\}", "(?P<subject>.+)")
+    pattern = re.escape(template)
+    for name, form in (("word", r"\S+"), ("subject", ".+")):
+        blank = re.escape(f"{{{name}}}")
+        pattern = pattern.replace(blank, f"(?P<{name}>{form})", 1).replace(blank, f"(?P={name})")
     found = re.fullmatch(pattern.replace(r"\ ", r"\s+"), prompt.strip())
     return {ANSWERS[name]: value for name, value in found.groupdict().items()} if found else {}
 
@@ -74,6 +79,6 @@ def _filled(value: Any, answers: Mapping[str, str]) -> Any:
 def _answer(found: re.Match[str], answers: Mapping[str, str]) -> str:
     """The blank's answer, 'a' before it as it must be; the blank itself while there is none."""
     article, answer = found["an"] or "", answers[found["name"]]
-    if not answer:
+    if not answer or len(answer) > _LONGEST:  # which is refused for its length
         return found[0]
     return (article.replace(" ", "n ") if answer[0].lower() in "aeiou" else article) + answer

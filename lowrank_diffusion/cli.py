@@ -12,8 +12,10 @@ from pathlib import Path
 from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
 from .errors import UserError, of_disk
+from .files import read_text
 from .image import memory
 from .paths import PROJECT
+from .plain_yaml import LARGEST
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(terminal.plain(str(error)), file=sys.stderr)
         return terminal.FAILED
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
@@ -101,7 +103,7 @@ def _train(options: argparse.Namespace) -> int:
     if found.problems:
         raise ConfigError(found.problems)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        print(terminal.plain(f"note: {note}"), file=sys.stderr, flush=True)
     run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     if options.prepare:
@@ -155,7 +157,8 @@ def _list(_options: argparse.Namespace) -> int:
     for run in runs.all_runs():
         status = run.status()
         loss = f"{status.losses[-1][1]:.4f}" if status.losses else "-"
-        print(f"{run.name:50} {status.state:12} step {status.step}/{status.steps or '-'} loss {loss}")
+        line = f"{run.name:50} {status.state:12} step {status.step}/{status.steps or '-'} loss {loss}"
+        print(terminal.plain(line))
     return terminal.DONE
 
 
@@ -200,7 +203,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _presets(options: argparse.Namespace) -> int:
     """List the presets, or show one."""
     if options.preset:
-        print(presets.find_preset(options.preset).path.read_text(encoding="utf-8"), end="")
+        print(read_text(presets.find_preset(options.preset).path, LARGEST), end="")
         return terminal.DONE
     for preset in presets.all_presets():
         print(f"{preset.name:28} {preset.about}")

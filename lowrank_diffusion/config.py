@@ -14,7 +14,7 @@ from pydantic import field_validator
 from pydantic.fields import FieldInfo
 
 from .declare import ConfigError as ConfigError
-from .declare import Problem, Section, option
+from .declare import Problem, Section, option, shown
 from .paths import too_long
 from .sections import ExportConfig, LossConfig, PriorConfig, TextConfig
 
@@ -91,7 +91,7 @@ class DataConfig(Section):
         if self.crops > 1 and self.crop == "center":
             yield Problem("crops", f"must be 1 with data.crop=center, got {self.crops}.", "Set data.crop=random.")
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.background):
-            yield Problem("background", f"must look like #ffffff, got {self.background!r}.")
+            yield Problem("background", f"must look like #ffffff, got {shown(self.background)}.")
 
 
 class AdapterConfig(Section):
@@ -132,8 +132,8 @@ class AdapterConfig(Section):
         if isinstance(self.targets, str) and self.targets not in TARGET_SETS:
             try:
                 re.compile(self.targets)
-            except re.error as error:
-                yield Problem("targets", f"is not a regular expression: {error}; got {self.targets!r}.")
+            except (re.error, OverflowError, RecursionError) as error:
+                yield Problem("targets", f"is not a regular expression: {error}; got {shown(self.targets)}.")
         if not self.targets:
             yield Problem("targets", "must name at least one layer.", "Use attention.")
 
@@ -261,7 +261,7 @@ class Config(Section):
         values, defaults, own = self.dotted(), type(self)().dotted(), fields(self.task)
         for key, value in values.items():
             if key not in own and value != defaults[key]:
-                yield Problem(key, f"means nothing with task={self.task}, got {value!r}.", "Leave it out.")
+                yield Problem(key, f"means nothing with task={self.task}, got {shown(value)}.", "Leave it out.")
         for key in (key for key in PATHS if too_long(values[key])):
             yield Problem(key, f"is no path: it is too long ({len(values[key]):,} characters).")
         if self.text.held_out and self.validation.holdout:

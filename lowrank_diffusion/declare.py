@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from .errors import UserError
+from .errors import UserError, listed
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,31 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """All problems of a configuration at once (``problems``)."""
+    """All problems of a configuration at once (``problems``); a person is shown the first of many."""
 
     def __init__(self, problems: list[Problem]):
         self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__(listed(problems))
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text that a person gave, as far as an error repeats it."""
+    start = text[:most].encode("utf-8", "backslashreplace").decode()  # half a character cannot be printed
+    return start if len(text) <= most else f"{start}… ({len(text):,} characters)"
+
+
+def shown(value: Any) -> str:
+    """A value that a person gave, as an error repeats it, without writing out what is long first."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 80 else f"{value[:80]!r}… ({len(value):,} characters)"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number of more than 70 digits"
+    return shortened(_BRIEF.repr(value))
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 8
 
 
 def option(default: Any, help: str, *, unit: str = "", **bounds: Any) -> Any:

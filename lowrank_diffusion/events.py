@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-from .files import Unreadable, open_regular
+from .files import Unreadable, opened
 from .paths import sync
 
 
@@ -232,7 +232,7 @@ def tail(path: Path, offset: int = 0) -> tuple[list[Record], int]:
     """Events written after byte ``offset``, and the offset to go on from. What is no file of ours holds none."""
     records: list[Record] = []
     try:
-        with open_regular(path) as file:
+        with opened(path) as file:
             while whole := _whole_lines(file, offset):
                 records += _parse(whole)
                 offset += len(whole)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,41 +60,62 @@ def read_object(path: Path, limit: int = LARGEST_JSON) -> dict[str, Any]:
     return content
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """A regular file, open for reading. Raises Unreadable."""
+def read_part(path: Path, most: int, *, end: bool = False) -> str:
+    """The beginning of a text file of any size as far as it is shown, or its end. Raises Unreadable."""
+    with opened(path) as file:
+        if end:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+        return file.read(most).decode("utf-8", "replace")
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers from 1, without a list of all of them.
+
+    Only a line feed ends a line: ``splitlines`` would also split inside of JSON strings.
+    """
+    number, seen = 1, 0
+    for match in re.finditer(r"[^\n]+", text):
+        number, seen = number + text.count("\n", seen, match.start()), match.start()
+        if not match[0].isspace():
+            yield number, match[0]
+
+
+@contextmanager
+def opened(path: Path, within: Path | None = None) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; what goes wrong inside says that it cannot be read.
+
+    Raises:
+        Unreadable: as :func:`read_text`.
+    """
     try:
-        # Not to wait for a pipe's other end: whether it is a file can be told for sure only of what is open.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        if stat.S_ISREG(os.fstat(handle).st_mode):
-            return open(handle, "rb")
-        os.close(handle)
-    except (OSError, ValueError) as error:
-        raise Unreadable(_refusal(error)) from None
-    raise Unreadable("is not a regular file.")
+        with open(_handle(path, within), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unreadable("is a folder, not a file." if path.is_dir() else "is not a regular file.")
+            yield file
+    except PermissionError:
+        raise Unreadable("permission denied. Change its permissions, or copy it elsewhere.") from None
+    except FileNotFoundError:
+        raise Unreadable("does not exist. Check the path; a link may point to something that has gone.") from None
+    except IsADirectoryError:
+        raise Unreadable("is a folder, not a file.") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror or error}). Check the disk and the path.") from None
 
 
-def _refusal(error: OSError | ValueError) -> str:
-    match error:
-        case PermissionError():
-            return "permission denied. Change its permissions, or copy it elsewhere."
-        case FileNotFoundError():
-            return "does not exist. Check the path; a link may point to something that has gone."
-        case IsADirectoryError():
-            return "is a folder, not a file."
-        case OSError():
-            return f"cannot be read ({error.strerror or error}). Check the disk and the path."
-    return f"cannot be read ({error}). Check the path."  # a zero byte in its name
+def _handle(path: Path, within: Path | None) -> int:
+    try:
+        if within is None or _inside(path, within):
+            # Not to wait for a pipe's other end: whether it is a file can be told for sure only of what is open.
+            return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (ValueError, RuntimeError) as error:  # a zero byte in its name, links in a circle
+        raise Unreadable(f"cannot be read ({error}). Check the path.") from None
+    raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
 
 
 def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
-    try:
-        with open_regular(path) as file:
-            if within is not None and not _inside(path, within):
-                raise Unreadable("is a link to a file outside its folder. Copy that file here instead.")
-            size = os.fstat(file.fileno()).st_size
-            content = file.read(limit + 1)
-    except OSError as error:  # a folder opens, and cannot be read
-        raise Unreadable(_refusal(error)) from None
+    with opened(path, within) as file:
+        content = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size
     if len(content) > limit:
         told = f"{size / MB:.1f} MB" if size > limit else "longer"
         raise Unreadable(f"is {told}; at most {limit / MB:g} MB are read. Is it the right file?")

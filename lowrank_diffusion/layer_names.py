@@ -61,7 +61,7 @@ class Layout:
         try:
             said = json.loads(metadata[METADATA])
             return cls(int(said["layers_per_block"]), tuple(map(bool, said["up_attention"])))
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
             return cls()
 
     def metadata(self) -> dict[str, str]:

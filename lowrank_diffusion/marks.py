@@ -24,6 +24,10 @@ _NESTED = ("metadata", "meta", "extra", "extra_info", "info", "annotation", "ann
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
+_LONGEST = 200
+"""Characters of a name as it is listed; a field or file may be called anything."""
+
+
 class Marks:
     """What the fields of one object say about learning it."""
 
@@ -82,6 +86,6 @@ def _yes_or_no(value: Any) -> bool | None:
 
 def listed(names: Iterable[object], most: int = 5) -> str:
     """The first of many names, and how many more there are."""
-    every = [str(name) for name in names]
+    every = [text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for text in map(str, names)]
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more

@@ -75,4 +75,7 @@ def _look_at_pictures(cfg: Config, source: object, found: Preflight, pictures: S
     except DataError as error:
         found.problems += [Problem("prior.pictures", problem) for problem in error.problems]
     if pictures and isinstance(source, image_notes.Source):
-        found.notes += image_notes.notes(cfg, pictures, classes, source)
+        try:
+            found.notes += image_notes.notes(cfg, pictures, classes, source)
+        except ModelError as error:
+            found.problems += error.problems

@@ -12,56 +12,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from . import blanks
-from .config import EMBEDDED, Config, ConfigError, Problem, Section, fields, sections
+from . import blanks, plain_yaml
+from .config import EMBEDDED, PATHS, Config, ConfigError, Problem, Section, fields, sections
+from .declare import shortened, shown
+from .errors import SHOWN
 from .paths import PRESETS, PROJECT, too_long
 
-PATHS = ("data.instance", "text.held_out", "prior.pictures", "base.path", "base.vae")
-"""Settings that name a file or folder."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the plain values of YAML 1.2, which refuses a key given twice.
-
-    In PyYAML's YAML 1.1 ``1e-4`` is a text, ``no`` is False, ``010`` is 8 and ``1:30`` is 90.
-    """
-
-    yaml_implicit_resolvers: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """A mapping whose keys are texts, each once."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "..."
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    "while reading a mapping", node.start_mark, f"key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes a text which YAML 1.1 or 1.2 would read as anything else."""
-
-
-_PLAIN_VALUES = {
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "int": (r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
-    "float": (
-        r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-}
-for _name, (_pattern, _first) in _PLAIN_VALUES.items():
-    for _reader in (_Loader, _Dumper):
-        _reader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
+MOST_TEXT = plain_yaml.LARGEST // 10
+"""Characters of all settings together: one can take ten in YAML."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +36,13 @@ class Preset:
     values: dict[str, Any]
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """YAML text to values; a syntax error names ``source`` and the line. Raises ConfigError."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError([Problem(source, f"is not valid YAML: {' '.join(str(error).split())}.")]) from None
-
-
 def read_preset(path: Path) -> Preset:
     """Read one preset file. Raises ConfigError."""
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), f"cannot be read: {error}.")]) from None
-    values = _mapping(values, str(path))
-    about = str(values.pop("about", ""))
-    return Preset(name=path.stem, about=about, path=path, values=values)
+    values = _mapping(plain_yaml.read(path), str(path))
+    about = values.pop("about", None) or ""
+    if not isinstance(about, str):
+        raise ConfigError([Problem(f"{path}: about", f"must be a text, got {shown(about)}.")])
+    return Preset(name=path.stem, about=" ".join(about.split()), path=path, values=values)
 
 
 def _mapping(values: Any, source: str) -> dict[str, Any]:
@@ -109,11 +61,11 @@ def all_presets(folder: Path = PRESETS) -> list[Preset]:
 
 def find_preset(name: str) -> Preset:
     """A preset by file path or by name. Raises ConfigError naming the presets there are."""
-    for path in (Path(name), PRESETS / f"{name}.yaml", PRESETS / name):
+    for path in () if too_long(name) else (Path(name), PRESETS / f"{name}.yaml", PRESETS / name):
         if path.is_file():
             return read_preset(path)
     known = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
-    raise ConfigError([Problem("preset", f"there is no file or preset {name!r}.", f"Presets: {known}.")])
+    raise ConfigError([Problem("preset", f"there is no file or preset {shown(name)}.", f"Presets: {known}.")])
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -122,7 +74,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            problems.append(Problem(pair, "is not key=value.", "Write for example adapter.rank=8."))
+            problems.append(Problem(shortened(pair), "is not key=value.", "Write for example adapter.rank=8."))
             continue
         try:
             values[key.strip()] = _value(key.strip(), text.strip())
@@ -142,7 +94,7 @@ def _value(key: str, text: str) -> Any:
     if not text:
         return {str: "", tuple[str, ...]: ()}.get(kind)  # type: ignore[arg-type, call-overload]
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text if kind in (str, str | None) and not quoted else parse_yaml(text, key)
+    return text if kind in (str, str | None) and not quoted else plain_yaml.parse(text, shortened(key))
 
 
 def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -153,8 +105,11 @@ def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] 
     """
     flat, problems = _flatten(values or {})
     flat = blanks.merged(flat, overrides or {})
-    problems += [_unknown(key) for key in flat if key not in fields()]
-    known = {key: value for key, value in flat.items() if key in fields()}
+    declared = fields()
+    unknown = [key for key in flat if key not in declared]
+    problems += [_unknown(key) for key in unknown[:SHOWN]]
+    problems += [Problem(shortened(key), "there is no such setting.") for key in unknown[SHOWN:]]
+    known = {key: value for key, value in flat.items() if key in declared}
     built: dict[str, Any] = {}
     for name, kind in sections().items():
         inner = {key.partition(".")[2]: value for key, value in known.items() if key.startswith(f"{name}.")}
@@ -163,10 +118,28 @@ def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] 
         built[name] = section
     top = {key: value for key, value in known.items() if "." not in key}
     config, found = _validate(Config, top | {k: v for k, v in built.items() if v is not None}, "")
-    problems += found
+    problems += found or _unfit(config)
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+def _unfit(config: Config) -> list[Problem]:
+    """Texts that could not be written to config.yaml and read back, or be encoded for a model."""
+    texts = {key: value if isinstance(value, list) else [value] for key, value in config.dotted().items()}
+    broken = [key for key, items in texts.items() if key not in PATHS and not all(map(_is_unicode, items))]
+    problems = [Problem(key, "holds half of a character.", "Write the whole character.") for key in broken]
+    count = sum(map(len, texts.values()))
+    size = sum(len(item) for items in texts.values() for item in items if isinstance(item, str))
+    if size > MOST_TEXT or count > plain_yaml.MOST_VALUES // 2:
+        most = f"at most {MOST_TEXT:,} in {plain_yaml.MOST_VALUES // 2:,} can be kept."
+        rule = f"have {size:,} characters in {count:,} values; {most}"
+        problems.append(Problem("all settings", rule, "Shorten the prompts."))
+    return problems
+
+
+def _is_unicode(value: Any) -> bool:
+    return not isinstance(value, str) or value.isascii() or not re.search("[\ud800-\udfff]", value)
 
 
 def _flatten(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -178,10 +151,10 @@ def _flatten(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         elif name in sections():
             inside = {}
             if value is not None:
-                problems.append(Problem(str(name), f"must be a mapping of settings, got {value!r}."))
+                problems.append(Problem(str(name), f"must be a mapping of settings, got {shown(value)}."))
         else:
             inside = {str(name): value}
-        problems += [Problem(key, "is given twice.", "Keep one of them.") for key in inside if key in flat]
+        problems += [Problem(shortened(key), "is given twice.", "Keep one of them.") for key in inside if key in flat]
         flat.update(inside)
     return flat, problems
 
@@ -203,33 +176,35 @@ def _from_pydantic(item: Any, key: str) -> Problem:
     message = message.replace("a valid string", "a text").replace("a valid tuple", "a list such as [a, b]")
     got = item["input"] if not isinstance(item["input"], BaseModel) else "..."
     hint = "Put it in quotes." if item["type"] == "string_type" and isinstance(got, int | float) else ""
-    return Problem(key, f"{message[0].lower()}{message[1:]}, got {got!r}.", hint)
+    return Problem(key, f"{message[0].lower()}{message[1:]}, got {shown(got)}.", hint)
 
 
 def _unknown(key: str) -> Problem:
     if key in sections():
         names = ", ".join(f"{key}.{name}" for name in sections()[key].model_fields)
         return Problem(key, "is a group of settings.", f"Set one of them: {names}.")
-    last = key.rpartition(".")[2]
+    last = key.rpartition(".")[2][:80]
     by_last_name: dict[str, list[str]] = {}
     for dotted in fields():
         by_last_name.setdefault(dotted.rpartition(".")[2], []).append(dotted)
     same = by_last_name.get(last, [])
-    close = difflib.get_close_matches(key, same or [*fields(), *sections()], n=1, cutoff=0.8 if same else 0.7) or same
+    close = (
+        difflib.get_close_matches(key[:80], same or [*fields(), *sections()], n=1, cutoff=0.8 if same else 0.7) or same
+    )
     if not close:
         close = [dotted for name in difflib.get_close_matches(last, by_last_name, n=1) for dotted in by_last_name[name]]
     hint = f"Did you mean {' or '.join(close)}?" if close else "The command `settings` lists all of them."
-    return Problem(key, "there is no such setting.", hint)
+    return Problem(shortened(key), "there is no such setting.", hint)
 
 
 def to_yaml(config: Config) -> str:
     """Every value, defaults too, so that a run means the same after the defaults have moved on."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return plain_yaml.write(config.model_dump(mode="json"))
 
 
 def from_yaml(text: str, source: str) -> Config:
     """Inverse of :func:`to_yaml`. Raises ConfigError."""
-    return build(_mapping(parse_yaml(text, source), source))
+    return build(_mapping(plain_yaml.parse(text, source), source))
 
 
 def located(path: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,11 @@ from . import supervisor
 from .runs import Run, RunError, Status, Watch
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def plain(text: str) -> str:
+    """A text without what would steer the terminal: file names, logs and settings may be a stranger's."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def follow(run: Run, stop_on_interrupt: bool, told: Sequence[str] = ()) -> int:
@@ -65,7 +71,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""
-        tqdm.write(text, file=sys.stderr if self.terminal else sys.stdout)
+        tqdm.write(plain(text), file=sys.stderr if self.terminal else sys.stdout)
         sys.stdout.flush()
 
     def show(self, status: Status) -> None:

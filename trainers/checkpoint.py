@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.export import replace, write_tensors
-from lowrank_diffusion.files import Unreadable, open_regular
+from lowrank_diffusion.files import Unreadable, opened
 from lowrank_diffusion.paths import sync
 from lowrank_diffusion.runs import STATE, Run
 
@@ -162,8 +162,7 @@ def load(folder: Path, state: Step) -> int:
 def read(path: Path) -> Contents:
     """All that a checkpoint holds, looked at. Raises Damaged."""
     try:
-        open_regular(path).close()
-        with safe_open(path, framework="pt") as file:
+        with opened(path), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         text = metadata["state"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import devices
+from lowrank_diffusion.config import PATHS
 from lowrank_diffusion.marks import listed
-from lowrank_diffusion.presets import PATHS
 
 from .step import Step
 

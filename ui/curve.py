@@ -89,6 +89,7 @@ def _axes(frame: _Frame) -> str:
 def svg(losses: Points, validation: Points = (), steps: int = 0) -> str:
     """The curve of a run of ``steps`` steps; a quiet placeholder while there is nothing to show."""
     losses = [point for point in losses if math.isfinite(point[1])]
+    validation = [point for point in validation if math.isfinite(point[1])]
     if not losses:
         return '<div class="curve-empty">The loss curve appears with the first steps.</div>'
     line = smoothed(losses)

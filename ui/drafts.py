@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.files import Unreadable, read_object
 from lowrank_diffusion.paths import home, write_text
 
 from .toolkit import gr
@@ -46,12 +47,10 @@ def read(key: Any) -> Draft:
         return {}
     path = folder() / f"{key}.json"
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return {}
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_object(path, LARGEST)
+    except Unreadable:
         return {}
-    groups = found.items() if isinstance(found, dict) else ()
+    groups = found.items()
     return {group: values for group, values in groups if isinstance(values, dict)}
 
 

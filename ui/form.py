@@ -11,10 +11,9 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic.fields import FieldInfo
 
-from lowrank_diffusion import presets
+from lowrank_diffusion import plain_yaml
 from lowrank_diffusion.config import Config, Problem, fields, sections
 
 from .toolkit import gr
@@ -135,7 +134,7 @@ def to_widget(key: str, value: Any) -> Any:
     if get_origin(kind) is tuple:
         return "\n".join(value)
     if isinstance(value, list | tuple):
-        return yaml.safe_dump(list(value), default_flow_style=True, width=10**6).strip()
+        return plain_yaml.one_line(list(value))
     if fields()[key].annotation is not kind or kind is str:
         return "" if value is None else str(value)  # what may be empty is a text: an empty number field shows 0
     return value
@@ -152,7 +151,7 @@ def from_widget(key: str, raw: Any) -> Any:
         return raw
     text = str(raw or "").strip()
     if kind is not str and text.startswith("[") and text.endswith("]"):
-        return tuple(presets.parse_yaml(text, key))  # the list spelling of YAML and the command line
+        return tuple(plain_yaml.parse(text, key))  # the list spelling of YAML and the command line
     return None if optional and not text else text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from itertools import groupby
 
+from lowrank_diffusion.files import Unreadable, read_part
 from lowrank_diffusion.runs import Run, Status
 
 from . import curve, safe, watching
@@ -32,6 +33,8 @@ FINISHED_HINTS = {
     "text": "Talk to it under Chat, beside its base; its adapter files are in the Runs tab.",
 }
 LONGEST_REPLY = 4000
+FOREVER = 10**9
+"""Seconds; thirty years."""
 
 
 def pill(state: str) -> str:
@@ -41,6 +44,8 @@ def pill(state: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in words short enough for a table."""
+    if not abs(seconds) < FOREVER:
+        return "unknown"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -150,9 +155,8 @@ def _sample(run: Run, path: str, prompt: str, step: int) -> str:
 
 def _reply(run: Run, path: str) -> str:
     try:
-        with safe.inside(run.path / path, run.path).open(encoding="utf-8", errors="replace") as file:
-            text = file.read(LONGEST_REPLY + 1)
-    except (OSError, safe.RefusedError):
+        text = read_part(safe.inside(run.path / path, run.path), 4 * LONGEST_REPLY + 4)
+    except (Unreadable, safe.RefusedError):
         return "(its file is gone)"
     return text if len(text) <= LONGEST_REPLY else text[:LONGEST_REPLY] + "…"
 

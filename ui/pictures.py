@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import data
+from lowrank_diffusion.files import Unreadable, read_text
+from lowrank_diffusion.image import captions, data
 from lowrank_diffusion.paths import EXAMPLES, PROJECT
 
 from . import safe
@@ -72,9 +73,9 @@ def _caption_from(text: Path, items: list[Item]) -> str:
     if not matches:
         return f"{text.name}: there is no picture named {text.stem}. Add the picture, or rename the text."
     try:
-        caption = " ".join(text.read_text(encoding="utf-8-sig").split())
-    except UnicodeDecodeError:
-        return f"{text.name}: is not UTF-8 text. Save it as UTF-8."
+        caption = " ".join(read_text(text, captions.LARGEST_CAPTION).split())
+    except Unreadable as error:
+        return f"{text.name}: {error}"
     if len(caption) > LONGEST_CAPTION:
         return f"{text.name}: is longer than {LONGEST_CAPTION} characters, too long for a caption."
     for item in matches:

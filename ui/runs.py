@@ -11,6 +11,7 @@ from typing import Any
 
 from lowrank_diffusion import runs, supervisor
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.files import Unreadable, read_part
 from lowrank_diffusion.runs import Run, RunError
 
 from . import asking, chatting, live, safe, watching
@@ -90,7 +91,8 @@ def zipped_peft(run: Run) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
-            for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+            whole = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+            for path in sorted(path for path in whole if path.resolve().is_relative_to(run.path.resolve())):
                 packed.write(path, path.relative_to(folders[0].parent))
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}. Free some space.") from None
@@ -106,19 +108,16 @@ def can_be_tried(run: Run) -> bool:
 def beginning(path: Path) -> str:
     """A text file as far as a page shows it."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(LOG_BYTES)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return read_part(path, LOG_BYTES)
+    except Unreadable as error:
+        return f"{path.name} {error}"
 
 
 def log_tail(run: Run) -> str:
     """The end of what the process printed."""
     try:
-        with run.log_path.open("rb") as file:
-            file.seek(max(0, run.log_path.stat().st_size - LOG_BYTES))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
+        return read_part(run.log_path, LOG_BYTES, end=True)
+    except Unreadable:
         return ""
 
 

@@ -9,6 +9,8 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from lowrank_diffusion import plain_yaml
+from lowrank_diffusion.files import Unreadable, read_text
 from lowrank_diffusion.runs import Run, Status, Watch, all_runs
 
 FRESH_SECONDS = 0.4
@@ -53,9 +55,10 @@ def is_sound(status: Status) -> bool:
         all(type(value) is int and 0 <= value < 2**63 for value in whole)
         and all(_is_real(value) for value in real)
         and all(isinstance(text, str) for text in texts)
-        and all(type(step) is int and _is_real(value) for step, value in points)
+        and all(type(step) is int and 0 <= step < 2**63 and _is_real(value) for step, value in points)
         and all(
-            type(at) is int and isinstance(said, str) and isinstance(path, str) for at, said, path in status.samples
+            type(at) is int and 0 <= at < 2**63 and isinstance(said, str) and isinstance(path, str)
+            for at, said, path in status.samples
         )
     )
 
@@ -107,8 +110,8 @@ def active() -> list[Run]:
 def _task(path: Path) -> str:
     """Looking for one line is a hundred times faster than reading all settings, and a page asks about every run."""
     try:
-        found = re.search(r"^task: (\w+)", (path / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-    except (OSError, UnicodeDecodeError):
+        found = re.search(r"^task: (\w+)", read_text(path / "config.yaml", plain_yaml.LARGEST), re.MULTILINE)
+    except Unreadable:
         found = None
     return "text" if found and found[1] == "text" else "image"
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import Unreadable, open_regular
+from ..files import Unreadable, opened
 from ..paths import cache_folder
 
 Tensors = dict[str, Tensor]
@@ -31,8 +31,7 @@ def get(kind: str, name: str) -> Tensors | None:
     """What is cached under this key, or None."""
     path = _path(kind, name)
     try:
-        open_regular(path).close()
-        with safe_open(path, framework="pt") as file:
+        with opened(path), safe_open(path, framework="pt") as file:
             mark = (file.metadata() or {}).get("digest")
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, Unreadable):

@@ -17,8 +17,8 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import DataError
-from ..files import MB, Unreadable, read_text
+from ..errors import MOST, DataError
+from ..files import MB, Unreadable, lines, read_text
 from ..marks import Marks, listed
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
@@ -63,6 +63,8 @@ def from_table(table: Path, pictures: Iterable[Path]) -> Captions:
     by_name = _names(pictures)
     try:
         for where, row in _rows(table):
+            if len(said.problems) >= MOST:
+                raise DataError([f"{where}: this and what follows was not looked at."])
             picture, caption, problem = (None, "", row) if isinstance(row, str) else _row(row, by_name, table.parent)
             if picture in said.found or picture in said.excluded:
                 problem = f"names {picture.name} a second time. Keep one row for each picture."
@@ -146,9 +148,7 @@ def _rows(table: Path) -> Iterator[Row]:
 
 
 def _json_rows(table: Path, text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in lines(text):
         where = f"{table}, line {number}"
         try:
             row = json.loads(line)

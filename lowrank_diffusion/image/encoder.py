@@ -6,7 +6,6 @@ pictures, CLIP-T between a picture and its prompt.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from .. import bases
+from .. import bases, tensor_files
 from ..bases import ModelError
 from ..config import EMBEDDED, Problem
+from ..files import MB, Unreadable, read_object
 from ..hub import explained as hub_explained
 from ..loading import explained, no_progress_bar
 from ..paths import EMBEDDED_ENCODER
@@ -65,11 +65,15 @@ def _fetch(hub_id: str) -> Path:
 
 def _model_type(folder: Path, where: str) -> str:
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+        kind = str(read_object(folder / "config.json", MB)["model_type"])
+        for weights in folder.glob("*.safetensors"):
+            tensor_files.read(weights)
+    except (Unreadable, KeyError):
         raise ModelError([Problem(KEY, f"{where} has no config.json that names a model_type.", _ACCEPTED)]) from None
+    except tensor_files.HeaderError as error:
+        raise ModelError([Problem(KEY, f"{where}: its weights' file {error}")]) from None
     if kind not in (*CONTRASTIVE, *VISION):
-        raise ModelError([Problem(KEY, f"{where} is a {kind}, which is not known here.", _ACCEPTED)])
+        raise ModelError([Problem(KEY, f"{where} is a {kind[:40]}, which is not known here.", _ACCEPTED)])
     return kind
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bases import MODEL_KEY, PICKLES
+from ..bases import MODEL_KEY, PICKLES, outsized
 from ..config import Problem
 from ..files import read_object
 from . import headers
@@ -148,6 +148,9 @@ def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
         config = read_object(path)
     except ValueError as error:
         yield Problem(key, f"{path} {error}", "Download or copy the model again.")
+        return
+    if large := outsized(config):
+        yield Problem(key, f"{path} is not that of a model: {large}.", "Download or copy the model again.")
         return
     kinds = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or []
     if kinds and not set(kinds) & set(PARTS[name].classes):

@@ -23,6 +23,7 @@ from ..errors import AdapterError
 from ..factors import Factors, gralora_to_lora, stack
 from ..files import Unreadable, read_object
 from ..layer_names import Layout, text_names, unet_names
+from ..loading import reading
 from . import adapter_files
 
 MODELS = ("unet", "text_encoder", "text_encoder_2")
@@ -136,11 +137,10 @@ def _own_config(label: str, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _load(path: Path, config: dict[str, Any] | None = None) -> Tensors:
     header = adapter_files.check(path).header
-    try:
+    advice = "Download or copy it again."
+    with reading(lambda reason: AdapterError(f"{path.name}: cannot be read: {reason}. {advice}")):
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in header.shapes}
-    except Exception as error:  # whatever the library raises for a file that is not sound
-        raise AdapterError(f"{path.name}: cannot be read: {error}. Download or copy it again.") from None
     # kohya's scripts write an alpha as the number it was given as
     tensors = {key: tensor.float() if key.endswith(".alpha") else tensor for key, tensor in tensors.items()}
     broken = [key for key, tensor in tensors.items() if not tensor.is_floating_point()]

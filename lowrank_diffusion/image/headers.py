@@ -1,16 +1,12 @@
-"""What a .safetensors file holds, told from its header alone: no torch, and not one weight is read."""
+"""What kind of model or adapter a .safetensors file is, told from the names and shapes in its header."""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-LARGEST_HEADER = 100_000_000  # the safetensors library refuses more, too
-_AGAIN = "Download or copy it again."
+from ..tensor_files import Header as Header
+from ..tensor_files import HeaderError as HeaderError
+from ..tensor_files import read as read
 
 UNET = "model.diffusion_model."
 VAE = ("first_stage_model.", "vae.")
@@ -18,73 +14,6 @@ TEXT_ENCODER = "conditioner.embedders.0.transformer."
 TEXT_ENCODER_2 = "conditioner.embedders.1.model."
 _CONV_IN = f"{UNET}input_blocks.0.0.weight"
 _DEEPEST = f"{UNET}middle_block.1.transformer_blocks.9.attn2.to_k.weight"
-
-
-class HeaderError(ValueError):
-    """The file is no sound safetensors file; the text says what it is instead, and what to do."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """Tensor shapes by name, and the file's own metadata."""
-
-    shapes: dict[str, tuple[int, ...]]
-    metadata: dict[str, str]
-
-
-def read(path: Path) -> Header:
-    """Read the header and compare it with the size of the file.
-
-    Raises:
-        HeaderError: The file is empty, truncated, corrupt or of another format.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-            length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-            sound = 2 <= length <= LARGEST_HEADER and start[8:9] == b"{"
-            if not sound:
-                raise HeaderError(_signature(start, size))
-            if length > size - 8:
-                raise HeaderError(f"is truncated: {size:,} bytes are there, its header alone is longer. {_AGAIN}")
-            file.seek(8)
-            content = file.read(length)
-    except OSError as error:
-        raise HeaderError(f"cannot be read: {error.strerror or error}. Check the file and its permissions.") from None
-    return _parse(content, size - 8 - length)
-
-
-def _parse(content: bytes, data: int) -> Header:
-    """The header's JSON; ``data`` is the number of bytes that follow it in the file."""
-    try:
-        entries: dict[str, Any] = json.loads(content)
-        metadata = entries.pop("__metadata__", None) or {}
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        said = {str(key): str(value) for key, value in metadata.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise HeaderError("is corrupt: its header is not that of a safetensors file. Download it again.") from None
-    if end > data:
-        raise HeaderError(f"is truncated: {data:,} of {end:,} bytes of weights are there. {_AGAIN}")
-    if end < data:
-        raise HeaderError(f"is corrupt: {data - end:,} bytes follow its last weight. Download it again.")
-    return Header(shapes, said)
-
-
-def _signature(start: bytes, size: int) -> str:
-    """What a file is that is not a safetensors file."""
-    if size == 0:
-        return f"is empty. {_AGAIN}"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the weights. Run 'git lfs pull' where it was cloned."
-    if start.startswith(b"GGUF"):
-        return "is a GGUF file under another name, which is not supported. Give a .safetensors file."
-    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
-        return "is a pickle checkpoint under another name; loading it could run any code. Give a real .safetensors."
-    if start.lstrip()[:1] == b"<":
-        return "is a web page saved under this name. Download the file itself."
-    return "is not a safetensors file, or is corrupt from its first byte. Download it again."
 
 
 def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
@@ -140,7 +69,7 @@ def describe(header: Header) -> str:
     for description, holds in _KINDS:
         if holds(header):
             return description
-    sample = ", ".join(sorted(header.shapes)[:3]) or "none at all"
+    sample = ", ".join(name[:80] for name in sorted(header.shapes)[:3]) or "none at all"
     return f"no model that is known here (first tensors: {sample})"
 
 

@@ -64,9 +64,10 @@ def load_pipeline(
     source = _local(source, [name for name in PARTS if name != "vae" or vae is None])
     parts = {name: load_part(source, name, dtype, vae, config) for name in PARTS}
     root = Path(source.path) if source.kind == "folder" else config
-    zeros = read_object(root / "model_index.json").get("force_zeros_for_empty_prompt", True)
-    # No watermark: pictures must not depend on whether some optional package is installed.
-    return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+    with explained(source.label, MODEL_KEY, BROKEN):
+        zeros = read_object(root / "model_index.json").get("force_zeros_for_empty_prompt", True)
+        # No watermark: pictures must not depend on whether some optional package is installed.
+        return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
 
 
 def load_part(

@@ -16,8 +16,10 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import execution, paths, presets
+from ..bases import MODEL_KEY
 from ..config import Config
 from ..files import read_object
+from ..loading import explained
 from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
 from . import folders, headers
 from .memory_factors import FACTORS, GIB
@@ -37,6 +39,7 @@ EASIER = (
     ("data.resolution", 768), ("base.quantize", "nf4"),
 )  # fmt: skip
 """What takes less memory, the least loss first."""
+_AGAIN = "Download or copy it again."
 
 
 @dataclass(frozen=True)
@@ -114,17 +117,19 @@ class _Job:
         self.cfg, self.available, self.no_kernel = cfg, available, no_kernel
         self.source = resolve(cfg.base)
         root = Path(self.source.path) if self.source.kind == "folder" else paths.SDXL_CONFIG
-        config = read_object(root / "unet" / "config.json")
-        self.unet: Outline = outline(config)
-        places = [Path(cfg.base.vae or ""), root / "vae", paths.SDXL_CONFIG / "vae"]
-        vae = next(place for place in places if place.name and (place / "config.json").is_file())
-        channels = read_object(vae / "config.json")["block_out_channels"]
-        self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
-        self.side = cfg.data.resolution or config["sample_size"] * self.scale
+        with explained(f"{self.source.label}: its configuration", MODEL_KEY, _AGAIN):
+            config = read_object(root / "unet" / "config.json")
+            self.unet: Outline = outline(config)
+            places = [Path(cfg.base.vae or ""), root / "vae", paths.SDXL_CONFIG / "vae"]
+            vae = next(place for place in places if place.name and (place / "config.json").is_file())
+            channels = read_object(vae / "config.json")["block_out_channels"]
+            self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
+            self.side = cfg.data.resolution or config["sample_size"] * self.scale
+            self.texts = {name: read_object(root / name / "config.json") for name in TEXT_ENCODERS}
+            text_layers = dict(self._text_layers())
         self.width = 4 if cfg.train.precision == "fp32" else 2
         found, _ = matching(self.unet.linears, cfg.adapter.targets)
-        self.texts = {name: read_object(root / name / "config.json") for name in TEXT_ENCODERS}
-        self.adapted = {path: self.unet.linears[path] for path in found} | dict(self._text_layers())
+        self.adapted = {path: self.unet.linears[path] for path in found} | text_layers
         self.shapes = Counter(self.adapted.values())
         extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0
         self.sides = sum(m + n for m, n in self.adapted.values())
@@ -266,14 +271,15 @@ class _Job:
 
 def _weights(source: Source, part: str, variant: str | None) -> int:
     """How many numbers a part has, from the headers of its files; SDXL's where they are not here."""
-    if source.kind == "file":
+    shapes, prefix = [], ""
+    file = Path(source.path) if source.kind == "file" else None
+    if file is not None:
         prefix = {"text_encoder": headers.TEXT_ENCODER, "text_encoder_2": headers.TEXT_ENCODER_2}.get(part, headers.VAE)
-        found = headers.read(Path(source.path)).shapes
-        shapes = [shape for name, shape in found.items() if name.startswith(prefix)]
     elif source.kind == "folder":
         name, _ = folders.weight_names(folders.PARTS[part].stem, variant)
         file = Path(source.path) / part / name
-        shapes = list(headers.read(file).shapes.values()) if file.is_file() else []
-    else:
-        shapes = []
+    if file is not None and file.is_file():
+        with explained(f"{source.label}: its {part}", MODEL_KEY, _AGAIN):
+            found = headers.read(file).shapes
+        shapes = [shape for name, shape in found.items() if name.startswith(prefix)]
     return sum(math.prod(shape) for shape in shapes) or SDXL[part]

@@ -9,19 +9,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import re
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageCms, ImageColor, ImageFile, PngImagePlugin, UnidentifiedImageError, features
 
 from ..errors import DataError
-
-LARGEST_MEGAPIXELS = 100
-SMALLEST_SIDE = 16
-"""Pixels."""
+from . import bounds
+from .bounds import LARGEST_MEGAPIXELS
 
 SUFFIXES = {
     ".png": "PNG",
@@ -51,11 +49,11 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_AT_ONCE = 4_000_000
+"""Pixels that are turned into RGB at once."""
+Transform = Callable[[str], ImageCms.ImageCmsTransform | None]
+"""From the colours of a mode to sRGB."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_LARGEST_PNG = 1_000_000_000
-_LARGEST_TEXT = 100_000
-_SAYS_WHAT_IS_UP = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # colour profiles too: those of printers have a megabyte or two
 
 
@@ -123,10 +121,12 @@ def _opened(path: Path) -> Image.Image:
             raise DataError([f"{path}: is not a file. Give a picture."])
         if size == 0:
             raise DataError([f"{path}: is empty (0 bytes). Copy or export it again."])
+        if size > bounds.LARGEST_FILE:
+            raise DataError([f"{path}: is {size / 1e9:.1f} GB. Make it smaller."])
         image = _identified(path)
     except OSError as error:
         raise os_problem(path, error) from None
-    problem = _header_problem(image)
+    problem = _header_problem(path, image)
     if problem:
         image.close()
         raise DataError([f"{path}: {problem}"])
@@ -138,7 +138,7 @@ def _identified(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():  # Pillow warns below our own limit
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(_without_texts(path) or path, formats=FORMATS)
+            return Image.open(bounds.without_texts(path) or path, formats=FORMATS)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         size = f"has {int(pixels.group()) / 1e6:.0f} megapixels" if pixels else "is far too large"
@@ -151,27 +151,6 @@ def _identified(path: Path) -> Image.Image:
         raise DataError([f"{path}: is damaged ({error}). Export it again."]) from None
 
 
-def _without_texts(path: Path) -> BytesIO | None:
-    """A PNG without its texts, which can be megabytes (how a picture was made); None if it has none.
-
-    Pillow would give up at large ones. Those that may say which side is up stay.
-    """
-    with path.open("rb") as file:
-        start = file.read(len(_PNG))
-        if start != _PNG or os.fstat(file.fileno()).st_size > _LARGEST_PNG:
-            return None
-        kept, dropped = [start], False
-        while len(head := file.read(8)) == 8:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:]
-            rest = file.read(size + 4)
-            text = kind in (b"tEXt", b"zTXt", b"iTXt")
-            if text and (size > _LARGEST_TEXT or not rest.startswith(_SAYS_WHAT_IS_UP)):
-                dropped = True
-            else:
-                kept += [head, rest]
-    return BytesIO(b"".join([*kept, head])) if dropped else None
-
-
 def _unreadable(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(12)
@@ -180,21 +159,17 @@ def _unreadable(path: Path) -> str:
     return f"is damaged, cut short, or not a picture that can be read. Save it as one of: {READABLE}."
 
 
-def _header_problem(image: Image.Image) -> str:
-    """What is wrong with a picture by its header, or nothing; a broken list of frames shows when decoding."""
-    width, height = image.size
-    if width * height > LARGEST_MEGAPIXELS * 1e6:
-        size = f"is {width} x {height} px, {width * height / 1e6:.0f} megapixels"
-        return f"{size}; the limit is {LARGEST_MEGAPIXELS} megapixels. Make it smaller."
-    if min(width, height) < SMALLEST_SIDE:
-        return f"is {width} x {height} px; each side needs at least {SMALLEST_SIDE} px. Use a larger picture."
+def _header_problem(path: Path, image: Image.Image) -> str:
+    """What is wrong with a picture by its header, or nothing."""
+    if found := bounds.problem(path, image):
+        return found
     if image.mode not in _MODES | _SIXTEEN_BIT_GREY:
         kind = _MODE_NAMES.get(image.mode, f"pixels of the kind {image.mode}")
         return f"holds {kind}, which have no fixed brightness. Save it with 8 or 16 bits per channel."
-    frames = 1
-    with contextlib.suppress(Exception):
-        frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a depth or gain map behind the picture
+    frames = bounds.frames(path, image)
+    if (
+        frames not in ("0", "1") and image.format != "MPO"
+    ):  # MPO: a phone's JPEG with a depth or gain map behind the picture
         kind = "has several pages" if image.format == "TIFF" else "is animated"
         return f"{kind} ({frames} frames). Save one of them as a picture of its own."
     return ""
@@ -229,16 +204,28 @@ def _orientation(image: Image.Image) -> int:
 def _flattened(image: Image.Image, background: str) -> Image.Image:
     """A loaded picture as RGB, without its transparency, not yet turned."""
     profile = image.info.get("icc_profile")
-    if image.mode in _SIXTEEN_BIT_GREY:
-        image = _eight_bit(image)
-    if not image.has_transparency_data:
-        colour = image.convert("L") if image.mode == "1" else image
-        return _srgb(colour.convert("RGB") if colour.mode in ("P", "RGBX", "YCbCr") else colour, profile)
-    layered = image.convert("RGBA")
-    colour = image.getchannel("L") if image.mode == "LA" else layered.convert("RGB")
+    transform = functools.cache(functools.partial(_transform, profile))
     canvas = Image.new("RGB", image.size, ImageColor.getrgb(background)[:3])
-    canvas.paste(_srgb(colour, profile), mask=layered.getchannel("A"))
+    width, height = image.size
+    rows = max(1, _AT_ONCE // width)
+    for top in range(0, height, rows):  # in strips: the steps between need copies of their own
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        _put(strip, canvas, top, transform)
     return canvas
+
+
+def _put(strip: Image.Image, canvas: Image.Image, top: int, transform: Transform) -> None:
+    """Some rows of a picture onto the canvas."""
+    if strip.mode in _SIXTEEN_BIT_GREY:
+        strip = _eight_bit(strip)
+    if strip.has_transparency_data:
+        layered = strip.convert("RGBA")
+        colour = strip.getchannel("L") if strip.mode == "LA" else layered.convert("RGB")
+        canvas.paste(_srgb(colour, transform), (0, top), mask=layered.getchannel("A"))
+        return
+    colour = strip.convert("L") if strip.mode == "1" else strip
+    colour = colour.convert("RGB") if colour.mode in ("P", "RGBX", "YCbCr") else colour
+    canvas.paste(_srgb(colour, transform), (0, top))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -257,14 +244,24 @@ def _scale_table() -> list[int]:
     return [round(value / 257) for value in range(65536)]
 
 
-def _srgb(colour: Image.Image, profile: bytes | None) -> Image.Image:
+def _srgb(colour: Image.Image, transform: Transform) -> Image.Image:
     """Colours (L, RGB or CMYK) as sRGB: by the embedded profile where it fits, else by Pillow's plain formula."""
-    if profile:
-        # A profile that is broken or meant for another kind of picture says nothing about these colours.
-        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            if "sRGB" not in ImageCms.getProfileDescription(source) or colour.mode != "RGB":
-                target = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(colour, source, target, outputMode="RGB")
-                return converted if converted is not None else colour.convert("RGB")
-    return colour.convert("RGB")
+    found = transform(colour.mode)
+    if found is not None:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            converted = ImageCms.applyTransform(colour, found)
+            if converted is not None:
+                return converted
+    return colour if colour.mode == "RGB" else colour.convert("RGB")
+
+
+def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From the colours of a profile to sRGB; None where it is sRGB, or says nothing about colours of this mode."""
+    if not profile:
+        return None
+    # A profile that is broken or meant for another kind of picture says nothing about these colours.
+    with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "sRGB" not in ImageCms.getProfileDescription(source) or mode != "RGB":
+            return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    return None

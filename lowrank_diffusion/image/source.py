@@ -12,7 +12,8 @@ from typing import Literal
 from .. import bases, paths
 from ..bases import MODEL_KEY, ModelError
 from ..config import EMBEDDED, BaseModelConfig, Problem
-from ..files import read_object
+from ..files import LARGEST_JSON, Unreadable, opened, read_object
+from ..loading import explained
 from . import folders, headers
 from .folders import VAE_KEY
 
@@ -93,10 +94,11 @@ def fingerprint(source: Source, vae: str | None = None) -> str:
 def native_side(source: Source) -> int:
     """Side of the pictures a base was made for, in pixels; SDXL's where its configuration is not here."""
     root = Path(source.path) if source.kind == "folder" else paths.SDXL_CONFIG
-    unet = read_object(root / "unet" / "config.json")
-    vae = root / "vae" / "config.json"
-    vae = read_object(vae if vae.is_file() else paths.SDXL_CONFIG / "vae" / "config.json")
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    with explained(f"{source.label}: its configuration", MODEL_KEY, "Download or copy it again."):
+        unet = read_object(root / "unet" / "config.json")
+        vae = root / "vae" / "config.json"
+        vae = read_object(vae if vae.is_file() else paths.SDXL_CONFIG / "vae" / "config.json")
+        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def _facts(source: Source) -> Iterator[str]:
@@ -110,9 +112,18 @@ def _facts(source: Source) -> Iterator[str]:
     else:
         for name in sorted(path.rglob("*")):
             if name.suffix in (".json", ".txt"):
-                yield f"{name.relative_to(path)} {hashlib.blake2b(name.read_bytes()).hexdigest()}"
+                yield f"{name.relative_to(path)} {_digest(name)}"
             elif name.suffix == ".safetensors":
                 yield _file_fact(name, path)
+
+
+def _digest(path: Path) -> str:
+    """Of a small file's content; of what is no such file, why."""
+    try:
+        with opened(path) as file:
+            return hashlib.blake2b(file.read(LARGEST_JSON)).hexdigest()
+    except Unreadable as error:
+        return str(error)
 
 
 def _file_fact(path: Path, root: Path) -> str:

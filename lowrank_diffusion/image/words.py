@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
+from ..bases import MODEL_KEY
 from ..files import Unreadable, read_object
+from ..loading import explained
 from .source import Source
 
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -30,12 +32,14 @@ class Reader:
 
     def __init__(self, source: Source, chunks: int):
         folder = Path(source.path) if source.kind == "folder" else paths.SDXL_CONFIG
-        self._tokenizer, self.chunk = _tokenizer(folder / "tokenizer")
+        with explained(f"{source.label}: its tokenizer", MODEL_KEY, "Download or copy it again."):
+            self._tokenizer, self.chunk = _tokenizer(folder / "tokenizer")
         self.room = chunks * self.chunk
 
     def cut(self, prompt: str) -> Cut | None:
         """Where a prompt is cut; None if it is read whole."""
-        found = self._tokenizer.encode(prompt, add_special_tokens=False)
+        with explained("The base's tokenizer", MODEL_KEY, "Download or copy it again."):
+            found = self._tokenizer.encode(prompt, add_special_tokens=False)
         if len(found.ids) <= self.room:
             return None
         # Offsets are those of the normalised text's characters in the prompt as it is.

