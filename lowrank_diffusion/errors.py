@@ -50,6 +50,8 @@ _DISK = {
     errno.EPERM: "Change the permissions, or set LOWRANK_HOME to a folder that can be written.",
     errno.EIO: "The disk fails: look at the system's log, and copy what is dear to you.",
     errno.ENAMETOOLONG: "Take a shorter name.",
+    errno.EEXIST: "Take away what is there, or give another place.",
+    errno.ENOENT: "Check the path.",
     errno.EMFILE: "Too many files are open: raise ulimit -n.",
     errno.ENFILE: "Too many files are open on this machine.",
 }

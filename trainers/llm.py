@@ -86,10 +86,6 @@ class LanguageModel:
         self.tell(
             events.Note(f"{len(lengths)} examples of {min(lengths)} to {max(lengths)} tokens, {packs}{held_out}.")
         )
-        if self.data.cut:
-            self.tell(
-                events.Note(f"{self.data.cut} rows were cut to {self.cfg.text.length} tokens (text.overlong=cut).")
-            )
 
     def content(self) -> dict[str, Any]:
         """The rows as tokens and targets, by their place in the file's order."""

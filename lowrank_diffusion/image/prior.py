@@ -8,7 +8,7 @@ from .. import devices
 from ..config import Config
 from ..paths import cache_folder
 from . import cache
-from .data import Picture, scan
+from .data import DataError, Picture, check_picture, scan
 from .model import Base, Progress, draw
 from .notes import given_classes
 from .replay import Replay
@@ -35,7 +35,7 @@ def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
     name = cache.key(base.key, base.source.prediction, prior.prompt, prior.guidance, prior.steps, side, *stored)
     folder = cache_folder() / "class" / name
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed in range(prior.count) if not (folder / f"{seed:05d}.png").exists()]
+    missing = [seed for seed in range(prior.count) if not _is_whole(folder / f"{seed:05d}.png")]
     if missing:
         pipeline = base.pipeline()
         replay = Replay(pipeline.unet)
@@ -47,8 +47,17 @@ def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
                 )  # fmt: skip
             partial = folder / f".{seed:05d}.partial"
             picture.save(partial, format="PNG")
-            partial.rename(folder / f"{seed:05d}.png")
+            partial.replace(folder / f"{seed:05d}.png")
             progress("Drawing class pictures", prior.count - len(missing) + missing.index(seed) + 1, prior.count)
         del pipeline, replay
         devices.release(base.device)
     return folder
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a picture of the cache is there and can be read; another is drawn in its place."""
+    try:
+        check_picture(path)
+    except DataError:
+        return False
+    return True

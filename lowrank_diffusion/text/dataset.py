@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import seeds
 from ..config import Config
 from ..errors import DataError
+from ..marks import listed
 from .encode import Encoded, encode_all
 from .rows import Row, survey
 
@@ -24,11 +25,6 @@ class Dataset:
     held_out_rows: list[Row]
     notes: list[str]
     """What of the files is not learnt, for a person."""
-
-    @property
-    def cut(self) -> int:
-        """How many examples have lost their end."""
-        return sum(example.cut > 0 for example in self.train + self.held_out)
 
 
 def dataset(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -46,7 +42,23 @@ def dataset(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         second = survey(other)
         held_out, notes = second.rows, notes + [f"Held out: {note}" for note in second.notes()]
     how = (tokenizer, cfg.text.loss_on, cfg.text.length, cfg.text.overlong)
-    return Dataset(encode_all(rows, *how, path), encode_all(held_out, *how, other), held_out, notes)
+    train, held = encode_all(rows, *how, path), encode_all(held_out, *how, other)
+    for name, examples in (("", train), ("Held out: ", held)):
+        notes += [f"{name}{note}" for note in _cut(examples, cfg.text.length)]
+    return Dataset(train, held, held_out, notes)
+
+
+def _cut(examples: list[Encoded], length: int) -> list[str]:
+    """Which rows have lost their end."""
+    cut = [example for example in examples if example.cut]
+    if not cut:
+        return []
+    lines = listed(f"line {example.line} (its last {example.cut} tokens)" for example in cut)
+    rows = "1 row is" if len(cut) == 1 else f"{len(cut)} rows are"
+    return [
+        f"{rows} longer than text.length={length} and cut (text.overlong=cut): {lines}. "
+        f"Set text.length={length + max(example.cut for example in cut)} to learn them whole."
+    ]
 
 
 def split(rows: list[Row], cfg: Config) -> tuple[list[Row], list[Row]]:

@@ -51,6 +51,8 @@ class Encoded:
     learn: tuple[bool, ...]
     cut: int = 0
     """How many tokens were cut off at the end."""
+    line: int = 0
+    """Of its file."""
 
 
 def use_template(tokenizer: Tokenizer, template: str) -> None:
@@ -118,7 +120,7 @@ def encode(row: Row, tokenizer: Tokenizer, loss_on: LossOn, length: int) -> Enco
     except DataError as error:
         raise DataError([f"line {row.line}: {problem}" for problem in error.problems]) from None
     learn[0] = False
-    return Encoded(tuple(ids[:length]), tuple(learn[:length]), max(0, len(ids) - length))
+    return Encoded(tuple(ids[:length]), tuple(learn[:length]), max(0, len(ids) - length), row.line)
 
 
 def pieces(row: Row, tokenizer: Tokenizer, loss_on: LossOn, length: int) -> list[Encoded]:
@@ -130,7 +132,7 @@ def pieces(row: Row, tokenizer: Tokenizer, loss_on: LossOn, length: int) -> list
         return [encode(row, tokenizer, loss_on, length)]
     ids = encode(row, tokenizer, loss_on, 10**12).ids
     parts = [ids[start : start + length] for start in range(0, max(1, len(ids) - 1), length - 1)]
-    return [Encoded(part, (False,) + (True,) * (len(part) - 1)) for part in parts]
+    return [Encoded(part, (False,) + (True,) * (len(part) - 1), line=row.line) for part in parts]
 
 
 def encode_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -27,9 +28,10 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .. import paths
+from .. import paths, tensor_files
 from ..bases import MODEL_KEY, ModelError
 from ..config import EMBEDDED, BaseModelConfig, ConfigError, Problem, TextConfig
+from ..files import Unreadable, read_object
 from ..hub import explained as hub_explained
 from ..loading import explained, no_progress_bar
 from ..quantize import quantize
@@ -43,6 +45,8 @@ given. Right for sequences that are filled up at their end; not for generating i
 
 AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 
+_SIZES = "lowrank-sizes.json"
+"""Of a converted model: how large each of its files was when it was written."""
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _Loader: Any = AutoModelForCausalLM  # its types do not know output_loading_info
 _NO_MODEL = ("has no config.json.", "Give the id of a language model in the layout of transformers.")
@@ -214,13 +218,28 @@ def _made_once(path: Path, what: str, make: Callable[[Path], None]) -> Path:
     key = hashlib.blake2b(f"{path.name} {facts.st_size} {facts.st_mtime_ns} {what}".encode(), digest_size=8)
     folder = paths.cache_folder() / "bases" / key.hexdigest()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    if folder.is_dir():
+    if _is_whole(folder):
         return folder
+    shutil.rmtree(folder, ignore_errors=True)
     with explained(path.stem, MODEL_KEY, _BROKEN), no_progress_bar(), _read_once():
         try:
             make(partial)
+            sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
+            (partial / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
             if not folder.is_dir():
                 os.replace(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a converted model is as it was written, as far as can be seen at once; else it is made again."""
+    try:
+        sizes = read_object(folder / _SIZES)
+        same = sizes == {file.name: file.stat().st_size for file in folder.iterdir() if file.name != _SIZES}
+        for weights in folder.glob("*.safetensors"):
+            tensor_files.read(weights)
+    except (Unreadable, OSError, tensor_files.HeaderError):
+        return False
+    return same

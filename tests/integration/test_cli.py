@@ -263,7 +263,9 @@ def test_export(trained: tuple, tmp_path: Path):
     with safe_open(small[1], framework="pt") as file:
         assert file.metadata()["ss_network_dim"] == "2" and file.metadata()["lowrank_diffusion.step"] == "3"
     assert "of step 7. Checkpoints: 3." in lines_of(command("export", "cli", "--out", "x", "--step", "7"), 1)[0]
-    assert lines_of(command("export", "cli", "--out", small[0]), 1) == [f"{small[0]}: File exists."]
+    assert lines_of(command("export", "cli", "--out", small[0]), 1) == [
+        f"{small[0]}: File exists. Take away what is there, or give another place."
+    ]
     assert not (PROJECT / "x").exists()
 
 
