@@ -51,7 +51,7 @@ def in_words(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     said = lines[0][:300].encode("utf-8", "backslashreplace").decode() if lines else ""
     if isinstance(error, KeyError):
-        return f"it lacks {said or 'a name'}"
+        return f"it lacks {said or 'a name'}" if " " not in said else said.strip("'\"")
     return said or ("not enough memory" if isinstance(error, MemoryError) else "it is damaged")
 
 

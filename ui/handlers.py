@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import traceback
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def _told(place: Any, error: Exception) -> dict[Any, Any]:
     if not isinstance(error, UserError | OSError | ValueError):
         traceback.print_exc()  # a fault of ours
     if place is None:
-        raise gr.Error(safe.in_words(error), print_exception=False) from None
+        raise gr.Error(html.escape(safe.in_words(error)), print_exception=False) from None  # it is shown as HTML
     return {place: message_html(safe.in_words(error), "bad")}
 
 

@@ -6,6 +6,7 @@ import argparse
 import atexit
 import contextlib
 import hmac
+import html
 import os
 import socket
 import sys
@@ -107,7 +108,7 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
             run = safe.run(name)
             config = run.config()
         except UserError as error:
-            raise gr.Error(str(error)) from None
+            raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
         if watching.task(run) == "text":
             return language.talk_with(run, said) | {tabs: gr.Tabs(selected="language")}
         options = asking.adapter_choices(uploads)

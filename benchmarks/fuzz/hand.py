@@ -158,7 +158,7 @@ def _hand_language() -> list[tuple[str, Files]]:
     own = of("language")[0]
     config = json.loads(own["config.json"])
     large = {
-        key: {"config.json": json.dumps(config | {key: value}).encode()}
+        f"{key} {value}"[:60]: {"config.json": json.dumps(config | {key: value}).encode()}
         for key, value in (
             ("num_hidden_layers", 10**9),
             ("hidden_size", 10**6),

@@ -80,6 +80,8 @@ class _Walk:
         for _ in range(tensors):
             self.tensor()
         wide, layers, words = (self.sides[name] for name in ("embedding_length", "block_count", "vocab_size"))
+        if layers > tensors:
+            raise _NotSound(f"it has {tensors:,} tensors, and says that its model has {layers:,} layers")
         least = wide * words + layers * wide * (wide + self.sides["feed_forward_length"])
         if least > 16 * self.size + 10_000_000:  # what lacks would be made up, in memory
             raise _NotSound(f"it is of {self.size:,} bytes, and says that its model has {least:,} weights")

@@ -35,6 +35,7 @@ from ..files import Unreadable, read_object
 from ..hub import explained as hub_explained
 from ..loading import explained, no_progress_bar
 from ..quantize import quantize
+from ..tensor_files import read as read_header
 from . import encode
 from .source import Source, folder_problems, resolve
 
@@ -146,7 +147,10 @@ def _refuse_outsized(config: Any, folder: Path) -> None:
     own = config.get_text_config()
     wide, words, layers = (getattr(own, name, 0) for name in ("hidden_size", "vocab_size", "num_hidden_layers"))
     least = wide * words + layers * wide * (wide + (getattr(own, "intermediate_size", 0) or 0))
-    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    files = list(folder.glob("*.safetensors"))
+    there, tensors = sum(path.stat().st_size for path in files), sum(len(read_header(path).shapes) for path in files)
+    if layers > tensors:  # a thousand layers take seconds to build, even of nothing
+        raise ValueError(f"its configuration is of a model of {layers:,} layers, its files have {tensors:,} tensors")
     if least > 16 * there + 10_000_000:
         raise ValueError(f"its configuration is of a model of {least:,} weights, its files have {there:,} bytes")
 

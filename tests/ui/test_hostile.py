@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from lowrank_diffusion import presets, runs
+from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
-from ui import curve, live, watching
+from ui import curve, handlers, live, watching
 from ui import runs as runs_view
+from ui.toolkit import gr
 
 MARKUP = "<img src=x onerror=alert(1)>\"'"
 
@@ -116,3 +118,14 @@ def test_a_curve_of_nothing_finite() -> None:
     assert (
         live.duration(inf) == live.duration(nan) == live.duration(1e300) == "unknown" and live.duration(90) != "unknown"
     )
+
+
+def test_an_alert_shows_markup_as_text(run: Run) -> None:
+    """Gradio shows an alert's text as HTML."""
+
+    def fails() -> None:
+        raise UserError(MARKUP)
+
+    with pytest.raises(gr.Error) as caught:
+        handlers.guarded(fails, lambda error: handlers._told(None, error))()
+    assert "<" not in str(caught.value.message) and "&lt;img" in str(caught.value.message)
