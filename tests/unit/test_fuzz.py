@@ -33,10 +33,7 @@ SLOW = {
 """By hand, and only in the long form."""
 
 
-BROKEN_RUNS = pytest.mark.xfail(reason="a process.json that is nested too deeply ends `list`", strict=False)
-
-
-@pytest.mark.parametrize("kind", [*(kind for kind in FILES if kind != "runs"), pytest.param("runs", marks=BROKEN_RUNS)])
+@pytest.mark.parametrize("kind", FILES)
 def test_a_few_files_of_each_kind(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     began = time.monotonic()
     for number in range(FILES[kind]):
