@@ -191,7 +191,7 @@ def _typed(facts: dict[str, Any], tensors: Tensors) -> Contents:
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         raise ValueError("its groups are no list of tables")
     numbers = [value for group in groups for value in group.values() if isinstance(value, float)]
-    if not all(map(math.isfinite, numbers)):
+    if any(map(math.isnan, numbers)):  # a bound may be infinite
         raise ValueError("a rate is no number")
     tables = {int(index): dict(values) for index, values in plain.items()}
     marks = facts.get("fingerprint", {})

@@ -123,7 +123,8 @@ def _base(model: nn.Module) -> str:
     found = []
     for name, tensor in frozen:
         flat = tensor.detach().reshape(-1)
-        places = torch.linspace(0, max(flat.numel() - 1, 0), min(flat.numel(), _SAMPLED), device=flat.device)
-        found.append((name, flat[places.long()]))
+        count = min(flat.numel(), _SAMPLED)
+        places = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)  # in whole numbers
+        found.append((name, flat[places]))
     names = hashlib.sha256("\n".join(name.replace(".base_layer.", ".") for name, _ in found).encode()).hexdigest()
     return names[:8] + digest(values for _, values in found)

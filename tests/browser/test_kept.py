@@ -53,7 +53,7 @@ def studio(app: tuple[str, Path], browser: Browser, monkeypatch: pytest.MonkeyPa
 def ready(page: Page) -> Page:
     """The page knows its draft; from here on it keeps what is typed."""
     page.locator("#start").wait_for()
-    page.wait_for_function("sessionStorage.getItem('lowrank-diffusion-draft')", timeout=30_000)
+    page.wait_for_function("sessionStorage.getItem('lowrank-diffusion-draft')", timeout=90_000)
     expect(page.locator(".toast-body")).to_have_count(0)
     return page
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lowrank_diffusion import adapters, presets, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.runs import STATE, Run
-from trainers import checkpoint
+from trainers import checkpoint, fingerprint
 from trainers.checkpoint import CheckpointError
 from trainers.step import Diverged, Step
 
@@ -241,3 +241,12 @@ def test_an_optimizer_that_cannot_take_an_old_checkpoints_state_is_said(run: Run
     rewrite(newest, lambda _, facts: facts["groups"].append({}), digest=False)
     with pytest.raises(CheckpointError, match=r"does not fit optimizer\.name=adamw"):
         restored(run, begin())
+
+
+def test_the_samples_of_a_large_layer_lie_in_it():
+    """Of an embedding of thirty million numbers too, where float32 has no room for their places."""
+    model = nn.Linear(1, 28_311_552, bias=False).requires_grad_(False)
+    assert fingerprint._base(model) == fingerprint._base(model)
+    with torch.no_grad():
+        model.weight[-1] += 1
+    assert fingerprint._base(model) != fingerprint._base(nn.Linear(1, 1).requires_grad_(False))
