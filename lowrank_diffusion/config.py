@@ -46,7 +46,7 @@ class BaseModelConfig(Section):
     )
     revision: str | None = option(None, "Branch, tag or commit of a hub id.")
     variant: str | None = option(None, "File variant of a diffusers folder or hub id, for example fp16.")
-    vae: str | None = option(None, "Folder or hub id of another VAE to use with this base.")
+    vae: str | None = option(None, "Folder, one file or hub id of another VAE to use with this base.")
     prediction: Literal["auto", "epsilon", "v_prediction"] = option(
         "auto", "What the base predicts; auto reads it from its scheduler."
     )

@@ -249,7 +249,7 @@ def test_a_checkpoint_that_is_damaged_or_of_other_settings_is_refused(tmp_path: 
     path = folder / "state.safetensors"
     assert {name.partition(".")[0] for name in load_file(path)} == {"adapter", "averaged", "optimizer"}
     for other in (settings(adapter__rank=8), settings(adapter__kind="lora"), settings(train__ema=0)):
-        with pytest.raises(checkpoint.CheckpointError, match="its state means nothing then|another adapter"):
+        with pytest.raises(checkpoint.CheckpointError, match=r"its state means nothing then|another adapter"):
             checkpoint.load(folder, begin(other))
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-10], b"x" * len(whole)):
