@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..bases import MODEL_KEY, PICKLES, outsized
 from ..config import Problem
-from ..files import Unreadable, read_object
+from ..files import read_object
 from . import headers
 
 PIPELINE = "StableDiffusionXLPipeline"
@@ -130,31 +130,9 @@ def _part_problems(folder: Path, name: str, entry: object, variant: str | None) 
         yield from _config_problems(folder, name, MODEL_KEY)
         yield from _weight_problems(folder, part.stem, variant, MODEL_KEY)
     elif name == "scheduler":
-        missing = list(_missing(folder, "scheduler_config.json"))
-        yield from missing or _noise_problems(folder / "scheduler_config.json")
+        yield from _missing(folder, "scheduler_config.json")
     elif not (folder / "tokenizer.json").is_file():
         yield from _missing(folder, "vocab.json", "merges.txt")
-
-
-def _noise_problems(path: Path) -> Iterator[Problem]:
-    """Noise of another kind than DDPM's: the base would be trained to say what it never learnt to say."""
-    try:
-        config = read_object(path)
-    except Unreadable as error:
-        yield Problem(MODEL_KEY, f"{path} {error}", "Download or copy the model again.")
-        return
-    kind, said = str(config.get("_class_name")), config.get("prediction_type", "epsilon")
-    flow = "Flow" in kind or config.get("use_flow_sigmas") or said == "flow_prediction"
-    if flow or "EDM" in kind or "sigma_data" in config:
-        noise = "flow matching" if flow else "EDM noise"
-        rule = f"{path} names {kind}: the model was made with {noise}, which is not supported."
-        yield Problem(MODEL_KEY, rule, "Give a plain SDXL.")
-    elif said not in ("epsilon", "v_prediction"):
-        rule = f"{path} says prediction_type={said!r:.60}; the model must predict epsilon or v_prediction."
-        yield Problem(MODEL_KEY, rule, "Give a plain SDXL.")
-    elif not {"beta_schedule", "beta_start", "trained_betas"} & config.keys():
-        rule = f"{path} names {kind}, and no betas: its noise is not DDPM's, which is the one supported."
-        yield Problem(MODEL_KEY, rule, "Give a plain SDXL.")
 
 
 def _missing(folder: Path, *names: str) -> Iterator[Problem]:

@@ -53,31 +53,6 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
     return problems
 
 
-def vae_problem(header: Header) -> tuple[str, str] | None:
-    """Why these tensors are not the VAE of an SDXL: (what it is, what to do).
-
-    SD 1.5's has the same names and shapes; only its values are others.
-    """
-    names = {bare(name): shape for name, shape in header.shapes.items()}
-    whole = {"encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "post_quant_conv.weight"}
-    advice = "Give the VAE of an SDXL: a file such as sdxl_vae.safetensors, a folder or a hub id."
-    channels = names.get("decoder.conv_in.weight", (0, 0))[1]
-    if has(header.shapes, UNET):
-        return "is a whole checkpoint.", "Give the VAE alone, or leave base.vae empty to take the base's own."
-    if not channels:
-        return f"is {describe(header)}.", advice
-    if channels != 4:
-        return f"is a VAE of {channels} latent channels, as other families have; SDXL's has 4.", advice
-    missing = sorted(whole - names.keys())
-    return (f"is a VAE without {missing[0]}.", advice) if missing else None
-
-
-def bare(name: str) -> str:
-    """A VAE's tensor without what a checkpoint or a tool put before its name."""
-    prefix = next((prefix for prefix in VAE if name.startswith(prefix)), "")
-    return name.removeprefix(prefix)
-
-
 _ADAPTERS = (
     "lora_", ".lora.", "lycoris_", "hada_w", "lokr_", ".oft_", "boft_", "ia3_l", ".on_input", ".diff_b", "dora_scale",
     "vera_lambda", "bundle_emb.",

@@ -79,7 +79,7 @@ def load_part(
     is raised are those of ``load_pipeline``.
     """
     if name == "vae" and vae is not None:
-        return _other_vae(vae, config)
+        return _other_vae(vae)
     source = _local(source, [name])
     root = Path(source.path) if source.kind == "folder" else config
     dtype = torch.float32 if name == "vae" else dtype
@@ -128,7 +128,15 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | Non
 
 def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path) -> Any:
     """A model in the original layout; only its own tensors are read, and each of its weights must be there."""
-    model = _empty(name, config)
+    kind = _MODELS[name]
+    if name in ("unet", "vae"):
+        facts = kind.load_config(str(config), subfolder=name, local_files_only=True)
+        with init_empty_weights():
+            model = kind.from_config(facts)
+    else:
+        facts = kind.config_class.from_pretrained(str(config), subfolder=name, local_files_only=True)
+        with init_empty_weights():
+            model = kind(facts)
     prefix = _PREFIXES[name]
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
@@ -138,18 +146,6 @@ def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path) -> Any:
     # Checkpoints that other tools saved carry extras, such as a projection that the first text encoder never uses.
     model.load_state_dict({key: tensors[key].to(dtype) for key in wanted}, assign=True)
     return model.eval()
-
-
-def _empty(name: str, config: Path) -> Any:
-    """A model of the configuration without weights."""
-    kind = _MODELS[name]
-    if name in ("unet", "vae"):
-        facts = kind.load_config(str(config), subfolder=name, local_files_only=True)
-        with init_empty_weights():
-            return kind.from_config(facts)
-    facts = kind.config_class.from_pretrained(str(config), subfolder=name, local_files_only=True)
-    with init_empty_weights():
-        return kind(facts)
 
 
 def _aligned(model: Any) -> Any:
@@ -190,29 +186,14 @@ def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         raise ValueError(f"{'; '.join(problems[:3])}{more}")
 
 
-def _other_vae(vae: str, config: Path) -> AutoencoderKL:
+def _other_vae(vae: str) -> AutoencoderKL:
     """The VAE of ``base.vae``, in float32."""
     located = locate(vae, VAE_KEY)
     if isinstance(located, Problem):
         raise ModelError([located])
     folder = hub.fetch_vae(vae) if located.kind == "hub" else Path(located.path)
     with explained(vae, VAE_KEY, BROKEN):
-        if located.kind == "file":
-            return _aligned(_vae_of_file(folder, config))
         return _aligned(_from_folder(folder, "vae", torch.float32, None, subfolder=False))
-
-
-def _vae_of_file(path: Path, config: Path) -> AutoencoderKL:
-    """A VAE alone in one file, in the original names or in diffusers'; every weight must be there."""
-    with safe_open(path, framework="pt", device="cpu") as file:
-        tensors = {headers.bare(key): file.get_tensor(key) for key in file.keys()}
-    model = _empty("vae", config)
-    if not any(name.startswith("decoder.up_blocks.") for name in tensors):
-        tensors = convert_ldm_vae_checkpoint(tensors, model.config)
-    wanted = model.state_dict()
-    _compare(wanted, tensors)
-    model.load_state_dict({name: tensors[name].float() for name in wanted}, assign=True)
-    return model.eval()
 
 
 def _scheduler(source: Source, root: Path) -> SchedulerMixin:

@@ -186,24 +186,6 @@ def _vae_problems(value: str) -> Iterator[Problem]:
     if isinstance(located, Problem):
         yield located
     elif located.kind == "file":
-        yield from _vae_file_problems(Path(located.path))
+        yield Problem(VAE_KEY, f"{value} is a file.", "Give a folder with config.json and safetensors, or a hub id.")
     elif located.kind == "folder":
         yield from folders.vae_problems(Path(located.path))
-
-
-def _vae_file_problems(path: Path) -> Iterator[Problem]:
-    """What keeps a file from being the VAE of an SDXL."""
-    if path.suffix.lower() in bases.PICKLES:
-        rule = f"{path} is a pickle; loading it could run any code in it, so it is refused."
-        yield Problem(VAE_KEY, rule, "Take the .safetensors of the same VAE.")
-        return
-    if path.suffix.lower() != ".safetensors":
-        yield Problem(VAE_KEY, f"{path} is no VAE.", "Give one .safetensors file, a folder of diffusers or a hub id.")
-        return
-    try:
-        found = headers.vae_problem(headers.read(path))
-    except headers.HeaderError as error:
-        yield Problem(VAE_KEY, f"{path} {error}")
-        return
-    if found:
-        yield Problem(VAE_KEY, f"{path} {found[0]}", found[1])

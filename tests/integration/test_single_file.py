@@ -21,10 +21,9 @@ from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.image import headers
 from lowrank_diffusion.image.folders import PARTS
 from lowrank_diffusion.image.load import load_part, load_pipeline
-from lowrank_diffusion.image.source import ModelError, Source, fingerprint, resolve
+from lowrank_diffusion.image.source import ModelError, Source, resolve
 from scripts import write_sdxl
 
-VAE = "first_stage_model."
 MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
@@ -261,9 +260,7 @@ def test_a_scheduler_that_diffusers_does_not_have(tiny: Path, tmp_path: Path):
     folder = tmp_path / "x"
     shutil.copytree(tiny / "folder", folder)
     for kind in ("NoSuchScheduler", "UNet2DConditionModel", "utils"):
-        (folder / "scheduler" / "scheduler_config.json").write_text(
-            json.dumps({"_class_name": kind, "beta_schedule": "linear"})
-        )
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}))
         with pytest.raises(ModelError, match=rf"its scheduler cannot be loaded: diffusers has no scheduler '{kind}'"):
             load_part(source(folder), "scheduler", torch.float32)
 
@@ -286,38 +283,6 @@ def test_another_vae_takes_the_place_of_the_models(
     shutil.copytree(tiny / "folder", lacking, ignore=shutil.ignore_patterns("vae"))
     pipeline = load_pipeline(source(lacking, vae=str(other)), torch.float32, str(other))
     assert torch.equal(pipeline.vae.decoder.conv_out.bias, tensors["decoder.conv_out.bias"])
-
-
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
-@pytest.mark.parametrize("names", ["original", "diffusers"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_another_vae_may_be_one_file(tiny: Path, tmp_path: Path, prefix: str, names: str, dtype: torch.dtype):
-    """As sdxl_vae.safetensors is: the original names, with or without what a checkpoint has before them."""
-    stored = load_file(tiny / "folder" / "vae" / "diffusion_pytorch_model.safetensors")
-    tensors = stored
-    if names == "original":
-        whole = load_file(tiny / "file.safetensors")
-        tensors = {key.removeprefix(VAE): value for key, value in whole.items() if key.startswith(VAE)}
-    path = tmp_path / "sdxl_vae.safetensors"
-    save_file({f"{prefix}{key}": (2 * value).to(dtype) for key, value in tensors.items()}, path)
-    vae = load_part(source(tiny / "folder", vae=str(path)), "vae", torch.bfloat16, str(path), tiny / "folder")
-    found = vae.state_dict()
-    assert found.keys() == stored.keys()
-    for name, value in found.items():
-        assert value.dtype == torch.float32
-        assert torch.equal(value.flatten(), (2 * stored[name]).to(dtype).float().flatten()), name
-    assert fingerprint(source(tiny / "folder"), str(path)) != fingerprint(source(tiny / "folder"))
-
-
-def test_a_vae_of_other_widths_or_with_holes_is_refused(tiny: Path, tmp_path: Path):
-    path = tmp_path / "vae.safetensors"
-    tensors = load_file(tiny / "folder" / "vae" / "diffusion_pytorch_model.safetensors")
-    save_file({name: value for name, value in tensors.items() if name != "encoder.conv_out.bias"}, path)
-    with pytest.raises(ModelError, match=r"base\.vae: .*encoder\.conv_out\.bias is missing"):
-        load_part(source(tiny / "folder"), "vae", torch.float32, str(path), tiny / "folder")
-    save_file(tensors | {"decoder.conv_out.bias": torch.ones(5)}, path)
-    with pytest.raises(ModelError, match=r"decoder\.conv_out\.bias is \(5,\), not \(3,\)"):
-        load_part(source(tiny / "folder"), "vae", torch.float32, str(path), tiny / "folder")
 
 
 def test_the_hub_is_asked_only_for_hub_ids(tiny: Path):

@@ -207,41 +207,6 @@ def test_everything_that_is_wrong_with_a_folder_comes_at_once(folder: Path):
     ]
 
 
-PLAIN = {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
-
-
-@pytest.mark.parametrize(
-    ("config", "rule"),
-    [
-        ({"_class_name": "EDMEulerScheduler", "sigma_data": 0.5, "prediction_type": "epsilon"}, "made with EDM noise"),
-        ({"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_max": 80}, "made with EDM noise"),
-        (PLAIN | {"sigma_data": 1.0}, "made with EDM noise"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "made with flow matching"),
-        ({"_class_name": "FlowMatchLCMScheduler"}, "made with flow matching"),
-        (PLAIN | {"use_flow_sigmas": True}, "made with flow matching"),
-        (PLAIN | {"prediction_type": "flow_prediction"}, "made with flow matching"),
-        (PLAIN | {"prediction_type": "sample"}, "prediction_type='sample'; the model must predict epsilon or v_pred"),
-        (PLAIN | {"prediction_type": ["epsilon"]}, "the model must predict epsilon or v_prediction"),
-        ({"_class_name": "KarrasVeScheduler"}, "names KarrasVeScheduler, and no betas"),
-    ],
-)
-def test_a_folder_whose_noise_is_not_ddpms_is_refused_by_name(folder: Path, config: dict[str, object], rule: str):
-    path = folder / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(config))
-    (line,) = problems(folder)
-    assert line.startswith(f"base.path: {path} ") and rule in line and line.endswith("Give a plain SDXL.")
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {"_class_name": "LCMScheduler"},
-     {"use_karras_sigmas": True}, {"use_flow_sigmas": False}, {"_class_name": "DDIMScheduler", "trained_betas": None}],
-)  # fmt: skip
-def test_the_schedulers_of_ddpms_noise_are_taken(folder: Path, changed: dict[str, object]):
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(PLAIN | changed))
-    assert resolve(BaseModelConfig(path=str(folder))).kind == "folder"
-
-
 def test_a_component_that_the_index_lacks_or_names_code_for(folder: Path):
     edit(folder / "model_index.json", text_encoder_2=[None, None], unet=["my_unet", "MyUNet"])
     assert problems(folder) == [
@@ -437,23 +402,14 @@ def test_the_vae_option(folder: Path, tmp_path: Path):
     base = {"path": str(folder)}
     for vae in (str(folder / "vae"), "owner/vae"):
         assert resolve(BaseModelConfig.model_validate(base | {"vae": vae})).kind == "folder"
-    file = weights(tmp_path / "v.safetensors", {"x": (1,)})
-    names = ("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "decoder.conv_in.weight")
-    flux = weights(tmp_path / "ae.safetensors", {name: (1, 16) for name in names})
-    part = weights(tmp_path / "part.safetensors", {f"first_stage_model.{name}": (1, 4) for name in names})
-    whole = weights(tmp_path / "w.safetensors", {"model.diffusion_model.x": (1,)})
-    pickle = weights(tmp_path / "vae.pt")
+    file = weights(tmp_path / "v.safetensors")
     empty = tmp_path / "empty"
     empty.mkdir()
     half = tmp_path / "half"
     shutil.copytree(folder / "vae", half)
     (half / "diffusion_pytorch_model.safetensors").rename(half / "diffusion_pytorch_model.fp16.safetensors")
     expected = {
-        str(file): f"base.vae: {file} is no model that is known here",
-        str(flux): f"base.vae: {flux} is a VAE of 16 latent channels, as other families have; SDXL's has 4. Give",
-        str(part): f"base.vae: {part} is a VAE without post_quant_conv.weight. Give the VAE of an SDXL",
-        str(whole): f"base.vae: {whole} is a whole checkpoint. Give the VAE alone, or leave base.vae empty",
-        str(pickle): f"base.vae: {pickle} is a pickle; loading it could run any code in it, so it is refused. Take the",
+        str(file): f"base.vae: {file} is a file. Give a folder with config.json and safetensors, or a hub id.",
         str(folder): f"base.vae: {folder} is a whole pipeline. Give the VAE alone, such as {folder}/vae.",
         str(empty): f"base.vae: {empty} has no config.json. Give a folder that AutoencoderKL.save_pretrained wrote.",
         str(
