@@ -36,6 +36,21 @@ PARTS = {
 }
 
 
+DDPM_NOISE = tuple(
+    f"{name}Scheduler"
+    for name in (
+        "DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE",
+        "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete",
+        "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
+    )
+)  # fmt: skip
+"""Schedulers that differ in how they draw only: the noise that a model learns from is DDPM's with all of them."""
+_OTHER_NOISE = {"use_flow_sigmas": (True,), "timestep_type": ("continuous",)}
+"""Settings by which one of these draws from a model of another noise: flow matching, EDM."""
+_SD_SCALING = 0.18215
+"""What Stable Diffusion 1 and 2 multiply latents by, and diffusers where a configuration does not say."""
+
+
 def weight_names(stem: str, variant: str | None) -> tuple[str, str]:
     """The names of one file with all weights, and of the index of several."""
     middle = f".{variant}" if variant else ""
@@ -130,7 +145,7 @@ def _part_problems(folder: Path, name: str, entry: object, variant: str | None) 
         yield from _config_problems(folder, name, MODEL_KEY)
         yield from _weight_problems(folder, part.stem, variant, MODEL_KEY)
     elif name == "scheduler":
-        yield from _missing(folder, "scheduler_config.json")
+        yield from _scheduler_problems(folder, str(kind))
     elif not (folder / "tokenizer.json").is_file():
         yield from _missing(folder, "vocab.json", "merges.txt")
 
@@ -139,6 +154,28 @@ def _missing(folder: Path, *names: str) -> Iterator[Problem]:
     for name in names:
         if not (folder / name).is_file():
             yield Problem(MODEL_KEY, f"{folder / name} is missing.", "Download or copy the model again.")
+
+
+def _scheduler_problems(folder: Path, indexed: str) -> Iterator[Problem]:
+    """What tells that the model was trained on noise that is not DDPM's, or predicts neither it nor v."""
+    path = folder / "scheduler_config.json"
+    if not path.is_file():
+        yield from _missing(folder, path.name)
+        return
+    try:
+        facts = read_object(path)
+    except ValueError as error:
+        yield Problem(MODEL_KEY, f"{path} {error}", "Download or copy the model again.")
+        return
+    kinds = dict.fromkeys((indexed, str(facts.get("_class_name", indexed))))
+    said = [f"is {kind[:60]}" for kind in kinds if kind not in DDPM_NOISE]
+    said += [f"has {key}={facts[key]}" for key, odd in _OTHER_NOISE.items() if facts.get(key) in odd]
+    said += [f"has {key}" for key in ("sigma_data",) if facts.get(key) is not None]
+    prediction = facts.get("prediction_type", "epsilon")
+    said += [f"has prediction_type={str(prediction)[:60]}"] if prediction not in ("epsilon", "v_prediction") else []
+    if said:
+        rule = f"{path}: the scheduler {' and '.join(said)}, not DDPM's noise with epsilon or v_prediction."
+        yield Problem(MODEL_KEY, rule, "Give a plain SDXL.")
 
 
 def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
@@ -162,6 +199,9 @@ def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
         yield Problem(
             key, f"{folder} makes {config['latent_channels']} latent channels, SDXL has 4.", "Give an SDXL VAE."
         )
+    elif key == VAE_KEY and config.get("scaling_factor", _SD_SCALING) == _SD_SCALING:
+        rule = f"{folder} scales latents by {_SD_SCALING}, as Stable Diffusion 1 and 2 do, not SDXL."
+        yield Problem(key, rule, "Give an SDXL VAE.")
 
 
 def _weight_problems(folder: Path, stem: str, variant: str | None, key: str) -> Iterator[Problem]:

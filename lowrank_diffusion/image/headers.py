@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from ..tensor_files import Header as Header
@@ -53,15 +54,49 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
     return problems
 
 
-_ADAPTERS = (
-    "lora_", ".lora.", "lycoris_", "hada_w", "lokr_", ".oft_", "boft_", "ia3_l", ".on_input", ".diff_b", "dora_scale",
-    "vera_lambda", "bundle_emb.",
-)  # fmt: skip
+def vae_problems(header: Header) -> list[tuple[str, str]]:
+    """Why these tensors are not a whole VAE that an SDXL can use: (what it is, what to do) each.
+
+    Stable Diffusion 1's and 2's have the same names and shapes and differ in how far latents are scaled, which a file
+    says at most in its modelspec: without that they cannot be told from SDXL's.
+    """
+    names = {name.removeprefix(next((p for p in VAE if name.startswith(p)), "")): name for name in header.shapes}
+    if has(header.shapes, UNET):
+        return [("is a whole checkpoint.", "Give the VAE alone, or the checkpoint as base.path.")]
+    if has(names, ("taesd_", "encoder.layers.", "decoder.layers.")):
+        return [("is a TAESD, a small stand-in for previews.", "Give the whole VAE of an SDXL.")]
+    first = {part: header.shapes.get(names.get(f"{part}.conv_in.weight", ""), ()) for part in ("encoder", "decoder")}
+    if not any(first.values()):
+        return [(f"is {describe(header)}, not a VAE.", "Give the VAE of an SDXL.")]
+    problems = [(f"is a VAE without its {part}.", "Give a whole one.") for part, shape in first.items() if not shape]
+    family = header.metadata.get("modelspec.architecture", "").lower()
+    if family and not family.startswith("stable-diffusion-xl"):
+        problems.append((f"says that it is of {family[:60]}, not of SDXL.", "Give the VAE of an SDXL."))
+    if any(shape and len(shape) != 4 for shape in first.values()):
+        return [*problems, ("is a VAE of videos.", "Give the VAE of an SDXL.")]
+    channels = first["decoder"][1] if first["decoder"] else 4
+    if channels != 4:
+        owner = " (as those of Flux and Stable Diffusion 3 do)" if channels == 16 else ""
+        problems.append((f"makes {channels} latent channels{owner}, SDXL has 4.", "Give the VAE of an SDXL."))
+    known = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.", "model_ema.")  # the last of training
+    odd = [name for short, name in names.items() if not short.startswith(known)]
+    if odd:
+        rule = f"has {len(odd)} tensors that are no part of a VAE, such as {odd[0][:80]}."
+        problems.append((rule, "Give the VAE of an SDXL alone."))
+    return problems
+
+
+_ADAPTER = re.compile(
+    r"^(lora_(te\d?|unet|prior|transformer)|lycoris)_|^bundle_emb\."
+    r"|[._](gra)?lora_(down|up|mid|linear_layer|embedding|magnitude_vector|[ABE])(?![a-zA-Z])"
+    r"|\.lora\.(down|up)\.|\.(hada_[wt]|lokr_[wt])\d|\.b?oft_|\.ia3_l|\.(on_input|diff|diff_b|dora_scale)$"
+    r"|\.(vera|vblora|randlora)_"
+)
 
 
 def is_adapter(header: Header) -> bool:
     """Whether the tensors are a LoRA or one of its relatives."""
-    return any(mark in name for name in header.shapes for mark in _ADAPTERS)
+    return any(_ADAPTER.search(name) for name in header.shapes)
 
 
 def describe(header: Header) -> str:

@@ -30,7 +30,7 @@ from ..files import read_object
 from ..loading import explained, no_progress_bar
 from . import headers, hub
 from .folders import PARTS, VAE_KEY
-from .source import Source, locate
+from .source import Source, locate, vae_problems
 
 _MODELS: dict[str, Any] = {
     "text_encoder": CLIPTextModel,
@@ -55,7 +55,7 @@ def load_pipeline(
     Args:
         source: From ``resolve``.
         dtype: Of the UNet and the text encoders.
-        vae: Folder or hub id of another VAE.
+        vae: Folder, file or hub id of another VAE.
         config: Component configs for a single file, which brings none.
 
     Raises:
@@ -79,7 +79,7 @@ def load_part(
     is raised are those of ``load_pipeline``.
     """
     if name == "vae" and vae is not None:
-        return _other_vae(vae)
+        return _other_vae(vae, config)
     source = _local(source, [name])
     root = Path(source.path) if source.kind == "folder" else config
     dtype = torch.float32 if name == "vae" else dtype
@@ -126,8 +126,11 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | Non
     return model
 
 
-def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path) -> Any:
-    """A model in the original layout; only its own tensors are read, and each of its weights must be there."""
+def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path, alone: bool = False) -> Any:
+    """A model in the original layout; only its own tensors are read, and each of its weights must be there.
+
+    ``alone``: the file holds nothing else, so that names may go without the prefix, and may be diffusers' own.
+    """
     kind = _MODELS[name]
     if name in ("unet", "vae"):
         facts = kind.load_config(str(config), subfolder=name, local_files_only=True)
@@ -137,7 +140,7 @@ def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path) -> Any:
         facts = kind.config_class.from_pretrained(str(config), subfolder=name, local_files_only=True)
         with init_empty_weights():
             model = kind(facts)
-    prefix = _PREFIXES[name]
+    prefix = "" if alone else _PREFIXES[name]
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
     tensors = _converted(name, model, tensors)
@@ -165,7 +168,8 @@ def _converted(name: str, model: Any, tensors: dict[str, Tensor]) -> dict[str, T
     if name == "unet":
         return convert_ldm_unet_checkpoint(tensors, model.config)
     if name == "vae":
-        return convert_ldm_vae_checkpoint(tensors, model.config)
+        own = {key.removeprefix("vae.").removeprefix("first_stage_model."): tensor for key, tensor in tensors.items()}
+        return own if any(".down_blocks." in key for key in own) else convert_ldm_vae_checkpoint(own, model.config)
     if name == "text_encoder_2":
         found = convert_open_clip_checkpoint(model, tensors, prefix=headers.TEXT_ENCODER_2)
     else:
@@ -186,13 +190,17 @@ def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         raise ValueError(f"{'; '.join(problems[:3])}{more}")
 
 
-def _other_vae(vae: str) -> AutoencoderKL:
-    """The VAE of ``base.vae``, in float32."""
+def _other_vae(vae: str, config: Path) -> AutoencoderKL:
+    """The VAE of ``base.vae``, in float32; one file is of SDXL's configuration, which it does not bring."""
     located = locate(vae, VAE_KEY)
     if isinstance(located, Problem):
         raise ModelError([located])
+    if problems := [] if located.kind == "hub" else list(vae_problems(vae)):
+        raise ModelError(problems)
     folder = hub.fetch_vae(vae) if located.kind == "hub" else Path(located.path)
     with explained(vae, VAE_KEY, BROKEN):
+        if located.kind == "file":
+            return _aligned(_from_file(folder, "vae", torch.float32, config, alone=True))
         return _aligned(_from_folder(folder, "vae", torch.float32, None, subfolder=False))
 
 

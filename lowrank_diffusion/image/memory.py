@@ -23,7 +23,7 @@ from ..loading import explained
 from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
 from . import folders, headers
 from .memory_factors import FACTORS, GIB
-from .source import Source, resolve
+from .source import Source, locate, resolve
 from .unet import Outline, outline
 
 TILE = 512
@@ -117,12 +117,15 @@ class _Job:
         self.cfg, self.available, self.no_kernel = cfg, available, no_kernel
         self.source = resolve(cfg.base)
         root = Path(self.source.path) if self.source.kind == "folder" else paths.SDXL_CONFIG
+        other = locate(cfg.base.vae, folders.VAE_KEY) if cfg.base.vae else None
+        self.other_vae = other if isinstance(other, Source) else None
         with explained(f"{self.source.label}: its configuration", MODEL_KEY, _AGAIN):
             config = read_object(root / "unet" / "config.json")
             self.unet: Outline = outline(config)
-            places = [Path(cfg.base.vae or ""), root / "vae", paths.SDXL_CONFIG / "vae"]
-            vae = next(place for place in places if place.name and (place / "config.json").is_file())
-            channels = read_object(vae / "config.json")["block_out_channels"]
+            # One file brings no configuration and is loaded with SDXL's; what a hub id holds is not here.
+            own = root / "vae" if self.other_vae is None else Path(self.other_vae.path)
+            places = (own / "config.json", paths.SDXL_CONFIG / "vae" / "config.json")
+            channels = read_object(next(place for place in places if place.is_file()))["block_out_channels"]
             self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
             self.side = cfg.data.resolution or config["sample_size"] * self.scale
             self.texts = {name: read_object(root / name / "config.json") for name in TEXT_ENCODERS}
@@ -255,7 +258,7 @@ class _Job:
 
     def _with_vae(self, held: dict[str, float], pixel: float, drawing: float = 0) -> dict[str, float]:
         """``held`` and the VAE at work on a picture, whole if that fits. It starts when ``drawing`` is over."""
-        weights = 4 * self._count("vae")
+        weights = 4 * (self._count("vae") if self.other_vae is None else _lone_weights(self.other_vae))
 
         def parts(side: int, share: float = 1.0) -> dict[str, float]:
             return held | {"vae": weights, "vae at work": max(drawing, share * pixel * self.vae_width * side**2)}
@@ -283,3 +286,14 @@ def _weights(source: Source, part: str, variant: str | None) -> int:
             found = headers.read(file).shapes
         shapes = [shape for name, shape in found.items() if name.startswith(prefix)]
     return sum(math.prod(shape) for shape in shapes) or SDXL[part]
+
+
+def _lone_weights(vae: Source) -> int:
+    """The same of ``base.vae``, a file or folder of its own."""
+    name, _ = folders.weight_names(folders.PARTS["vae"].stem, None)
+    file = Path(vae.path) / name if vae.kind == "folder" else Path(vae.path)
+    if vae.kind == "hub" or not file.is_file():
+        return SDXL["vae"]
+    with explained(vae.label, folders.VAE_KEY, _AGAIN):
+        shapes = headers.read(file).shapes.values()
+    return sum(math.prod(shape) for shape in shapes) or SDXL["vae"]

@@ -53,7 +53,7 @@ def resolve(base: BaseModelConfig) -> Source:
     else:
         problems += _content_problems(located, base)
     if base.vae is not None:
-        problems += _vae_problems(base.vae)
+        problems += vae_problems(base.vae)
     if problems or isinstance(located, Problem):
         raise ModelError(problems)
     return Source(
@@ -181,11 +181,29 @@ def _checkpoint_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
         yield Problem(MODEL_KEY, f"{path} {looks}", f"Give the folder around it: {pipeline}" if inside else advice)
 
 
-def _vae_problems(value: str) -> Iterator[Problem]:
+def vae_problems(value: str) -> Iterator[Problem]:
+    """What is wrong with ``base.vae``, as far as it can be told here: of a hub id only its spelling."""
     located = locate(value, VAE_KEY)
     if isinstance(located, Problem):
         yield located
     elif located.kind == "file":
-        yield Problem(VAE_KEY, f"{value} is a file.", "Give a folder with config.json and safetensors, or a hub id.")
+        yield from _vae_file_problems(Path(located.path))
     elif located.kind == "folder":
         yield from folders.vae_problems(Path(located.path))
+
+
+def _vae_file_problems(path: Path) -> Iterator[Problem]:
+    if path.suffix.lower() != ".safetensors":
+        what = (
+            "a pickle, which could run any code" if path.suffix.lower() in bases.PICKLES else "not a .safetensors file"
+        )
+        advice = "Give a .safetensors file, a folder with config.json and safetensors, or a hub id."
+        yield Problem(VAE_KEY, f"{path} is {what}.", advice)
+        return
+    try:
+        found = headers.vae_problems(headers.read(path))
+    except headers.HeaderError as error:
+        yield Problem(VAE_KEY, f"{path} {error}")
+        return
+    for looks, advice in found:
+        yield Problem(VAE_KEY, f"{path} {looks}", advice)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from lowrank_diffusion import paths
@@ -261,7 +261,7 @@ def test_a_scheduler_that_diffusers_does_not_have(tiny: Path, tmp_path: Path):
     shutil.copytree(tiny / "folder", folder)
     for kind in ("NoSuchScheduler", "UNet2DConditionModel", "utils"):
         (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}))
-        with pytest.raises(ModelError, match=rf"its scheduler cannot be loaded: diffusers has no scheduler '{kind}'"):
+        with pytest.raises(ModelError, match=rf"the scheduler is {kind}, not DDPM's noise"):
             load_part(source(folder), "scheduler", torch.float32)
 
 
@@ -283,6 +283,33 @@ def test_another_vae_takes_the_place_of_the_models(
     shutil.copytree(tiny / "folder", lacking, ignore=shutil.ignore_patterns("vae"))
     pipeline = load_pipeline(source(lacking, vae=str(other)), torch.float32, str(other))
     assert torch.equal(pipeline.vae.decoder.conv_out.bias, tensors["decoder.conv_out.bias"])
+
+
+@pytest.mark.parametrize("form", ["first_stage_model.", "", "vae.", "diffusers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_vae_of_one_file_is_what_diffusers_reads_from_it(
+    tiny: Path, tmp_path: Path, form: str, dtype: torch.dtype, both: tuple[StableDiffusionXLPipeline, ...]
+):
+    if form == "diffusers":
+        tensors = load_file(tiny / "folder" / "vae" / "diffusion_pytorch_model.safetensors")
+    else:
+        own = {
+            name: tensor for name, tensor in load_file(tiny / "file.safetensors").items() if name.startswith("first")
+        }
+        tensors = {form + name.removeprefix("first_stage_model."): tensor for name, tensor in own.items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    file = tmp_path / "sdxl_vae.safetensors"
+    save_file(tensors, file)
+    vae = load_part(source(tiny / "folder", vae=str(file)), "vae", torch.bfloat16, str(file), config=tiny / "folder")
+    upstream = AutoencoderKL.from_single_file(str(file), config=str(tiny / "folder" / "vae"), torch_dtype=torch.float32)
+    for name, tensor in both[0].vae.state_dict().items():
+        assert torch.equal(vae.state_dict()[name], tensor.to(dtype).float()), name
+        assert form == "vae." or torch.equal(vae.state_dict()[name], upstream.state_dict()[name].float()), name
+    assert vae.config.scaling_factor == 0.13025 and vae.dtype == torch.float32
+    name = next(iter(tensors))
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, file)
+    with pytest.raises(ModelError, match=r"^base\.vae: "):
+        load_part(source(tiny / "folder"), "vae", torch.float32, str(file), config=tiny / "folder")
 
 
 def test_the_hub_is_asked_only_for_hub_ids(tiny: Path):

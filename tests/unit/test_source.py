@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -409,7 +410,7 @@ def test_the_vae_option(folder: Path, tmp_path: Path):
     shutil.copytree(folder / "vae", half)
     (half / "diffusion_pytorch_model.safetensors").rename(half / "diffusion_pytorch_model.fp16.safetensors")
     expected = {
-        str(file): f"base.vae: {file} is a file. Give a folder with config.json and safetensors, or a hub id.",
+        str(file): f"base.vae: {file} is no model that is known here (first tensors: w), not a VAE. Give the VAE of",
         str(folder): f"base.vae: {folder} is a whole pipeline. Give the VAE alone, such as {folder}/vae.",
         str(empty): f"base.vae: {empty} has no config.json. Give a folder that AutoencoderKL.save_pretrained wrote.",
         str(
@@ -423,6 +424,116 @@ def test_the_vae_option(folder: Path, tmp_path: Path):
         assert problems(folder, vae=vae)[0].startswith(message)
     both = problems("/no/model", vae="/no/vae")
     assert [line.split(":")[0] for line in both] == ["base.path", "base.vae"]
+
+
+VAE = {
+    "encoder.conv_in.weight": (8, 3, 3, 3),
+    "decoder.conv_in.weight": (8, 4, 3, 3),
+    "encoder.down.0.block.0.conv1.weight": (8, 8, 3, 3),
+    "quant_conv.weight": (8, 8, 1, 1),
+    "post_quant_conv.weight": (4, 4, 1, 1),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+def test_a_vae_in_one_file(folder: Path, tmp_path: Path, prefix: str):
+    file = weights(tmp_path / "v.SAFETENSORS", {prefix + name: shape for name, shape in VAE.items()})
+    found = resolve(BaseModelConfig(path=str(folder), vae=str(file)))
+    before = fingerprint(found, str(file))
+    assert before == fingerprint(found, str(file)) != fingerprint(found)
+    os.utime(file, ns=(1, 1))
+    assert fingerprint(found, str(file)) != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder.conv_in.weight": (8, 16, 3, 3)}, "makes 16 latent channels (as those of Flux and Stable"),
+        ({"decoder.conv_in.weight": (8, 8, 3, 3)}, "makes 8 latent channels, SDXL has 4."),
+        ({"decoder.conv_in.weight": (8, 4, 3, 3, 3)}, "is a VAE of videos."),
+        ({"decoder.layers.0.weight": (8, 4, 3, 3)}, "is a TAESD"),
+        ({"taesd_decoder.1.weight": (8, 4, 3, 3)}, "is a TAESD"),
+        ({"encoder.conv_in.weight": None}, "is a VAE without its encoder."),
+        ({"decoder.conv_in.weight": None}, "is a VAE without its decoder."),
+        ({"model.diffusion_model.out.0.bias": (1,)}, "is a whole checkpoint."),
+        ({"lora_unet_x.lora_down.weight": (1, 1)}, "has 1 tensors that are no part of a VAE, such as lora_unet_x"),
+    ],
+)
+def test_a_file_that_is_no_vae_of_sdxl_is_named(folder: Path, tmp_path: Path, changes: dict[str, Any], message: str):
+    shapes = {name: shape for name, shape in (VAE | changes).items() if shape}
+    file = weights(tmp_path / "v.safetensors", shapes)
+    assert f"base.vae: {file} {message}" in problems(folder, vae=str(file))[0]
+
+
+def test_a_vae_that_says_it_is_of_another_family(folder: Path, tmp_path: Path):
+    file = tmp_path / "v.safetensors"
+    save_file({n: np.zeros(s, "f2") for n, s in VAE.items()}, file, {"modelspec.architecture": "stable-diffusion-v1"})
+    assert "says that it is of stable-diffusion-v1, not of SDXL." in problems(folder, vae=str(file))[0]
+    pickle = tmp_path / "v.pt"
+    pickle.write_bytes(b"PK")
+    assert "is a pickle" in problems(folder, vae=str(pickle))[0]
+    edit(folder / "vae" / "config.json", scaling_factor=0.18215)
+    assert "scales latents by 0.18215, as Stable Diffusion 1" in problems(folder, vae=str(folder / "vae"))[0]
+
+
+# Noise
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_class_name": "EDMEulerScheduler"},
+        {"_class_name": "EDMDPMSolverMultistepScheduler"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        {"_class_name": "IPNDMScheduler"},
+        {"_class_name": "CosineDPMSolverMultistepScheduler"},
+        {"_class_name": "utils"},
+        {"prediction_type": "sample"},
+        {"prediction_type": "flow_prediction"},
+        {"use_flow_sigmas": True},
+        {"timestep_type": "continuous"},
+        {"sigma_data": 0.5},
+    ],
+)
+def test_noise_that_is_not_ddpms_is_refused_by_name(folder: Path, changes: dict[str, Any]):
+    edit(folder / "scheduler" / "scheduler_config.json", **changes)
+    (line,) = problems(folder)
+    assert line.startswith(f"base.path: {folder}/scheduler/scheduler_config.json: the scheduler ")
+    assert (str(next(iter(changes.values()))) in line or "sigma_data" in line) and "not DDPM's noise" in line
+
+
+def test_the_index_counts_as_well(folder: Path):
+    edit(folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
+    assert "is EDMEulerScheduler, not DDPM's noise" in problems(folder)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_class_name": "LCMScheduler"},
+        {"_class_name": "TCDScheduler"},
+        {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": False, "flow_shift": 1.0},
+        {"timestep_type": "discrete", "use_karras_sigmas": True},
+    ],
+)
+def test_ways_to_draw_from_the_same_noise_are_taken(folder: Path, changes: dict[str, Any]):
+    edit(folder / "scheduler" / "scheduler_config.json", **changes)
+    assert resolve(BaseModelConfig(path=str(folder))).kind == "folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("edm_vpred.sigma_max", "CosXL"),
+        ("edm_std", "Playground"),
+        ("model.diffusion_model.scaled_fp8", "scaled fp8"),
+        ("scaled_fp8", "scaled fp8"),
+        ("model.diffusion_model.out.2.scale_weight", "scaled fp8"),
+    ],
+)
+def test_the_same_of_a_single_file(tmp_path: Path, name: str, word: str):
+    assert word in problems(weights(tmp_path / "x.safetensors", WHOLE | {name: (1,)}))[0]
 
 
 # Fingerprints
