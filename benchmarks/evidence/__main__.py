@@ -32,16 +32,23 @@ def main() -> None:
     deadline, workers = time.monotonic() + options.seconds, 0 if options.report else options.jobs
     tuned = made(raw, list(tuning_jobs(options.name, experiment)), workers, deadline)
     rates = analysis.best_rates(tuned, experiment)
-    scored = made(raw, list(scoring_jobs(options.name, experiment, rates)), workers, deadline)
+    wanted = list(scoring_jobs(options.name, experiment, rates))
+    scored = made(raw, wanted, workers, deadline)
     if options.runs_only:
         return
-    print(write(options.name, experiment, tuned, scored, options.out))
+    there, all_of = len({run["key"] for run in scored}), len({job.key for job in wanted})
+    early = "" if there == all_of else (
+        f"**Unfinished: {there} of {all_of} runs are there. This is a look at a part, before the planned number of "
+        "seeds; nothing is concluded from it.**\n\n"
+    )  # fmt: skip
+    print(write(options.name, experiment, tuned, scored, options.out, early))
 
 
 def write(
-    name: str, experiment: Experiment, tuned: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]], out: Path
-) -> str:
-    """The report beside the raw runs; returns its table."""
+    name: str, experiment: Experiment, tuned: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]], out: Path,
+    early: str = "",
+) -> str:  # fmt: skip
+    """The report beside the raw runs; returns its table. ``early`` says that runs are missing."""
     rows = analysis.compare(scored, experiment)
     drawing.draw(rows, scored, experiment, out / f"{name}.svg")
     shown = [{key: item for key, item in row.items() if key not in ("gaps", "values")} for row in rows]
@@ -52,7 +59,7 @@ def write(
     table = report.markdown(shown)
     devices = sorted({run["device"] for run in scored})
     head = (
-        f"# {name}\n\n{experiment.question}\n\n"
+        f"# {name}\n\n{early}{experiment.question}\n\n"
         f"Primary measure: mean denoising loss on the scoring pictures, % of the base's; paired difference from "
         f"{experiment.baseline}, 95 % t interval; lower is better. Margin of equivalence: {100 * experiment.margin} %. "
         f"Holm over all arms. {len(scored)} runs on {', '.join(devices)}; learning rates from {len(tuned)} runs on "
