@@ -52,6 +52,12 @@ MOST_EXPRESSIONS = 64
 
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """What diffusers called a text encoder's projections before it used PEFT."""
+_VARIANTS = (
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "velora_config", "layer_replication", "target_parameters", "lora_bias", "modules_to_save",
+    "trainable_token_indices",
+)  # fmt: skip
+"""PEFT's settings by which its pairs alone are not the whole adapter."""
 _OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin that change the base's weights too, so that the pairs alone mean something else."""
 
@@ -112,6 +118,10 @@ def _config(path: Path) -> dict[str, Any]:
         raise AdapterError(f"{path}: is of the type {str(said.get('peft_type'))[:40]!r}, not LORA or GRALORA.")
     if said.get("use_dora"):
         raise AdapterError(f"{path}: is a DoRA, whose magnitudes cannot be applied exactly. Give a LoRA.")
+    variant = next((name for name in _VARIANTS if said.get(name)), "")
+    if variant:
+        rule = f"has {variant} set, so that its pairs are not the whole adapter; that is not supported"
+        raise AdapterError(f"{path}: {rule}. Give a plain LoRA.")
     begun = str(said.get("init_lora_weights", "")).lower()
     if begun.startswith(_OTHER_BASES):
         rule = f"began as {begun[:20]}, which changes the base too, so that its pairs do not fit the base you have"
@@ -239,16 +249,18 @@ def _pair(file: Tensors, model: str, path: str, group: dict[str, Tensor]) -> Fac
 
 
 def _stated_alpha(config: Mapping[str, Any], path: str) -> float:
-    """PEFT's alpha of a layer. A pattern is the end of a path, or an expression for it."""
+    """PEFT's alpha of a layer: of the first pattern that is the end of its path, or an expression for it."""
     patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    parts = path.split(".")
-    ends = [".".join(parts[start:]) for start in range(len(parts))]
-    for end in (path, f"text_model.{path}", *ends):
-        if end in patterns:
-            return float(patterns[end])
-    expressions = [key for key in patterns if not re.fullmatch(r"[\w.]*", key)][:MOST_EXPRESSIONS]
-    found = next((key for key in expressions if re.match(rf"(.*\.)?({key})$", path)), None)
-    return float(config.get("lora_alpha", 8) if found is None else patterns[found])
+    names, expressions = (path, f"text_model.{path}"), 0
+    for pattern, alpha in patterns.items():
+        if re.fullmatch(r"[\w.]*", pattern):
+            found = any(name == pattern or name.endswith(f".{pattern}") for name in names)
+        else:
+            expressions += 1
+            found = expressions <= MOST_EXPRESSIONS and any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+        if found:
+            return float(alpha)
+    return float(config.get("lora_alpha", 8))
 
 
 def _stated(file: Tensors, model: str) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
 from lowrank_diffusion import adapters, presets
 from lowrank_diffusion.adapters import AdapterError, matching_layers
 from lowrank_diffusion.export import export
-from lowrank_diffusion.image import apply
+from lowrank_diffusion.image import apply, foreign
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.layer_names import Layout, unet_names
 from lowrank_diffusion.metadata import Facts, Pictures
@@ -116,6 +117,36 @@ def test_pefts_folder_means_what_pefts_formula_says(pipeline: Any, config: dict,
     said = says(pipeline.unet)
     assert (said - says(expected)).abs().max() < 1e-5
     assert (said - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("variant", foreign._VARIANTS)
+def test_what_pefts_pairs_alone_do_not_say_is_refused(variant: str, tmp_path: Path):
+    unet: Any = torch.nn.ModuleDict({"attn1": torch.nn.ModuleDict({"to_q": torch.nn.Linear(6, 6)})})
+    unet.config = {"layers_per_block": 2, "up_block_types": ["UpBlock2D"]}
+    layers = {"attn1.to_q": unet["attn1"]["to_q"]}
+    path, layer = next(iter(layers.items()))
+    tensors = {f"base_model.model.{path}.lora_A.weight": torch.ones(2, layer.in_features)}
+    tensors |= {f"base_model.model.{path}.lora_B.weight": torch.ones(layer.out_features, 2)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said | {variant: [1]}))
+    with pytest.raises(AdapterError, match=f"has {variant} set"):
+        foreign.read(tmp_path, {"unet": unet})
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said | {variant: None}))
+    assert foreign.read(tmp_path, {"unet": unet})["unet"].keys() == {path}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path"),
+    [
+        ({"to_q": 1, "attn1.to_q": 2}, "a.attn1.to_q"), ({"attn1.to_q": 2, "to_q": 1}, "a.attn1.to_q"),
+        ({"o_q": 1}, "a.to_q"), ({r".*to_(q|k)": 3, "to_q": 1}, "a.to_q"), ({r"b\d": 3}, "a.b12"), ({}, "a"),
+        ({"x": 1, r"a\..*": 4}, "a.to_q"),
+    ],
+)  # fmt: skip
+def test_of_several_patterns_the_one_that_peft_takes(patterns: dict[str, int], path: str):
+    key = get_pattern_key(list(patterns), path)
+    assert foreign._stated_alpha({"alpha_pattern": patterns, "lora_alpha": 9}, path) == patterns.get(key, 9)
 
 
 @pytest.mark.parametrize("mid", [False, True], ids=["LoCon", "LoCon with a middle"])
