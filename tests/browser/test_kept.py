@@ -83,7 +83,7 @@ def choose(page: Page, preset: str) -> None:
     page.get_by_role("option", name=preset, exact=True).click()
     expect(page.locator("#preset input")).to_have_value(preset)
     about = presets.find_preset(preset).about
-    expect(page.locator("#preset-about")).to_contain_text(about, timeout=30_000)  # the server has answered
+    expect(page.locator("#preset-about")).to_contain_text(about, timeout=90_000)  # the server has answered
 
 
 def robots(folder: Path, count: int = 3) -> list[str]:
@@ -95,19 +95,19 @@ def robots(folder: Path, count: int = 3) -> list[str]:
 
 def drop(page: Page, folder: Path) -> None:
     page.locator("#drop input[type=file]").set_input_files(robots(folder))
-    expect(page.locator(".picture-card")).to_have_count(3, timeout=30_000)
+    expect(page.locator(".picture-card")).to_have_count(3, timeout=90_000)
 
 
 @pytest.mark.parametrize(("example", "count"), [("style 3d icons", 20), ("subject cat", 7)])
 def test_an_example_survives_a_reload(studio: Studio, example: str, count: int) -> None:
     page = ready(studio.open())
     page.get_by_role("button", name=f"Example: {example}").click()
-    expect(page.locator(".picture-card")).to_have_count(count, timeout=30_000)
+    expect(page.locator(".picture-card")).to_have_count(count, timeout=90_000)
     prompts = field(page, "field-sample-prompts").input_value()
     assert "{" not in prompts
     kept(studio, page, '"pictures": [{')
     ready(page).reload()
-    expect(page.locator(".picture-card")).to_have_count(count, timeout=30_000)
+    expect(page.locator(".picture-card")).to_have_count(count, timeout=90_000)
     expect(field(page, "field-sample-prompts")).to_have_value(prompts)
     ready(page)
 
@@ -117,19 +117,19 @@ def test_settings_of_every_tab_survive_and_two_tabs_keep_their_own(studio: Studi
     choose(page, "emoji-subject")
     for name, text in {"run-name": "my robot", "field-train-steps": "77", "field-data-subject": "robot"}.items():
         typed(page, name, text)
-    expect(field(page, "field-data-prompt")).to_have_value("a photo of {word} robot", timeout=30_000)
+    expect(field(page, "field-data-prompt")).to_have_value("a photo of {word} robot", timeout=90_000)
     page.get_by_role("tab", name="Generate").click()
     typed(page, "prompt", "a fox in the rain")
     typed(page, "seed", "99")
     page.get_by_role("tab", name="Language").click()
     page.get_by_role("button", name="Example: llm orders").click()
-    expect(page.locator("#text-note")).to_contain_text("rows", timeout=30_000)
+    expect(page.locator("#text-note")).to_contain_text("rows", timeout=90_000)
     typed(page, "text-run-name", "my orders")
     kept(studio, page, "my robot", "77", "fox in the rain", "99", "my orders", "train.jsonl")
     page.reload()
     other = ready(studio.open())
     for tab in (ready(page), other):
-        expect(field(tab, "run-name")).to_have_value("my robot", timeout=30_000)
+        expect(field(tab, "run-name")).to_have_value("my robot", timeout=90_000)
         expect(tab.locator("#preset input")).to_have_value("emoji-subject")
         expect(field(tab, "field-train-steps")).to_have_value("77")
         expect(field(tab, "field-data-subject")).to_have_value("robot")
@@ -164,7 +164,7 @@ def test_settings_survive_a_restart_of_the_app(browser: Browser, tmp_path: Path)
                 page.goto(f"{url}/theme.css")
                 page.evaluate(f"sessionStorage.setItem('lowrank-diffusion-draft', '{key}')")
                 page.goto(url)
-                expect(field(ready(page), "run-name")).to_have_value("stays", timeout=30_000)
+                expect(field(ready(page), "run-name")).to_have_value("stays", timeout=90_000)
     window.close()
 
 
@@ -175,23 +175,23 @@ def test_the_subject_is_asked_and_start_answers_beside_itself(studio: Studio, tm
     start = page.locator("#start")
     expect(start).to_be_in_viewport()
     start.click()
-    expect(page.locator("#problems")).to_contain_text("It is a", timeout=30_000)
+    expect(page.locator("#problems")).to_contain_text("It is a", timeout=90_000)
     expect(page.locator("#problems")).to_contain_text("Its word")
     expect(page.locator("#problems")).to_be_in_viewport()
     assert all_runs() == []
     shot(page, "asked")
     field(page, "field-data-subject").press_sequentially("robot", delay=15)
     field(page, "field-data-word").press_sequentially("sks", delay=15)
-    expect(field(page, "field-data-prompt")).to_have_value("a photo of sks robot", timeout=10_000)
+    expect(field(page, "field-data-prompt")).to_have_value("a photo of sks robot", timeout=60_000)
     expect(field(page, "field-data-trigger")).to_have_value("sks robot")
     expect(field(page, "field-sample-prompts")).to_have_value(re.compile("^a photo of sks robot wearing a hat\n"))
-    expect(page.locator("#told")).to_contain_text("3 pictures, all captioned 'a photo of sks robot'.", timeout=10_000)
+    expect(page.locator("#told")).to_contain_text("3 pictures, all captioned 'a photo of sks robot'.", timeout=60_000)
     page.evaluate(WATCH)
     typed(page, "run-name", "first")
     start.dblclick()
     bar = page.locator("#now")
-    expect(bar).to_contain_text("first", timeout=10_000)
-    expect(bar.get_by_role("button", name="Stop")).to_be_in_viewport(timeout=30_000)
+    expect(bar).to_contain_text("first", timeout=60_000)
+    expect(bar.get_by_role("button", name="Stop")).to_be_in_viewport(timeout=90_000)
     assert 0 <= page.evaluate("window.echo") < 1000, "the page itself answers, not the server"
     expect(start).to_have_text("Start another run")
     assert len(all_runs()) == 1
@@ -201,7 +201,7 @@ def test_the_subject_is_asked_and_start_answers_beside_itself(studio: Studio, tm
     expect(bar).to_contain_text("second waits behind first", timeout=60_000)
     expect(bar.get_by_role("button", name="Cancel")).to_be_in_viewport()
     page.locator("#run-shown input").click()
-    expect(page.get_by_role("option", name=re.compile("second · waiting"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("option", name=re.compile("second · waiting"))).to_be_visible(timeout=90_000)
     page.keyboard.press("Escape")
     shot(page, "waiting")
     page.set_viewport_size({"width": 390, "height": 844})
@@ -263,7 +263,7 @@ def test_a_preset_and_an_example_can_be_undone(studio: Studio, tmp_path: Path) -
     undo.click()
     expect(field(page, "field-train-steps")).to_have_value("55")
     page.get_by_role("button", name="Example: subject cat").click()
-    expect(cards).to_have_count(7, timeout=30_000)
+    expect(cards).to_have_count(7, timeout=90_000)
     expect(field(page, "field-data-prompt")).to_have_value("a photo of sks cat")
     expect(field(page, "run-name")).to_have_value("mine")
     undo.click()

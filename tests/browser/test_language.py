@@ -20,11 +20,11 @@ STEPS = 3
 
 def open_language(page: Page) -> None:
     page.get_by_role("tab", name="Language").click()
-    expect(page.locator("#text-start")).to_be_visible(timeout=30_000)
+    expect(page.locator("#text-start")).to_be_visible(timeout=90_000)
 
 
 def drop(page: Page, path: Path) -> None:
-    expect(page.locator("#text-drop")).to_contain_text("Click to Upload", timeout=30_000)  # the last file is taken in
+    expect(page.locator("#text-drop")).to_contain_text("Click to Upload", timeout=90_000)  # the last file is taken in
     page.locator("#text-drop input[type=file]").set_input_files(str(path))
 
 
@@ -48,9 +48,9 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"messages": [{"role": "user", "content": "x"}]}\n{not json')
     drop(page, broken)
-    expect(page.locator("#text-note")).to_contain_text("line 2", timeout=30_000)
+    expect(page.locator("#text-note")).to_contain_text("line 2", timeout=90_000)
     drop(page, few_rows(tmp_path))
-    expect(page.locator("#text-note")).to_contain_text("12 rows", timeout=30_000)
+    expect(page.locator("#text-note")).to_contain_text("12 rows", timeout=90_000)
     expect(page.locator("#text-rows .t.learn").nth(3)).to_be_visible(timeout=LONG_MS)
     expect(page.locator("#text-counts")).to_contain_text("12")
     page.locator("#text-next").click()
@@ -60,17 +60,17 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
 
     page.locator("#text-preset input").click()
     page.get_by_role("option", name="llm-smoke").click()
-    expect(page.locator("#text-field-train-steps input")).to_have_value("6", timeout=30_000)
+    expect(page.locator("#text-field-train-steps input")).to_have_value("6", timeout=90_000)
     page.locator("#text-field-train-steps input").fill(str(STEPS))
     page.locator("#text-field-sample-prompts textarea").fill("Two large teas for Nina, please.")
     page.locator("#text-start").click()
-    expect(page.locator("#text-run-head .pill")).to_be_visible(timeout=30_000)
+    expect(page.locator("#text-run-head .pill")).to_be_visible(timeout=90_000)
     run = the_run()
     expect(page.locator("#text-curve polyline.smooth")).to_be_visible(timeout=LONG_MS)
     page.reload()
     open_language(page)
-    expect(page.locator("#text-note")).to_contain_text("12 rows", timeout=30_000)
-    expect(page.locator("#text-run-head h3")).to_have_text(run.title, timeout=30_000)
+    expect(page.locator("#text-note")).to_contain_text("12 rows", timeout=90_000)
+    expect(page.locator("#text-run-head h3")).to_have_text(run.title, timeout=90_000)
     expect(page.locator("#text-run-head .pill.finished")).to_be_visible(timeout=LONG_MS)
     expect(page.locator("#text-samples .reply").first).to_contain_text("Two large teas")
     shot(page, "language-2-trained")
@@ -86,16 +86,16 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
 
 
 def talk_side_by_side(page: Page) -> None:
-    expect(page.locator("#chat-message textarea")).to_have_value("Two large teas for Nina, please.", timeout=30_000)
+    expect(page.locator("#chat-message textarea")).to_have_value("Two large teas for Nina, please.", timeout=90_000)
     page.locator("#chat-max-tokens input").fill("12")
     message = page.locator("#chat-message textarea")
     message.fill(" ")
     page.locator("#chat-send").click()
-    expect(page.locator("#chat-problems")).to_contain_text("Message is empty", timeout=30_000)
+    expect(page.locator("#chat-problems")).to_contain_text("Message is empty", timeout=90_000)
     message.fill("Three <b>pies</b> for Ann.")
     message.press("Enter")
     turn = page.locator("#chat .turn")
-    expect(turn.locator(".said")).to_have_text("Three <b>pies</b> for Ann.", timeout=30_000)
+    expect(turn.locator(".said")).to_have_text("Three <b>pies</b> for Ann.", timeout=90_000)
     for kind in ("base", "adapted"):
         answer = turn.locator(f".answer.{kind}")
         expect(answer.locator("small")).to_have_text(re.compile("token"), timeout=LONG_MS)

@@ -49,7 +49,7 @@ def the_run() -> Run:
 def start(page: Page) -> None:
     page.locator("#field-train-steps input").fill(os.environ.get("STUDIO_TEST_STEPS", "80"))
     page.locator("#start").click()
-    expect(page.locator("#run-head .pill")).to_be_visible(timeout=30_000)
+    expect(page.locator("#run-head .pill")).to_be_visible(timeout=90_000)
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -74,12 +74,12 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
     expect(page.locator("#samples img").first).to_be_visible(timeout=TRAINING_MS)
     shot(page, "2-training")
     page.reload()
-    expect(page.locator(".picture-card")).to_have_count(20, timeout=30_000)
+    expect(page.locator(".picture-card")).to_have_count(20, timeout=90_000)
     assert [area.input_value() for area in page.locator(".picture-card textarea").all()] == captions
-    expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=30_000)
+    expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=90_000)
     assert run.process() is not None, "reloading the page must not end the training"
     before = run.status().step
-    expect(page.locator("#run-head .pill.training, #run-head .pill.finished")).to_be_visible(timeout=30_000)
+    expect(page.locator("#run-head .pill.training, #run-head .pill.finished")).to_be_visible(timeout=90_000)
     shot(page, "3-reloaded")
     expect(page.locator("#run-head .pill.finished")).to_be_visible(timeout=TRAINING_MS)
     shot(page, "4-finished")
@@ -91,13 +91,13 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
 
     open_tab(page, "Runs")
     page.locator("table.runs tbody tr").first.click()
-    expect(page.locator("#use-run")).to_be_enabled(timeout=30_000)
+    expect(page.locator("#use-run")).to_be_enabled(timeout=90_000)
     shot(page, "5-runs")
     check_adapter(download(page, f"{run.title}-diffusers.safetensors", tmp_path))
 
     page.locator("#use-run").click()
-    expect(page.locator("#draw")).to_be_visible(timeout=30_000)
-    expect(page.locator("#guidance input")).to_have_value("2", timeout=30_000)  # as the preset's samples
+    expect(page.locator("#draw")).to_be_visible(timeout=90_000)
+    expect(page.locator("#guidance input")).to_have_value("2", timeout=90_000)  # as the preset's samples
     draw_side_by_side(page, studio)
     shot(page, "6-generated")
 
@@ -124,9 +124,9 @@ def draw_side_by_side(page: Page, studio: Studio) -> None:
     page.locator("#prompt textarea").fill(f"a 3d icon of a {UNSEEN}")
     page.locator("#count input").fill("2")
     page.locator("#draw").click()
-    expect(page.locator("#draw-progress .bar")).to_be_visible(timeout=30_000)
+    expect(page.locator("#draw-progress .bar")).to_be_visible(timeout=90_000)
     expect(page.locator("#draw-settings .facts")).to_be_visible(timeout=LOADING_MS)
-    expect(page.locator("#drawn .thumbnail-lg img, #drawn .grid-container img")).to_have_count(4, timeout=30_000)
+    expect(page.locator("#drawn .thumbnail-lg img, #drawn .grid-container img")).to_have_count(4, timeout=90_000)
     (folder,) = (studio.home / "pictures").iterdir()
     for seed in (0, 1):
         with Image.open(folder / f"{seed}-base.png") as base, Image.open(folder / f"{seed}-adapted.png") as adapted:
@@ -139,14 +139,14 @@ def draw_side_by_side(page: Page, studio: Studio) -> None:
 def test_bad_input_is_named_and_good_input_kept(studio: Studio, tmp_path: Path) -> None:
     page = studio.open()
     page.locator("#start").click()
-    expect(page.locator("#problems")).to_contain_text("Pictures there are none", timeout=30_000)
+    expect(page.locator("#problems")).to_contain_text("Pictures there are none", timeout=90_000)
 
     bad, orphan = tmp_path / "broken.png", tmp_path / "lonely.txt"
     bad.write_bytes(b"this is no picture")
     orphan.write_text("a caption without its picture")
     good = next(path for path in pictures_and_texts() if path.suffix != ".txt")
     page.locator("#drop input[type=file]").set_input_files([str(bad), str(good), str(orphan)])
-    expect(page.locator("#picture-note")).to_contain_text("broken.png", timeout=30_000)
+    expect(page.locator("#picture-note")).to_contain_text("broken.png", timeout=90_000)
     expect(page.locator("#picture-note")).to_contain_text("lonely.txt")
     expect(page.locator(".picture-card")).to_have_count(1)
 
@@ -154,7 +154,7 @@ def test_bad_input_is_named_and_good_input_kept(studio: Studio, tmp_path: Path) 
     page.locator("#field-adapter-k input").fill("3")
     page.locator("#start").click()
     problems = page.locator("#problems")
-    expect(problems).to_contain_text("adapter.k", timeout=30_000)
+    expect(problems).to_contain_text("adapter.k", timeout=90_000)
     expect(problems).to_contain_text("must divide adapter.rank=16, got 3")
     expect(problems).to_contain_text("data.prompt")
     outline = "element => getComputedStyle(element).outlineStyle"
@@ -171,13 +171,13 @@ def test_captions_are_edited_put_on_all_and_taken_out_as_plain_text(studio: Stud
     page.locator("#caption-all input, #caption-all textarea").fill(hostile)
     page.locator("#put-on-all").click()
     first = page.locator(".picture-card textarea").first
-    expect(first).to_have_value(hostile, timeout=30_000)
+    expect(first).to_have_value(hostile, timeout=90_000)
     first.fill("my own caption")
     page.locator(".picture-card button").nth(1).click()
     expect(page.locator(".picture-card")).to_have_count(count - 1)
     page.locator("#preset input").click()
     page.get_by_role("option", name="smoke").click()
-    expect(page.locator("#field-train-steps input")).to_have_value("12", timeout=30_000)
+    expect(page.locator("#field-train-steps input")).to_have_value("12", timeout=90_000)
     start(page)
     texts = [path.read_text().strip() for path in (the_run().path / "data" / "instance").glob("*.txt")]
     assert sorted(texts) == sorted(["my own caption"] + [hostile] * (count - 2))
@@ -204,16 +204,16 @@ def test_two_pages_watch_one_run_and_one_leaves_while_drawing(studio: Studio) ->
     open_tab(other, "Train")
     third = studio.open()
     other.get_by_role("button", name="Example: style 3d icons").click()
-    expect(other.locator(".picture-card")).to_have_count(20, timeout=30_000)
+    expect(other.locator(".picture-card")).to_have_count(20, timeout=90_000)
     start(other)
     run = the_run()
     try:
         expect(third.locator("#run-shown input")).to_be_visible()
         third.reload()
         for page in (other, third):
-            expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=30_000)
+            expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=90_000)
     finally:
         supervisor.stop(run, kill_after=0)
     for page in (other, third):
-        expect(page.locator("#run-head .pill.interrupted")).to_be_visible(timeout=30_000)
+        expect(page.locator("#run-head .pill.interrupted")).to_be_visible(timeout=90_000)
         expect(page.locator("#resume")).to_be_enabled()
