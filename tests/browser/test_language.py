@@ -86,7 +86,7 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
 
 
 def comes(page: Page, selector: str) -> None:
-    """Wait for what polling brings; on a very busy machine a page has been seen to stop asking, until it is reloaded."""
+    """Wait for what polling brings; on a very busy machine a page has been seen to stop asking until it is reloaded."""
     try:
         expect(page.locator(selector)).to_be_visible(timeout=LONG_MS // 2)
     except AssertionError:
