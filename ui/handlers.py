@@ -1,4 +1,4 @@
-"""What a handler of the page raises becomes a message, in the place that its tab has for messages."""
+"""How the page's handlers are called: what they raise becomes a message in their tab, and short ones are not queued."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ Told = Callable[[Exception], dict[Any, Any]]
 
 
 def guard(demo: gr.Blocks) -> None:
-    """Guard every handler; call once, when all events are bound."""
+    """Guard every handler; call once, when all events are bound.
+
+    What answers once is asked by one plain request. Gradio's queue tells its answers over a stream that it closes
+    when it has nothing more to say; a question asked at that moment is answered into a stream that nobody hears, and
+    the page then waits for ever. Only what answers bit by bit, and so holds the stream open, goes through the queue.
+    """
     for event in demo.fns.values():
         if event.fn is not None:
+            event.queue = inspect.isgeneratorfunction(event.fn)
             place = next((part for part in event.outputs if _says(part)), None)
             event.fn = guarded(event.fn, functools.partial(_told, place))
 

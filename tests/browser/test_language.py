@@ -66,12 +66,12 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
     page.locator("#text-start").click()
     expect(page.locator("#text-run-head .pill")).to_be_visible(timeout=90_000)
     run = the_run()
-    comes(page, "#text-curve polyline.smooth")
+    expect(page.locator("#text-curve polyline.smooth")).to_be_visible(timeout=LONG_MS)
     page.reload()
     open_language(page)
     expect(page.locator("#text-note")).to_contain_text("12 rows", timeout=90_000)
     expect(page.locator("#text-run-head h3")).to_have_text(run.title, timeout=90_000)
-    comes(page, "#text-run-head .pill.finished")
+    expect(page.locator("#text-run-head .pill.finished")).to_be_visible(timeout=LONG_MS)
     expect(page.locator("#text-samples .reply").first).to_contain_text("Two large teas")
     shot(page, "language-2-trained")
     status = run.status()
@@ -83,16 +83,6 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
     page.locator("#use-run").click()
     talk_side_by_side(page)
     shot(page, "language-3-chat")
-
-
-def comes(page: Page, selector: str) -> None:
-    """Wait for what polling brings; on a very busy machine a page has been seen to stop asking until it is reloaded."""
-    try:
-        expect(page.locator(selector)).to_be_visible(timeout=LONG_MS // 2)
-    except AssertionError:
-        page.reload()
-        open_language(page)
-        expect(page.locator(selector)).to_be_visible(timeout=LONG_MS // 2)
 
 
 def talk_side_by_side(page: Page) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lowrank_diffusion.image import text_encoders
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.image.generate import Studio
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
-from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
+from lowrank_diffusion.paths import EMBEDDED_BASE, EXAMPLES, SDXL_CONFIG
 from lowrank_diffusion.targets import TEXT_ENCODERS, text_encoder_layers
 from trainers import checkpoint
 from trainers.dreambooth import DreamBooth
@@ -30,8 +31,27 @@ from trainers.fast import FastStep
 from trainers.step import Step
 
 CPU = torch.device("cpu")
-SAMPLE = {"sample__prompts": ("a 3d icon of a whale",), "sample__steps": 4, "sample__guidance": 2.5}
+SAMPLE = {
+    "data__resolution": 128,
+    "sample__prompts": ("a 3d icon of a whale",),
+    "sample__steps": 4,
+    "sample__guidance": 2.5,
+}
 PROMPTS = ["a 3d icon of a cat", "", "word " * 60]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for all these tests: what is cached of the pictures is the same in each."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOWRANK_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def home(shared_home: Path) -> Path:
+    return shared_home
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +128,13 @@ def test_one_chunk_of_several_is_what_is_read_without_chunks(pipeline: StableDif
 
 
 @pytest.mark.parametrize("kind", ["none", "attention"])
-def test_a_run_learns_long_captions_whole(home: Path, kind: str):
+def test_a_run_learns_long_captions_whole(tmp_path: Path, kind: str):
     """What the second half of a caption says reaches the loss, and the samples; without chunks it does not."""
     long = "a 3d icon of " + "very " * 20 + "big {}"
     losses = {}
     for chunks in (1, 2):
         for thing in ("cat", "whale"):
-            folder = home / f"{chunks} {thing}"
+            folder = tmp_path / f"{chunks} {thing}"
             folder.mkdir()
             Image.new("RGB", (128, 128), (200, 40, 90)).save(folder / "a.png")
             prompt = long.format(thing)
@@ -122,7 +142,7 @@ def test_a_run_learns_long_captions_whole(home: Path, kind: str):
                 adapter__text_encoders=kind, optimizer__text_encoder_lr=None, data__caption_chunks=chunks,
                 data__instance=str(folder), data__prompt=prompt, validation__holdout=0, sample__prompts=(prompt,),
             )  # fmt: skip
-            run = runs.create(cfg, "long")
+            run = runs.create(cfg, "long", tmp_path)
             told: list[Any] = []
             task = DreamBooth(run, run.config(), CPU, torch.float32, lambda *_: None, told.append)
             batch = task.batch(0, 0)
@@ -151,6 +171,7 @@ def test_layers_of_real_sdxl_are_there_but_for_the_block_that_is_not_read(name: 
 def config(**settings: Any) -> Config:
     wanted = {"adapter.text_encoders": "attention", "train.steps": 16, "validation.holdout": 2, "flat.sigma": 0.1}
     wanted |= {"optimizer.lr": 1e-3, "optimizer.text_encoder_lr": 5e-4, "sample.prompts": (), "train.device": "cpu"}
+    wanted |= {"data.instance": str(EXAMPLES / "subject-cat"), "data.resolution": 64, "train.batch": 2}
     wanted |= {key.replace("__", "."): value for key, value in settings.items()}
     return presets.build(presets.find_preset("emoji-style").values, wanted)
 
