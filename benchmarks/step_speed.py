@@ -7,6 +7,8 @@ on one device. Rows:
 a  LoRA, the way diffusers' train_dreambooth_lora_sdxl.py trains (eager, PEFT, autocast, AdamW)
 b  the same with PEFT's GraLoRA, k=2
 c  LoRA with Flat-LoRA as its authors' code does it: noise added to the stored weights, drawn again and subtracted
+d  row a with the UNet's repeated blocks compiled, channels-last, AdamW in one kernel, losses read at the end
+e  the same with the whole UNet compiled
 lora, gralora (k=2), hybrid (k=2, a quarter of the rank plain): ours, each also with +flat (sigma 0.05), through the
 trainer's own task and step. Settings of one row follow a colon: `lora+flat:flat.keep=false;train.checkpointing=true`.
 
@@ -38,7 +40,14 @@ from lowrank_diffusion.presets import build, parse_overrides
 from . import report, sdxl
 
 SIGMA = 0.05
-PEERS = {"a": "LoRA, diffusers example", "b": "GraLoRA k2, the same loop", "c": "LoRA + in-place noise, the same loop"}
+PEERS = {
+    "a": "LoRA, diffusers example",
+    "b": "GraLoRA k2, the same loop",
+    "c": "LoRA + in-place noise, the same loop",
+    "d": "LoRA, the example with compiled blocks",
+    "e": "LoRA, the example compiled whole",
+}
+COMPILED = {"d": "blocks", "e": "whole"}
 OURS = [f"{kind}{flat}" for kind in ("lora", "gralora", "hybrid") for flat in ("", "+flat")]
 
 
@@ -94,7 +103,8 @@ class Bench:
         common: Any = {"r": rank, "target_modules": targets}
         lora = peft.LoraConfig(lora_alpha=rank, init_lora_weights="gaussian", **common)
         config = peft.GraloraConfig(alpha=rank, gralora_k=2, **common) if case.kind == "b" else lora
-        return sdxl.Peer(self.unet, config, data, SIGMA if case.kind == "c" else 0.0, steps)
+        sigma = SIGMA if case.kind == "c" else 0.0
+        return sdxl.Peer(self.unet, config, data, steps, sigma, COMPILED.get(case.kind, ""))
 
     def config(self, case: Case, steps: int) -> Config:
         """The run that a row of ours stands for; its loss is unweighted, so that it compares with the peers'."""
@@ -181,8 +191,9 @@ class Bench:
             f"through the activations), adapters not counted. A {product} ran at {peak:.4g} TFLOP/s, so a step takes "
             f"at least {2e3 * forward / peak:.3g} ms per picture.\nms/step: median between CUDA events after each "
             "step (clock on a CPU); mean ms: synchronised clock over the same steps; set-up: attaching, compiling, "
-            "capturing and the first steps; x a: times faster than row a at the same batch; flat/plain: time of the "
-            "row over the same row without +flat; loss: mean of the steps, around 1 for all rows."
+            "capturing and the first steps; x a: times faster than row a at the same batch; x peer: times faster than "
+            "the fastest peer's LoRA (a, d, e) at that batch; flat/plain: time of the row over the same row without "
+            "+flat; loss: mean of the steps, around 1 for all rows."
         )
 
 
@@ -220,8 +231,8 @@ def memory(device: torch.device) -> dict[str, Any]:
 
 
 KEYS = (
-    "row", "batch", "mode", "steps", "set-up s", "ms/step", "mean ms", "images/s", "x a", "flat/plain", "TFLOP/s",
-    "of matmul", "peak GiB", "reserved GiB", "loss", "message",
+    "row", "batch", "mode", "steps", "set-up s", "ms/step", "mean ms", "images/s", "x a", "x peer", "flat/plain",
+    "TFLOP/s", "of matmul", "peak GiB", "reserved GiB", "loss", "message",
 )  # fmt: skip
 
 
@@ -239,8 +250,10 @@ class Table:
         taken = figures.get("ms/step")
         if taken:
             self._taken[case.name, case.batch, case.mode] = taken
-            peer, plain = self._taken.get(("a", case.batch, "eager")), self._taken.get(case.plain)
-            row["x a"] = peer / taken if peer else ""
+            peers = {name: self._taken.get((name, case.batch, "eager")) for name in ("a", "d", "e")}
+            best, plain = min(filter(None, peers.values()), default=None), self._taken.get(case.plain)
+            row["x a"] = peers["a"] / taken if peers["a"] else ""
+            row["x peer"] = best / taken if best and case.kind not in PEERS else ""
             row["flat/plain"] = taken / plain if plain and "+flat" in case.name else ""
         self.rows.append(row)
         print(json.dumps({key: value for key, value in row.items() if value != ""}), flush=True)
