@@ -53,6 +53,8 @@ class Experiment:
     """Seeds for that; not used again."""
     held_out: int = 100
     """Pictures that are measured: three in ten choose checkpoints and learning rates, the others score."""
+    misnamed: float = 0.0
+    """Share of the pictures that have each other's captions."""
 
     def __post_init__(self) -> None:
         assert not set(self.seeds) & set(self.tuning) and self.baseline in self.arms
@@ -81,11 +83,14 @@ class Job:
     pictures: int
     measured: tuple[int, ...]
     held_out: int
+    misnamed: float = 0.0
 
     @property
     def key(self) -> str:
-        """The same for the same run, whatever arms stand beside it."""
+        """The same for the same run, whatever arms stand beside it, and as it was before there were wrong names."""
         facts = {name: value for name, value in self.__dict__.items() if name not in ("experiment", "arm")}
+        if not self.misnamed:
+            del facts["misnamed"]
         return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=10).hexdigest()
 
 
@@ -95,7 +100,7 @@ def job(name: str, experiment: Experiment, arm: str, seed: int, lr: float | None
     settings = COMMON | experiment.settings | chosen.settings | {"train.steps": experiment.measured[-1], "seed": seed}
     settings |= {"optimizer.lr": lr} if lr else {}
     return Job(name, arm, seed, lr, settings, chosen.strength, experiment.pictures, experiment.measured,
-               experiment.held_out)  # fmt: skip
+               experiment.held_out, experiment.misnamed)  # fmt: skip
 
 
 def tuning_jobs(name: str, experiment: Experiment) -> Iterator[Job]:
@@ -168,7 +173,51 @@ EXPERIMENTS = {
         grid=(3.6e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3),
         tuning=(20, 21, 22, 23),
     ),
+    "flat_usual": Experiment(
+        question="In a run of usual length, as the preset for a style has it (20 pictures, GraLoRA, 160 steps, cosine): "
+        "does Flat-LoRA change the loss on unseen icons, and should the preset have it?",
+        baseline="flat off",
+        arms={
+            "flat off": Arm(),
+            **{f"flat {sigma}": _flat(sigma) for sigma in (0.05, 0.1, 0.3, 0.6)},
+            "flat 0.3 constant": _flat(0.3, "constant"),
+            "weight decay 1": Arm({"optimizer.weight_decay": 1.0}),
+            "flat off, strength 0.75": Arm(scale=0.75, like="flat off"),
+            "flat 0.3, strength 0.75": Arm(scale=0.75, like="flat 0.3"),
+        },
+        settings={
+            "adapter.kind": "gralora", "adapter.rank": 16, "adapter.k": 2, "flat.sigma": 0.0, "optimizer.lr": 1e-3,
+            "optimizer.schedule": "cosine", "optimizer.warmup": 10,
+        },
+        pictures=20,
+        seeds=tuple(range(300, 316)),
+        margin=0.005,
+        measured=(40, 80, 120, 160),
+    ),
+    "flat_misnamed": Experiment(
+        question="Four of 20 pictures have each other's captions, and the run is long: does Flat-LoRA learn less of "
+        "what is wrong than plain LoRA does, and do simpler remedies do as well?",
+        baseline="LoRA",
+        arms={
+            "LoRA": Arm(),
+            **{f"flat {sigma}": _flat(sigma) for sigma in (0.1, 0.3, 0.6)},
+            "flat 0.6 constant": _flat(0.6, "constant"),
+            "weight decay 1": Arm({"optimizer.weight_decay": 1.0}),
+            "LoRA, strength 0.75": Arm(scale=0.75, like="LoRA"),
+            "LoRA, best checkpoint": Arm(chosen=True, like="LoRA"),
+            "flat 0.6, best checkpoint": Arm(chosen=True, like="flat 0.6"),
+        },
+        settings={
+            "adapter.kind": "lora", "adapter.rank": 8, "flat.sigma": 0.0, "optimizer.lr": 5e-4,
+            "optimizer.schedule": "constant", "optimizer.warmup": 0,
+        },
+        pictures=20,
+        seeds=tuple(range(400, 412)),
+        margin=0.01,
+        measured=(60, 125, 250, 500, 1000),
+        misnamed=0.2,
+    ),
 }  # fmt: skip
-"""Primary measure of both: mean denoising loss on the scoring pictures after the last step, as a share of the base's.
+"""Primary measure of all: mean denoising loss on the scoring pictures after the last step, as a share of the base's.
 All arms are compared with the baseline by the paired difference (arm - baseline; lower is better), all are reported,
 and Holm's correction runs over all arms of an experiment."""

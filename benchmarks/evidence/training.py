@@ -145,4 +145,9 @@ def _pictures(job: Job, folder: Path) -> Path:
     every = scan(PROJECT / job.settings["data.instance"])
     order = torch.randperm(len(every), generator=seeds.generator(job.seed, 0, "pictures")).tolist()
     chosen = [every[index] for index in sorted(order[: job.pictures])]
-    return write_set(folder / "pictures", [(picture.path, picture.caption) for picture in chosen])
+    captions = [picture.caption for picture in chosen]
+    wrong = order[: round(job.misnamed * len(chosen))]  # of the shuffled order, so by chance
+    places = [sorted(order[: job.pictures]).index(index) for index in wrong]
+    for place, other in zip(places, places[1:] + places[:1], strict=True):
+        captions[place] = chosen[other].caption
+    return write_set(folder / "pictures", [(p.path, said) for p, said in zip(chosen, captions, strict=True)])

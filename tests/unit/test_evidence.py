@@ -77,3 +77,21 @@ def test_declared_experiments_tune_and_score_on_different_seeds(name: str):
         assert not {one.seed for one in tuned} & {one.seed for one in scored}
         assert {one.arm for one in scored} == {arm for arm, what in experiment.arms.items() if not what.like}
         assert all(what.like in experiment.arms for what in experiment.arms.values() if what.like)
+
+
+def test_a_share_of_the_pictures_has_each_others_captions(tmp_path):
+    from benchmarks.evidence.training import _pictures
+    from lowrank_diffusion.image.data import scan
+
+    experiment = EXPERIMENTS["flat_misnamed"]
+    sets = {}
+    for share in (0.0, 0.2):
+        one = job("x", dataclasses.replace(experiment, misnamed=share), "LoRA", 400)
+        sets[share] = [picture.caption for picture in scan(_pictures(one, tmp_path / str(share)))]
+    assert sorted(sets[0.0]) == sorted(sets[0.2])
+    assert sum(a != b for a, b in zip(sets[0.0], sets[0.2], strict=True)) == 4
+
+
+def test_the_key_of_a_run_is_what_it_was():
+    """Runs that were made are found again."""
+    assert job("flat_overfit", EXPERIMENTS["flat_overfit"], "LoRA", 100).key == "c86839cc0d782fe6283b"
