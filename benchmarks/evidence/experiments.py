@@ -174,7 +174,7 @@ EXPERIMENTS = {
         tuning=(20, 21, 22, 23),
     ),
     "flat_usual": Experiment(
-        question="In a run of usual length, as the preset for a style has it (20 pictures, GraLoRA, 160 steps, cosine): "
+        question="In a run of usual length, like the preset's for a style (20 pictures, GraLoRA, 160 steps, cosine): "
         "does Flat-LoRA change the loss on unseen icons, and should the preset have it?",
         baseline="flat off",
         arms={
