@@ -98,8 +98,9 @@ class Tries:
 class Guard:
     """The ASGI layer."""
 
-    def __init__(self, app: ASGIApp, names: Names, uploads: Path):
+    def __init__(self, app: ASGIApp, names: Names, uploads: Path, served: Iterable[str] = ()):
         self.app, self.names, self.uploads, self.tries = app, names, uploads, Tries()
+        self.served = [Path(folder) for folder in served]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse in words."""
@@ -110,6 +111,7 @@ class Guard:
         try:
             self._check_sender(scope, headers)
             self._check_size(scope, dict(headers))
+            self._check_file(str(scope["path"]))
             await self._answer(scope, receive, self._sender(scope, send))
         except Refusal as refusal:
             extra = {"Retry-After": str(refusal.wait)} if refusal.wait else {}
@@ -177,6 +179,19 @@ class Guard:
                 raise Refusal(413, f"The disk has no room for {size:,} bytes more. Free some space.")
             if path.endswith("/login") and (wait := self.tries.wait(client(scope), time.monotonic())):
                 raise Refusal(429, f"Too many wrong passwords. Try again in {wait} seconds.", wait)
+
+    def _check_file(self, path: str) -> None:
+        """A stranger's run folder may hold links; Gradio follows them, wherever they lead."""
+        name = path.partition("/file=")[2]
+        if not name:
+            return
+        try:
+            found = Path(name).resolve()
+        except (OSError, ValueError, RuntimeError):  # a link to itself, a zero byte
+            raise Refusal(404, "There is no such file.") from None
+        within = [Path(name).is_relative_to(folder) for folder in self.served]
+        if any(within) and not any(found.is_relative_to(folder) for folder in self.served):
+            raise Refusal(403, "That is a link out of the folders of this app.")
 
     def _sender(self, scope: Scope, send: Send) -> Send:
         path = str(scope["path"]).rstrip("/")

@@ -224,13 +224,14 @@ def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     demo._queue.sleep_when_free = 0.03  # Gradio's own 1 ms keeps a tenth of a core busy, day and night
     print(f"{TITLE} is at http://{options.host}:{options.port}  (Ctrl-C ends it; trainings go on)", flush=True)
     names = Names(options.host, [*options.host_name, *os.environ.get("LOWRANK_HOSTS", "").split(",")])
+    guarding: dict[str, Any] = {"names": names, "uploads": uploads_folder(), "served": safe.served_folders()}
     demo.launch(
         server_name=options.host,
         server_port=options.port,
         inbrowser=not options.no_browser,
         auth=checker(auth) if auth else None,
         root_path=options.root_path,
-        app_kwargs={"middleware": [Middleware(Guard, names=names, uploads=uploads_folder())]},
+        app_kwargs={"middleware": [Middleware(Guard, **guarding)]},
         state_session_capacity=PAGES_KEPT,
         allowed_paths=safe.served_folders(),
         max_file_size=LARGEST_UPLOAD,

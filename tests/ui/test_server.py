@@ -81,6 +81,16 @@ def test_a_run_picture_is_served_and_the_home_beside_it_is_not(server: tuple[str
     assert fetch(f"{url}/gradio_api/file={outside}")[0] == 403
 
 
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_a_link_in_a_run_leads_nowhere(server: tuple[str, Path], folder: bool) -> None:
+    url, home = server
+    (home / "secret.txt").write_text("root: a secret")
+    link = home / "runs" / f"link{folder}"
+    link.symlink_to(home if folder else home / "secret.txt")
+    status, text = fetch(f"{url}/gradio_api/file={link / 'secret.txt' if folder else link}")
+    assert status == 403 and b"root:" not in text
+
+
 @pytest.mark.parametrize("component", ["drop", "adapter-file", "text-drop"])
 def test_a_forged_upload_does_not_reach_a_handler(server: tuple[str, Path], component: str) -> None:
     forged = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}, "orig_name": "cat.png"}
