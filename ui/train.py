@@ -151,16 +151,15 @@ class TrainTab:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         everything = {*self.kept.values(), *self.panel.inputs}
         changed = [*self.shown, self.problems, self.before, self.undo]
-        chosen = self.preset.input(self.choose, everything, changed, **quiet)
+        self.preset.input(self.choose, everything, changed, **quiet)
         self.undo.pressed(self.press, everything | {self.before}, changed, **quiet)
         answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
         if answers:
             filled = [self.form.widgets[key] for key in blanks.FILLED] + [self.filled]
-            typed = [
-                part.change for part in answers
-            ]  # not input: a value that is pasted or filled in makes no keystroke
+            # Not input: a value that is pasted or filled in makes no keystroke. And once more when a preset has come,
+            # for what was typed while the server answered: by one event, so that no answer overtakes a later one.
+            typed = [part.change for part in (*answers, self.filled)]
             gr.on(typed, self.answer, everything, filled, trigger_mode="always_last", **quiet)
-            chosen.then(self.answer, everything, filled, **quiet)  # what was typed while the server answered
         self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)
         self.start.click(
             self.begin, everything, [self.problems, self.others, self.told, *self.monitor.outputs], **quiet
