@@ -1,6 +1,8 @@
 """Personalise diffusion models with GraLoRA and LoRA, trained flat."""
 
+import logging
 import os
+import warnings
 
 # OpenMP's threads spin while they wait for each other, by default for milliseconds. With anything else on the same
 # cores (pictures drawn while a run trains) the one they wait for is often not running: a step of 0.2 s then took 9.5 s
@@ -8,5 +10,10 @@ import os
 # microseconds of spinning it takes 0.2 s there, and 0.9 s beside other work. Counts only if set before torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# What libraries say of each other is not for whoever trains: PEFT asks transformers' models by an old name, and
+# bitsandbytes knows a faster 4-bit product for some CPUs in a package that it does not need.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

@@ -135,11 +135,20 @@ class Guard:
             gone = gone or message["type"] in ("http.disconnect", "websocket.disconnect")
             return message
 
+        begun = ended = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun, ended
+            begun, ended = True, message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
         try:
-            await self.app(scope, heard, send)
+            await self.app(scope, heard, sent)
         except (KeyError, RuntimeError):
             if not (gone or listening):
                 raise
+            if begun and not ended:
+                await send({"type": "http.response.body", "body": b""})
 
     def _check_sender(self, scope: Scope, headers: list[tuple[str, str]]) -> None:
         hosts = [value for name, value in headers if name == "host"]

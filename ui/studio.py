@@ -8,6 +8,7 @@ import contextlib
 import hmac
 import html
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -212,6 +213,7 @@ def serve(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what systemd sends ends it as Ctrl-C does
     with contextlib.suppress(KeyboardInterrupt):  # Gradio takes Ctrl-C only once it waits
         _launch(options, auth)
     return 0

@@ -35,10 +35,12 @@ def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Se
     room = _room(model, len(asked))
     stops = {end_of_turn(tokenizer), tokenizer.eos_token_id}
     generator = torch.Generator().manual_seed(settings.seed)
-    ids, cache, said, shown, ended = torch.tensor([asked], device=model.device), None, [], "", False
+    ids, cache, said, shown, ended = torch.tensor([asked], device=model.device), dict[str, Any](), [], "", False
     for _ in range(min(settings.max_tokens, room)):
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        token, cache = choose(out.logits[0, -1], settings, generator), out.past_key_values
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
+        token = choose(out.logits[0, -1], settings, generator)
+        name = "cache" if "cache" in out else "past_key_values"  # as older transformers call it
+        cache = {name: out[name]}
         ended = token in stops
         if ended:
             break

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from lowrank_diffusion.paths import PROJECT
 from tests.app_process import running_app
@@ -29,15 +29,27 @@ class Studio:
     window: BrowserContext
     hosts: set[str] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
+    leaving: bool = False
 
     def open(self) -> Page:
         """A new page on the app, watched."""
         page = self.window.new_page()
         page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._said)
         page.goto(self.url)
         page.locator("#start").wait_for()
         return page
+
+    def reload(self, page: Page) -> None:
+        """As by F5; what Gradio says of answers that the page no longer waits for does not count."""
+        self.leaving = True
+        page.reload()
+        self.leaving = False
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not self.leaving:
+            self.errors.append(message.text)
 
 
 def shot(page: Page, name: str) -> None:
@@ -60,7 +72,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def studio(browser: Browser, home: Path) -> Iterator[Studio]:
-    """An app in its own home; at the end it must have called no other host and raised no script error."""
+    """An app in its own home; at the end it has called no other host, and neither console nor log holds an error."""
     with running_app(home) as url:
         window = browser.new_context(viewport={"width": 1360, "height": 900}, accept_downloads=True)
         studio = Studio(url, home, window)
@@ -68,3 +80,10 @@ def studio(browser: Browser, home: Path) -> Iterator[Studio]:
         window.close()
     assert studio.hosts - {""} == {"127.0.0.1"}, "the page called another host"
     assert studio.errors == []
+    assert_quiet(home)
+
+
+def assert_quiet(home: Path) -> None:
+    """The app has said where it is, and nothing since."""
+    said = (home / "app.txt").read_text(encoding="utf-8").splitlines()
+    assert len(said) == 1 and said[0].startswith("Lowrank Diffusion is at http"), said

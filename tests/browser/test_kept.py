@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from lowrank_diffusion import presets, supervisor
 from lowrank_diffusion.runs import all_runs
 from tests.app_process import running_app
-from tests.browser.conftest import Studio, shot
+from tests.browser.conftest import Studio, assert_quiet, shot
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -45,9 +45,9 @@ def studio(app: tuple[str, Path], browser: Browser, monkeypatch: pytest.MonkeyPa
     for run in all_runs():
         if run.process() is not None:
             supervisor.stop(run, kill_after=0)
-    assert "Traceback" not in (home / "app.txt").read_text()
     window.close()
-    assert studio.errors == []
+    assert studio.errors == [], studio.errors
+    assert_quiet(home)
 
 
 def ready(page: Page) -> Page:
@@ -106,7 +106,7 @@ def test_an_example_survives_a_reload(studio: Studio, example: str, count: int) 
     prompts = field(page, "field-sample-prompts").input_value()
     assert "{" not in prompts
     kept(studio, page, '"pictures": [{')
-    ready(page).reload()
+    studio.reload(ready(page))
     expect(page.locator(".picture-card")).to_have_count(count, timeout=90_000)
     expect(field(page, "field-sample-prompts")).to_have_value(prompts)
     ready(page)
@@ -126,7 +126,7 @@ def test_settings_of_every_tab_survive_and_two_tabs_keep_their_own(studio: Studi
     expect(page.locator("#text-note")).to_contain_text("rows", timeout=90_000)
     typed(page, "text-run-name", "my orders")
     kept(studio, page, "my robot", "77", "fox in the rain", "99", "my orders", "train.jsonl")
-    page.reload()
+    studio.reload(page)
     other = ready(studio.open())
     for tab in (ready(page), other):
         expect(field(tab, "run-name")).to_have_value("my robot", timeout=90_000)
@@ -145,7 +145,7 @@ def test_settings_of_every_tab_survive_and_two_tabs_keep_their_own(studio: Studi
     other.get_by_role("tab", name="Train").click()
     typed(other, "run-name", "of the other")
     kept(studio, other, "of the other")
-    page.reload()
+    studio.reload(page)
     expect(field(ready(page), "run-name")).to_have_value("my robot")
 
 

@@ -67,7 +67,7 @@ def test_rows_are_seen_trained_on_and_talked_with(studio: Studio, tmp_path: Path
     expect(page.locator("#text-run-head .pill")).to_be_visible(timeout=90_000)
     run = the_run()
     expect(page.locator("#text-curve polyline.smooth")).to_be_visible(timeout=LONG_MS)
-    page.reload()
+    studio.reload(page)
     open_language(page)
     expect(page.locator("#text-note")).to_contain_text("12 rows", timeout=90_000)
     expect(page.locator("#text-run-head h3")).to_have_text(run.title, timeout=90_000)

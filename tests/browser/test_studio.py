@@ -73,7 +73,7 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
     expect(page.locator("#curve polyline.smooth")).to_be_visible(timeout=TRAINING_MS)
     expect(page.locator("#samples img").first).to_be_visible(timeout=TRAINING_MS)
     shot(page, "2-training")
-    page.reload()
+    studio.reload(page)
     expect(page.locator(".picture-card")).to_have_count(20, timeout=90_000)
     assert [area.input_value() for area in page.locator(".picture-card textarea").all()] == captions
     expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=90_000)
@@ -209,7 +209,7 @@ def test_two_pages_watch_one_run_and_one_leaves_while_drawing(studio: Studio) ->
     run = the_run()
     try:
         expect(third.locator("#run-shown input")).to_be_visible()
-        third.reload()
+        studio.reload(third)
         for page in (other, third):
             expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=90_000)
     finally:
