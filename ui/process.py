@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def serve(connection: Connection, cancel: Event, kind: type[Worker]) -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their hints are about code, not for the person here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the app, which then closes the connection
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # what it holds of the system is given back on the way out
     worker = kind()
     worker.warm(connection.poll)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

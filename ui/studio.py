@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,13 +215,15 @@ def serve(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what systemd sends ends it as Ctrl-C does
-    with contextlib.suppress(KeyboardInterrupt):  # Gradio takes Ctrl-C only once it waits
+    with contextlib.suppress(KeyboardInterrupt):
         _launch(options, auth)
+        threading.Event().wait()
+    gr.close_all(verbose=False)
     return 0
 
 
 def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
-    """Serve until Ctrl-C."""
+    """Serve, in threads of the server's own."""
     demo = build()
     demo.queue(default_concurrency_limit=8)
     demo._queue.sleep_when_free = 0.03  # Gradio's own 1 ms keeps a tenth of a core busy, day and night
@@ -242,6 +245,7 @@ def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
         js=static_text("page.js"),
         ssr_mode=False,
         share=False,
+        prevent_thread_lock=True,
         quiet=True,
         show_error=True,
         run_history=False,
