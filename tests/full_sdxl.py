@@ -98,10 +98,9 @@ def write(kind: str, targets: str, folder: Path) -> Cell:
 
 
 def write_all(folder: Path) -> None:
-    """Every cell in a folder of its own with ``deltas.safetensors``, and the configurations beside them."""
-    for name in WIDTHS:
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(config(name)), encoding="utf-8")
+    """Every cell in a folder of its own with ``deltas.safetensors``, and the models without adapters beside them."""
+    for name, model in models().items():
+        model.save_pretrained(folder / name)
     for kind, targets in CELLS:
         cell = write(kind, targets, folder / f"{kind}.{targets}")
         save_file(cell.deltas, cell.kohya.with_name("deltas.safetensors"))
