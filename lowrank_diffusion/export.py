@@ -178,7 +178,8 @@ def save_kohya(pairs: dict[str, Factors], path: Path, metadata: dict[str, str], 
         tensors[f"{key}.lora_down.weight"] = whole.a.contiguous()
         tensors[f"{key}.lora_up.weight"] = whole.b.contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(rank))  # bf16 has no 257
-    data = save(tensors)  # without metadata: kohya's hashes leave it out, so that editing it keeps them
+    # As kohya's scripts make them: with no metadata but theirs, so that editing a title or a picture keeps them.
+    data = save(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     header = int.from_bytes(data[:8], "little") + 8
     hashes = {
         "sshs_model_hash": hashlib.sha256(data[header:]).hexdigest(),

@@ -67,10 +67,8 @@ def gralora_to_lora(a: Tensor, b: Tensor, scaling: float) -> Factors:
     rows, t = b.shape[2], r // k
     lora_a = a.new_zeros(k, k, t, k, columns)  # (i, j, t | input block, column)
     lora_b = b.new_zeros(k, rows, k, k, t)  # (output block, row | i, j, t)
-    for i in range(k):
-        for j in range(k):
-            lora_a[i, j, :, j, :] = a[j, :, i * t : (i + 1) * t].T
-            lora_b[i, :, i, j, :] = scaling * b[i, j * t : (j + 1) * t, :].T
+    lora_a.diagonal(dim1=1, dim2=3).copy_(a.unflatten(2, (k, t)).permute(2, 3, 1, 0))  # (i, t, column, j)
+    lora_b.diagonal(dim1=0, dim2=2).copy_(scaling * b.unflatten(1, (k, t)).permute(3, 1, 2, 0))  # (row, j, t, i)
     return Factors(lora_a.reshape(k * r, k * columns), lora_b.reshape(k * rows, k * r))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import hashes
 from .config import Config
 
 
@@ -53,7 +54,7 @@ class Facts:
     precision: str = "float32"
     """Type of the frozen base."""
     base_file: Path | None = None
-    """The base where it is one file, by whose hash other programs find it."""
+    """The base where it is one file, by whose hashes other programs find it; a folder has none."""
 
 
 def common_metadata(facts: Facts, rank: int) -> dict[str, str]:
@@ -163,20 +164,11 @@ def _base(facts: Facts) -> dict[str, object]:
         "ss_v2": False,
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": facts.base,
-        "ss_sd_model_hash": legacy_hash(facts.base_file) if facts.base_file else "",
+        "ss_sd_model_hash": hashes.legacy(facts.base_file) if facts.base_file else "",
+        "ss_new_sd_model_hash": hashes.whole(facts.base_file) if facts.base_file else "",
         "ss_clip_skip": None,
         **({"ss_v_parameterization": True} if v else {}),
     }
-
-
-def legacy_hash(path: Path) -> str:
-    """A checkpoint's short hash, by which A1111 knows it: of 64 kB one MB from its beginning. 8 hex digits."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0x100000)
-            return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-    except OSError:
-        return ""
 
 
 CAPTIONS = ("data.prompt", "sample.prompts", "prior.prompt", "sample.negative")

@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from lowrank_diffusion import adapters, devices, events, seeds
+from lowrank_diffusion import adapters, devices, events, hashes, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.export import export
 from lowrank_diffusion.image import (
@@ -60,6 +60,7 @@ class DreamBooth:
     ):
         self.run, self.cfg, self.device, self.dtype, self.tell = run, cfg, device, dtype, tell
         self.base = Base.of(cfg.base, device, dtype)
+        hashes.begin(self.base.source.file)
         found = survey(Path(cfg.data.instance), cfg.data.prompt)
         for note in notes.notes(cfg, found, notes.given_classes(cfg), self.base.source):
             tell(events.Note(note))

@@ -194,7 +194,7 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
         raise AdapterError(f"{file.label}: {rule}. Was it trained on another model?")
     found: Pairs = {}
     for (model, path), group in groups.items():
-        layer = next(layer for own, layer in layers[model].values() if own == path)
+        layer = layers[model][path][1]
         try:
             pair = _pair(file, model, path, group)
         except (ValueError, RuntimeError, KeyError, TypeError, IndexError, ArithmeticError, AttributeError) as error:

@@ -24,7 +24,7 @@ LAYERS = (
     "hub loading tensor_files",
     "processes status",
     "runs supervisor execution devices layer_names factors noise kernels products quantize",
-    "adapters flat units fused metadata export",
+    "adapters flat units fused hashes metadata export",
     "image text",
     "preflight",
     "terminal cli_text cli_image cli",

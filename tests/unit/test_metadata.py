@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lowrank_diffusion import presets
+from lowrank_diffusion import hashes, paths, presets
 from lowrank_diffusion.export import Exported, stored_as
 from lowrank_diffusion.factors import Factors, relative_error
-from lowrank_diffusion.metadata import Facts, Pictures, common_metadata, legacy_hash
+from lowrank_diffusion.metadata import Facts, Pictures, common_metadata
 
 CAPTIONS = ("sks Dog, red  ball", "sks dog, a lawn", "sks dog")
 SIZES = ((1024, 1024), (832, 1216), (832, 1216))
@@ -75,12 +78,68 @@ def test_no_path_of_the_machine_is_told(settings: dict[str, Any]):
     assert "ann" not in json.dumps(said(settings)) and "/home" not in json.dumps(said(settings))
 
 
-def test_a_base_of_one_file_is_told_by_its_hash(tmp_path: Path):
+def test_a_base_of_one_file_is_told_by_its_hashes(tmp_path: Path):
     path = tmp_path / "base.safetensors"
-    path.write_bytes(bytes(0x100000) + b"x" * 0x20000)
-    assert said(base_file=path)["ss_sd_model_hash"] == legacy_hash(path)
-    assert len(legacy_hash(path)) == 8 and legacy_hash(tmp_path / "gone") == ""
-    assert "ss_sd_model_hash" not in said()
+    content = bytes(0x100000) + b"x" * 0x20000
+    path.write_bytes(content)
+    found = said(base_file=path)
+    assert found["ss_new_sd_model_hash"] == hashlib.sha256(content).hexdigest(), "A1111 finds a base by all of its file"
+    assert found["ss_sd_model_hash"] == hashlib.sha256(b"x" * 0x10000).hexdigest()[:8]
+    assert not {"ss_sd_model_hash", "ss_new_sd_model_hash"} & said().keys(), "a folder has none"
+    assert not {"ss_sd_model_hash", "ss_new_sd_model_hash"} & said(base_file=tmp_path / "gone").keys()
+
+
+def test_a_base_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(b"one")
+    reads: list[object] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: reads.append(file) or digest(file, kind))
+    first = hashes.whole(path)
+    assert hashes.whole(path) == first == hashlib.sha256(b"one").hexdigest() and len(reads) == 1
+    os.utime(path, ns=(1, 1))
+    assert hashes.whole(path) == first and len(reads) == 2
+    path.write_bytes(b"another")
+    assert hashes.whole(path) == hashlib.sha256(b"another").hexdigest() and len(reads) == 3
+    for kept in (paths.cache_folder() / "hashes").iterdir():
+        kept.write_text("nonsense")
+    assert hashes.whole(path) == hashlib.sha256(b"another").hexdigest() and len(reads) == 4
+
+
+def test_a_base_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(b"one")
+    digest = hashlib.file_digest
+
+    def changed(file: Any, kind: str) -> Any:
+        found = digest(file, kind)
+        path.write_bytes(b"two, longer")
+        return found
+
+    monkeypatch.setattr(hashlib, "file_digest", changed)
+    assert hashes.whole(path) == ""
+    monkeypatch.undo()
+    assert hashes.whole(path) == hashlib.sha256(b"two, longer").hexdigest()
+
+
+def test_who_asks_while_a_base_is_read_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(b"one")
+    started, go_on, reads = threading.Event(), threading.Event(), []
+    digest = hashlib.file_digest
+
+    def slow(file: Any, kind: str) -> Any:
+        reads.append(file)
+        started.set()
+        assert go_on.wait(30)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", slow)
+    hashes.begin(None)
+    hashes.begin(path)
+    assert started.wait(30), "begin() came back while the file is being read"
+    go_on.set()
+    assert hashes.whole(path) == hashlib.sha256(b"one").hexdigest() and len(reads) == 1
 
 
 @pytest.mark.parametrize(
