@@ -180,7 +180,7 @@ class Watch:
             return replace(told, state="starting", message="", resumable=True)
         if alive or ended or (told.state == "new" and not newest):
             return replace(told)
-        message = f"The process ended without a word. Its output: {self.run.log_path}"
+        message = f"The process ended without a word; its output is in {self.run.log_path}."
         return replace(told, state="interrupted", message=message, resumable=True)
 
 

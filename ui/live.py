@@ -28,6 +28,7 @@ STATE_HINTS = {
     "interrupted": "Resume goes on from the newest checkpoint.",
     "failed": "Nothing that was saved is lost. Put the cause right, then resume or start a new run.",
 }
+NOTHING_SAVED = "Nothing was saved yet: Resume begins anew, with the same settings and pictures."
 FINISHED_HINTS = {
     "image": "Try it in the Generate tab; its adapter files are in the Runs tab.",
     "text": "Talk to it under Chat, beside its base; its adapter files are in the Runs tab.",
@@ -106,6 +107,8 @@ def status_html(run: Run | None, status: Status) -> str:
         f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status)
     )
     hint = FINISHED_HINTS[watching.task(run)] if status.state == "finished" else STATE_HINTS.get(status.state, "")
+    if status.state == "interrupted" and not run.checkpoints:
+        hint = NOTHING_SAVED
     text = status.message or hint
     kind = "bad" if status.state in ("failed", "interrupted", "unreadable") else "info"
     if kind == "bad" and status.message:

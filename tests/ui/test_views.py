@@ -131,3 +131,12 @@ def test_texts_are_shown_as_samples_with_their_figures(home: Path) -> None:
     assert samples.count("its file is gone") == 1, "what lies elsewhere is not spoken of"
     assert [value for _, value in live.choices("text")] == [run.name]
     assert live.choices("image") == []
+
+
+def test_a_run_that_saved_nothing_does_not_speak_of_a_checkpoint(home: Path) -> None:
+    run = runs.create(presets.build({}, {}), "x")
+    status = runs.Status(state="interrupted", message="The process ended.")
+    assert live.NOTHING_SAVED in live.status_html(run, status)
+    (run.path / "checkpoints" / "step-000004").mkdir(parents=True)
+    (run.path / "checkpoints" / "step-000004" / "state.safetensors").write_bytes(b"x")
+    assert "newest checkpoint" in live.status_html(run, status)
