@@ -58,10 +58,12 @@ class Marks:
         positive = _LEARN.fullmatch(name) is not None
         if not positive and not _LEAVE_OUT.fullmatch(name):
             return
-        if value is None or (classes and name == "label" and not isinstance(value, bool)):
+        word = classes and isinstance(value, str) and value.strip().lower() in ("true", "false")  # as tables hold it
+        labels = isinstance(value, bool) or word
+        if value is None or (classes and name == "label" and not labels):
             return
         verdict = _yes_or_no(value)
-        if name == "label" and not isinstance(value, bool):
+        if name == "label" and not labels:
             self.problems.append(
                 f"the field {place} must be true (learn it) or false (leave it out), got {value!r:.60}."
             )
