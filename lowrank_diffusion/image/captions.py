@@ -95,44 +95,50 @@ def _take(picture: Path, caption: str, row: Any, said: Captions) -> None:
 def from_texts(texts: Iterable[Path], pictures: Sequence[Path]) -> Captions:
     """Captions by picture from NAME.txt files, and everything that is wrong with those files."""
     said = Captions()
-    by_name: dict[str, list[Path]] = {}
-    by_stem: dict[str, list[Path]] = {}
-    for picture in pictures:
-        by_name.setdefault(_spelt(picture.name), []).append(picture)
-        by_stem.setdefault(_spelt(picture.stem), []).append(picture)
+    owners = Owners([picture.name for picture in pictures])
     for text in texts:
-        stem = _spelt(text.stem)
-        meant = by_name.get(stem) or by_stem.get(stem) or []  # a.png.txt: some programs write captions so
-        problem = _one_picture(text, meant, said) if meant else _without_picture(text, pictures)
-        if problem:
-            said.problems.append(f"{text}: {problem}")
+        found = owners.of(text.name)
+        picture = None if isinstance(found, str) else pictures[found]
+        if picture is None or picture in said.found:
+            second = picture and f"is a second caption of {picture.name}. Keep one of its .txt files."
+            said.problems.append(f"{text}: {second or found}")
             continue
         try:
-            said.found[meant[0]] = one_line(_text(text, LARGEST_CAPTION))
+            said.found[picture] = one_line(_text(text, LARGEST_CAPTION))
         except DataError as error:
             said.problems += error.problems
     return said
 
 
-def _one_picture(text: Path, meant: list[Path], said: Captions) -> str:
-    """Why a text file is not the caption of just one picture; empty if it is."""
-    if len(meant) > 1:
-        names = " or ".join(picture.name for picture in meant)
-        return f"could be the caption of {names}. Call it {meant[0].name}.txt, or rename one of the pictures."
-    if meant[0] in said.found:
-        return f"is a second caption of {meant[0].name}. Keep one of its .txt files."
-    return ""
+class Owners:
+    """Which picture a text file is the caption of, told by their names."""
 
+    def __init__(self, names: Sequence[str]):
+        self._names = names
+        self._by_name: dict[str, list[int]] = {}
+        self._by_stem: dict[str, list[int]] = {}
+        self._alike: dict[str, int] = {}
+        for number, name in enumerate(map(_spelt, names)):
+            stem = PurePosixPath(name).stem
+            self._by_name.setdefault(name, []).append(number)
+            self._by_stem.setdefault(stem, []).append(number)
+            self._alike |= {name.casefold(): number, stem.casefold(): number}
 
-def _without_picture(text: Path, pictures: Iterable[Path]) -> str:
-    """What to do with a text file that is called as no picture is."""
-    like = next(
-        (p for p in pictures if _spelt(text.stem).casefold() in map(str.casefold, (_spelt(p.stem), _spelt(p.name)))),
-        None,
-    )
-    if like is not None:
-        return f"differs from {like.name} in capital letters. Call it {like.stem}.txt, or remove it."
-    return f"is a caption without its picture. Add a picture {text.stem}.png (or .jpg...), or remove the file."
+    def of(self, text: str) -> int | str:
+        """The number of the one picture that a text of this name belongs to, or why there is no such picture."""
+        stem = PurePosixPath(_spelt(text)).stem
+        meant = self._by_name.get(stem) or self._by_stem.get(stem) or []  # a.png.txt: some programs write captions so
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            names = " or ".join(self._names[number] for number in meant)
+            return (
+                f"could be the caption of {names}. Call it {self._names[meant[0]]}.txt, or rename one of the pictures."
+            )
+        if stem.casefold() in self._alike:
+            name = self._names[self._alike[stem.casefold()]]
+            return f"differs from {name} in capital letters. Call it {PurePosixPath(name).stem}.txt, or remove it."
+        return f"is a caption without its picture. Add a picture {stem}.png (or .jpg...), or remove the file."
 
 
 def _spelt(name: str) -> str:
