@@ -9,12 +9,14 @@ from typing import Any
 _LEARN = re.compile(
     r"(train|learn|trainable|use|used|include|included|keep|kept|enabled|selected|approved|accepted|valid|is_valid|"
     r"good|is_good|desirable|is_desirable|label|loss|compute_loss|weight|loss_weight|sample_weight|training_weight|"
-    r"train_on_turn|train_on|should_train|is_correct|correct)"
+    r"train_on_turn|train_on|should_train|is_correct|correct|chosen|is_chosen|preferred|is_preferred|kto_tag|kto_label|"
+    r"feedback|thumbs_up|liked|positive|is_positive|helpful|is_helpful|success|passed)"
 )
 """Fields that say no with false or 0."""
 _LEAVE_OUT = re.compile(
     r"(ignore|ignored|skip|skipped|exclude|excluded|mask|masked|is_masked|rejected|is_rejected|discard|discarded|drop|"
-    r"dropped|delete|deleted|disabled|hidden|bad|is_bad|no_train|do_not_train|dont_train|no_loss|undesirable)"
+    r"dropped|delete|deleted|disabled|hidden|bad|is_bad|no_train|do_not_train|dont_train|no_loss|undesirable|"
+    r"thumbs_down|disliked|failed)"
 )
 """Fields that say no with true or 1."""
 _WEIGHTS = ("weight", "loss_weight", "sample_weight", "training_weight")
@@ -58,10 +60,12 @@ class Marks:
         positive = _LEARN.fullmatch(name) is not None
         if not positive and not _LEAVE_OUT.fullmatch(name):
             return
-        if value is None or (classes and name == "label" and not isinstance(value, bool)):
+        word = classes and isinstance(value, str) and value.strip().lower() in ("true", "false")  # as tables hold it
+        labels = isinstance(value, bool) or word
+        if value is None or (classes and name == "label" and not labels):
             return
         verdict = _yes_or_no(value)
-        if name == "label" and not isinstance(value, bool):
+        if name == "label" and not labels:
             self.problems.append(
                 f"the field {place} must be true (learn it) or false (leave it out), got {value!r:.60}."
             )

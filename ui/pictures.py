@@ -68,18 +68,17 @@ def card(path: Path, caption: str = "") -> Item:
 
 
 def _caption_from(text: Path, items: list[Item]) -> str:
-    """Give the text to the pictures of the same name; says what is wrong, or nothing."""
-    matches = [item for item in items if Path(item["name"]).stem == text.stem]
-    if not matches:
-        return f"{text.name}: there is no picture named {text.stem}. Add the picture, or rename the text."
+    """Give the text to the picture of its name, as a folder would; says what is wrong, or nothing."""
+    owner = captions.Owners([item["name"] for item in items]).of(text.name)
+    if isinstance(owner, str):
+        return f"{text.name}: {owner}"
     try:
         caption = " ".join(read_text(text, captions.LARGEST_CAPTION).split())
     except Unreadable as error:
         return f"{text.name}: {error}"
     if len(caption) > LONGEST_CAPTION:
         return f"{text.name}: is longer than {LONGEST_CAPTION} characters, too long for a caption."
-    for item in matches:
-        item["caption"] = caption
+    items[owner]["caption"] = caption
     return ""
 
 

@@ -87,7 +87,8 @@ def _hand_safetensors() -> list[tuple[str, Files]]:
         "many": many,
         "trigger": {
             "__metadata__": {"modelspec.trigger_phrase": "x" * 9_000_000},
-            "lora_unet_a.lora_down.weight": entry,
+            "lora_unet_a.lora_down.weight": entry | {"shape": [1, 1]},
+            "lora_unet_a.lora_up.weight": entry | {"shape": [1, 1]},
         },
         "long name": {"lora_" + "x" * 1_000_000: entry},
         "lists": b'{"a":[' + b"[]," * 5_000_000 + b"[]]}",

@@ -5,8 +5,9 @@ The page asks here when a file is added, and the loader before it reads one, so 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +52,21 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
-_READS_WORDS = re.compile(r"attn2[._]to_[kv]\.(lora_A|lora[._]down)(\.default)?\.weight$")
+_READS_WORDS = re.compile(r"attn2[._](processor\.)?to_[kv](_lora)?\.(lora_A|(lora[._])?down)(\.default)?\.weight$")
 """The pairs by which a UNet reads what the text encoders say; their width tells its family."""
 _FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner", 4096: "another UNet"}
-_LAYER = re.compile(
-    r"(.+?)[._](lora[._]down|lora_A|gralora_A|lora_linear_layer\.down)(\.default)?(\.weight)?", re.ASCII
-)
+_ROLES = {
+    "down": r"[._]lora[._]down(\.weight)?|\.lora_A(\.default)?(\.weight)?|\.lora_linear_layer\.down\.weight",
+    "up": r"[._]lora[._]up(\.weight)?|\.lora_B(\.default)?(\.weight)?|\.lora_linear_layer\.up\.weight",
+    "mid": r"\.lora_mid\.weight",
+    "alpha": r"\.alpha",
+    "gralora_A": r"\.gralora_A",
+    "gralora_B": r"\.gralora_B",
+    "general_A": r"\.gralora_A_general(\.weight)?",
+    "general_B": r"\.gralora_B_general(\.weight)?",
+}
+_KEY = re.compile("(?P<layer>.+?)(?:" + "|".join(f"(?P<{role}>{form})" for role, form in _ROLES.items()) + ")")
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ class About:
 
     def line(self) -> str:
         """One line for a person: what it adapts, how large, and the word that calls it."""
-        found = [match[1] for name in self.header.shapes if (match := _LAYER.fullmatch(name))]
+        places = filter(None, map(split, self.header.shapes))
+        found = [layer for layer, role in places if role in ("down", "gralora_A")]
         counts = {
             "UNet": sum(not _of_text(layer) for layer in found),
             "text encoders": sum(map(_of_text, found)),
@@ -87,6 +98,60 @@ def other_kind(names: Iterable[str]) -> str:
     """What tensor names show that is not a LoRA of SDXL, as the end of a sentence; empty if nothing does."""
     every = list(names)
     return next((what for what, mark in _KINDS if any(mark.search(name) for name in every)), "")
+
+
+def split(name: str) -> tuple[str, str] | None:
+    """A tensor's layer as the file calls it, and what the tensor is to it; None for what is no part of a LoRA."""
+    match = _KEY.fullmatch(name)
+    return match and (match["layer"], next(role for role in _ROLES if match[role] is not None))
+
+
+def _no_pairs(shapes: Mapping[str, Shape]) -> str:
+    """What keeps a file's tensors from being pairs, as a sentence without its end; empty if nothing does."""
+    layers: dict[str, dict[str, Shape]] = {}
+    odd = []
+    for name, shape in shapes.items():
+        place = split(name)
+        if place is None:
+            odd.append(name)
+            continue
+        layer, role = place
+        if role in layers.setdefault(layer, {}):
+            return f"{name[:200]} is there twice under different names"
+        layers[layer][role] = shape
+    if odd:
+        return f"{len(odd)} of {len(shapes)} tensors are no part of a LoRA, such as {odd[0][:200]}"
+    return next((f"the layer {layer[:200]} {why}" for layer, own in layers.items() if (why := _no_pair(own))), "")
+
+
+def _no_pair(own: Mapping[str, Shape]) -> str:
+    """What keeps the tensors of one layer from being a pair; empty if nothing does."""
+    blocks, general = {"gralora_A", "gralora_B"}, {"general_A", "general_B"}
+    if own.keys() in (blocks, blocks | general):
+        return "" if _blocks_agree(**own) else f"has blocks that do not fit each other: {_shown(own)}"
+    if not {"down", "up"} <= own.keys() <= {"down", "up", "mid", "alpha"}:
+        return f"has {', '.join(sorted(own))}, not a down and an up"
+    down, up, rank = own["down"], own["up"], own["down"][:1]
+    agree = len(down) > 1 and len(up) > 1 and rank[0] == math.prod(up[1:]) > 0
+    agree = agree and ("mid" not in own or (len(own["mid"]) == 4 and own["mid"][:2] == rank * 2))
+    if not agree or math.prod(own.get("alpha", ())) != 1:
+        return f"has tensors that do not fit each other: {_shown(own)}"
+    return ""
+
+
+def _blocks_agree(gralora_A: Shape, gralora_B: Shape, general_A: Shape = (), general_B: Shape = ()) -> bool:
+    """Whether these are GraLoRA's A (k, n/k, r) and B (k, r, m/k), and a plain pair beside them."""
+    if not (len(gralora_A) == len(gralora_B) == 3 and gralora_A[0] == gralora_B[0] > 0):
+        return False
+    (k, columns, rank), rows = gralora_A, gralora_B[2]
+    sound = rank == gralora_B[1] and rank > 0 and rank % k == 0
+    if not general_A:
+        return sound
+    return sound and general_A[1:] == (k * columns,) and general_B == (k * rows, general_A[0])
+
+
+def _shown(own: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{role} {shape}" for role, shape in sorted(own.items()))
 
 
 def _family(header: headers.Header) -> str:
@@ -119,6 +184,9 @@ def check(path: Path) -> About:
         what = headers.describe(header)
     if what:
         raise AdapterError(f"{path.name}: is {what}. {_ADVICE}")
+    problem = _no_pairs(header.shapes)
+    if problem:
+        raise AdapterError(f"{path.name}: {problem}. Download or export it again.")
     return About(path, header)
 
 

@@ -75,13 +75,16 @@ def _inject(model: Any, pairs: dict[str, Factors], name: str) -> None:
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model, name)
     model._hf_peft_config_loaded = True
     for path, pair in pairs.items():
-        layer = model.get_submodule(path)
-        a, b, own = layer.lora_A[name].weight, layer.lora_B[name].weight, pair.a.shape[0]
-        a.zero_()
-        b.zero_()
-        a[:own].copy_(pair.a.reshape(own, *a.shape[1:]))
-        b[:, :own].copy_(pair.b.reshape(b.shape[0], own, *b.shape[2:]))
+        _fill(model.get_submodule(path), name, pair)
     model.requires_grad_(False)
+
+
+def _fill(layer: Any, name: str, pair: Factors) -> None:
+    a, b, own = layer.lora_A[name].weight, layer.lora_B[name].weight, pair.a.shape[0]
+    a.zero_()
+    b.zero_()
+    a[:own].copy_(pair.a.reshape(own, *a.shape[1:]))
+    b[:, :own].copy_(pair.b.reshape(b.shape[0], own, *b.shape[2:]))
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class _State:
 
     layers: dict[str, nn.Module]
     active: dict[str, tuple[Any, Any]]
+    learning: list[tuple[nn.Parameter, bool]]
     configs: dict[str, Any] | None
     loaded: bool
 
@@ -98,8 +102,9 @@ class _State:
         layers = {path: layer for path, layer in model.named_modules() if ".lora_" not in path}
         tuned = {path: layer for path, layer in layers.items() if isinstance(layer, BaseTunerLayer)}
         active = {path: (layer._active_adapter, layer._disable_adapters) for path, layer in tuned.items()}
+        learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         configs = getattr(model, "peft_config", None)
-        return cls(layers, active, None if configs is None else dict(configs), model._hf_peft_config_loaded)
+        return cls(layers, active, learning, None if configs is None else dict(configs), model._hf_peft_config_loaded)
 
     def restore(self, model: Any, name: str) -> None:
         """Take ``name`` out again, however far it came."""
@@ -111,6 +116,8 @@ class _State:
             layer: Any = model.get_submodule(path)
             layer._active_adapter, layer._disable_adapters = active, disabled
             layer.delete_adapter(name)
+        for parameter, learns in self.learning:
+            parameter.requires_grad_(learns)
         if self.configs is None:
             model.__dict__.pop("peft_config", None)
         else:

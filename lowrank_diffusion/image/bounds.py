@@ -6,7 +6,10 @@ import bisect
 import contextlib
 import io
 import itertools
+import mmap
 import os
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +36,12 @@ _DECODERS = {"WEBP": 8, "AVIF": 8, "TIFF": 4}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_CHUNKS = 100_000
 _LARGEST_TEXT = 100_000
+LARGEST_PROFILE = 16_000_000
+"""Bytes of a colour profile; those of printers have a megabyte or two."""
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+"""Of a JPEG: what begins a segment, which says its length; between the pixels stand others."""
+_SCAN, _END = b"\xda", b"\xd9"
 _SAYS_WHAT_IS_UP = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
@@ -65,19 +74,27 @@ def frames(path: Path, image: Image.Image) -> str:
 
 
 def _scans(path: Path) -> int:
-    """How often a JPEG goes over its picture: nothing else in one looks like the beginning of a scan."""
-    count, last = 0, b""
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            count += (last + block).count(b"\xff\xda")
-            last = block[-1:]
-    return count
+    """How often a JPEG goes over its picture, as far as it matters.
+
+    What cameras put before the picture and phones behind it (previews, films) is passed over.
+    """
+    count = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = 2
+        for _ in range(_MOST_CHUNKS):
+            found = _MARKER.search(content, at)
+            if found is None or found[1] == _END or count > MOST_SCANS:
+                return count
+            count += found[1] == _SCAN
+            at = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+    raise ValueError(f"it is in more than {_MOST_CHUNKS:,} pieces")
 
 
 def without_texts(path: Path) -> BinaryIO | None:
     """A PNG without its texts, which can be megabytes (how a picture was made); None if it has none.
 
-    Pillow would give up at large ones. Those that may say which side is up stay.
+    Pillow would give up at large ones. Those that may say which side is up stay, and so does a colour profile, unless
+    it is larger than any.
     """
     kept: list[tuple[int, int]] = []
     start = end = len(_PNG)
@@ -94,19 +111,38 @@ def without_texts(path: Path) -> BinaryIO | None:
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[int, int, bool]]:
     """Where each piece of a PNG begins and ends, and whether it is a text to leave out."""
-    position = len(_PNG)
+    position, said = len(_PNG), set()
     for _ in range(_MOST_CHUNKS):
         file.seek(position)
         head = file.read(32)
         if len(head) < 8:
             return
-        size = int.from_bytes(head[:4], "big") + 12
-        text = head[4:8] in (b"tEXt", b"zTXt", b"iTXt")
-        yield position, position + size, text and (size > _LARGEST_TEXT or not head[8:].startswith(_SAYS_WHAT_IS_UP))
+        size, kind = int.from_bytes(head[:4], "big") + 12, head[4:8]
+        text = kind in _TEXTS
+        if text and size <= _LARGEST_TEXT and head[8:].startswith(_SAYS_WHAT_IS_UP):
+            text = kind in said or _is_bomb(kind, file, position)
+            said.add(kind)
+        elif kind == b"iCCP":
+            text = size > LARGEST_PROFILE or _is_bomb(kind, file, position)
+        yield position, position + size, text
         position += size
-        if head[4:8] == b"IEND":
+        if kind == b"IEND":
             return
     raise ValueError(f"it is in more than {_MOST_CHUNKS:,} pieces")
+
+
+def _is_bomb(kind: bytes, file: BinaryIO, position: int) -> bool:
+    """Whether a piece becomes larger than any colour profile once it is unpacked."""
+    file.seek(position)
+    size = int.from_bytes(file.read(4), "big")
+    packed = file.read(4 + size)[4:].partition(b"\0")[2]
+    if kind == b"iTXt":  # packed or not, how, language, translated name
+        packed = packed[2:].split(b"\0", 2)[-1] if packed[:1] == b"\1" else b""
+    else:
+        packed = packed[1:]
+    with contextlib.suppress(zlib.error):  # Pillow leaves out by itself what is no such stream
+        return len(zlib.decompressobj().decompress(packed, LARGEST_PROFILE)) == LARGEST_PROFILE
+    return False
 
 
 class _Parts(io.RawIOBase):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,33 +95,55 @@ def _take(picture: Path, caption: str, row: Any, said: Captions) -> None:
 def from_texts(texts: Iterable[Path], pictures: Sequence[Path]) -> Captions:
     """Captions by picture from NAME.txt files, and everything that is wrong with those files."""
     said = Captions()
-    by_name = {picture.name: [picture] for picture in pictures}
-    by_stem: dict[str, list[Path]] = {}
-    for picture in pictures:
-        by_stem.setdefault(picture.stem, []).append(picture)
+    owners = Owners([picture.name for picture in pictures])
     for text in texts:
-        meant = by_name.get(text.stem) or by_stem.get(text.stem) or []  # a.png.txt: some programs write captions so
-        problem = _one_picture(text, meant, said)
-        if problem:
-            said.problems.append(f"{text}: {problem}")
+        found = owners.of(text.name)
+        picture = None if isinstance(found, str) else pictures[found]
+        if picture is None or picture in said.found:
+            second = picture and f"is a second caption of {picture.name}. Keep one of its .txt files."
+            said.problems.append(f"{text}: {second or found}")
             continue
         try:
-            said.found[meant[0]] = one_line(_text(text, LARGEST_CAPTION))
+            said.found[picture] = one_line(_text(text, LARGEST_CAPTION))
         except DataError as error:
             said.problems += error.problems
     return said
 
 
-def _one_picture(text: Path, meant: list[Path], said: Captions) -> str:
-    """Why a text file is not the caption of just one picture; empty if it is."""
-    if not meant:
-        return f"is a caption without its picture. Add a picture {text.stem}.png (or .jpg...), or remove the file."
-    if len(meant) > 1:
-        names = " or ".join(picture.name for picture in meant)
-        return f"could be the caption of {names}. Call it {meant[0].name}.txt, or rename one of the pictures."
-    if meant[0] in said.found:
-        return f"is a second caption of {meant[0].name}. Keep one of its .txt files."
-    return ""
+class Owners:
+    """Which picture a text file is the caption of, told by their names."""
+
+    def __init__(self, names: Sequence[str]):
+        self._names = names
+        self._by_name: dict[str, list[int]] = {}
+        self._by_stem: dict[str, list[int]] = {}
+        self._alike: dict[str, int] = {}
+        for number, name in enumerate(map(_spelt, names)):
+            stem = PurePosixPath(name).stem
+            self._by_name.setdefault(name, []).append(number)
+            self._by_stem.setdefault(stem, []).append(number)
+            self._alike |= {name.casefold(): number, stem.casefold(): number}
+
+    def of(self, text: str) -> int | str:
+        """The number of the one picture that a text of this name belongs to, or why there is no such picture."""
+        stem = PurePosixPath(_spelt(text)).stem
+        meant = self._by_name.get(stem) or self._by_stem.get(stem) or []  # a.png.txt: some programs write captions so
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            names = " or ".join(self._names[number] for number in meant)
+            return (
+                f"could be the caption of {names}. Call it {self._names[meant[0]]}.txt, or rename one of the pictures."
+            )
+        if stem.casefold() in self._alike:
+            name = self._names[self._alike[stem.casefold()]]
+            return f"differs from {name} in capital letters. Call it {PurePosixPath(name).stem}.txt, or remove it."
+        return f"is a caption without its picture. Add a picture {stem}.png (or .jpg...), or remove the file."
+
+
+def _spelt(name: str) -> str:
+    """A name with its accents in one form: those of a Mac's disks are letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 LARGEST_CAPTION = MB
@@ -138,8 +161,9 @@ def _names(pictures: Iterable[Path]) -> dict[str, Path | None]:
     """Pictures by name, and by name without ending where only one has it (None: several have)."""
     by_name: dict[str, Path | None] = {}
     for picture in pictures:
-        by_name[picture.stem] = None if picture.stem in by_name else picture
-    return by_name | {picture.name: picture for picture in pictures}
+        stem = _spelt(picture.stem)
+        by_name[stem] = None if stem in by_name else picture
+    return by_name | {_spelt(picture.name): picture for picture in pictures}
 
 
 def _rows(table: Path) -> Iterator[Row]:
@@ -156,9 +180,16 @@ def _json_rows(table: Path, text: str) -> Iterator[Row]:
             yield where, f"is not valid JSON ({error}). Put one object on each line."
             continue
         if isinstance(row, dict):
-            yield where, {str(key).strip().lower(): value for key, value in row.items()}
+            yield where, _without_nulls({str(key).strip().lower(): value for key, value in row.items()})
         else:
             yield where, 'must be an object like {"file_name": "a.png", "text": "..."}.'
+
+
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the columns that it has only because others do; a caption that is null is an empty one."""
+    filled = {name: value for name, value in row.items() if value is not None}
+    empty = next((name for name in CAPTION_COLUMNS if name in row), None)
+    return filled if empty is None or filled.keys() & set(CAPTION_COLUMNS) else filled | {empty: ""}
 
 
 def _csv_rows(table: Path, text: str) -> Iterator[Row]:
@@ -188,7 +219,7 @@ def _row(row: Mapping[Any, Any], by_name: Mapping[str, Path | None], folder: Pat
     if problem:
         return None, "", problem
     name = name.strip().replace("\\", "/").removeprefix("./")
-    picture = by_name.get(name) or _in_sub_folder(name, folder)
+    picture = by_name.get(_spelt(name)) or _in_sub_folder(name, folder)
     if picture is None:
         several = "does not say which of several pictures it means" if name in by_name else "names a missing picture"
         return None, "", f"{several}: {name!r:.200}. Give the file name of a picture in this folder, or remove the row."

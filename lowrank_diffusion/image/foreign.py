@@ -6,7 +6,6 @@ rank. Nothing is guessed from other layers.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,48 +17,24 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..config import AdapterConfig
 from ..errors import AdapterError
 from ..factors import Factors, gralora_to_lora, stack
-from ..files import Unreadable, read_object
 from ..layer_names import Layout, text_names, unet_names
 from ..loading import reading
-from . import adapter_files
+from . import adapter_files, peft_config
+from .peft_config import Stated
 
 MODELS = ("unet", "text_encoder", "text_encoder_2")
 Pairs = dict[str, dict[str, Factors]]
 """By model, then by the layer's path there: A (R, n) or (R, n, h, w), B (m, R) or (m, R, 1, 1), scale inside B."""
 
-_ROLES = {
-    "down": r"[._]lora[._]down(\.weight)?|\.lora_A(\.default)?(\.weight)?|\.lora_linear_layer\.down\.weight",
-    "up": r"[._]lora[._]up(\.weight)?|\.lora_B(\.default)?(\.weight)?|\.lora_linear_layer\.up\.weight",
-    "mid": r"\.lora_mid\.weight",
-    "alpha": r"\.alpha",
-    "gralora_A": r"\.gralora_A",
-    "gralora_B": r"\.gralora_B",
-    "general_A": r"\.gralora_A_general(\.weight)?",
-    "general_B": r"\.gralora_B_general(\.weight)?",
-}
-_KEY = re.compile("(?P<layer>.+?)(?:" + "|".join(f"(?P<{role}>{form})" for role, form in _ROLES.items()) + ")")
 _PREFIXES = {
     "unet": ("unet.", "lora_unet_", "lycoris_", "diffusion_model.", "model.diffusion_model."),
     "text_encoder_2": ("text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."),
     "text_encoder": ("text_encoder.", "lora_te1_", "text_encoders.clip_l.transformer."),
 }
-_METADATA = "lora_adapter_metadata"
-MOST_EXPRESSIONS = 64
-"""So many regular expressions of a stranger's alphas are tried on each layer; people write a handful."""
-
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """What diffusers called a text encoder's projections before it used PEFT."""
-_VARIANTS = (
-    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
-    "velora_config", "layer_replication", "target_parameters", "lora_bias", "modules_to_save",
-    "trainable_token_indices",
-)  # fmt: skip
-"""PEFT's settings by which its pairs alone are not the whole adapter."""
-_OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to begin that change the base's weights too, so that the pairs alone mean something else."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +44,8 @@ class Tensors:
     label: str
     tensors: dict[str, Tensor]
     metadata: Mapping[str, str]
-    config: Mapping[str, Any]
-    """PEFT's adapter_config.json; empty without one."""
+    config: Stated | None
+    """What PEFT says of it; None where the header's word for each model counts."""
 
 
 def read(path: Path, models: Mapping[str, nn.Module]) -> Pairs:
@@ -105,47 +80,10 @@ def _of_folder(folder: Path) -> Tensors:
     file, config = folder / adapter_files.WEIGHTS, folder / adapter_files.CONFIG
     if not (file.is_file() and config.is_file()):
         raise AdapterError(f"{folder}: has no {adapter_files.WEIGHTS} and {adapter_files.CONFIG} of PEFT.")
-    return _load(file, _config(config))
+    return _load(file, peft_config.of_folder(config))
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """What PEFT says of an adapter. Raises AdapterError for what pairs with one scale cannot say."""
-    try:
-        said = read_object(path)
-    except Unreadable as error:
-        raise AdapterError(f"{path}: {error}") from None
-    if said.get("peft_type") not in ("LORA", "GRALORA"):
-        raise AdapterError(f"{path}: is of the type {str(said.get('peft_type'))[:40]!r}, not LORA or GRALORA.")
-    if said.get("use_dora"):
-        raise AdapterError(f"{path}: is a DoRA, whose magnitudes cannot be applied exactly. Give a LoRA.")
-    variant = next((name for name in _VARIANTS if said.get(name)), "")
-    if variant:
-        rule = f"has {variant} set, so that its pairs are not the whole adapter; that is not supported"
-        raise AdapterError(f"{path}: {rule}. Give a plain LoRA.")
-    begun = str(said.get("init_lora_weights", "")).lower()
-    if begun.startswith(_OTHER_BASES):
-        rule = f"began as {begun[:20]}, which changes the base too, so that its pairs do not fit the base you have"
-        raise AdapterError(f"{path}: {rule}. Convert it to a plain LoRA where it was made.")
-    return said
-
-
-def _own_config(label: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The same of a file of PEFT's without its folder, which our own headers say. Raises AdapterError."""
-    try:
-        settings = json.loads(metadata["lowrank_diffusion.settings"])
-        own = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("adapter.")}
-        adapter = AdapterConfig(**own)
-    except (KeyError, ValueError, AttributeError, TypeError, RecursionError):
-        rule = f"is PEFT's file, whose strength stands in the {adapter_files.CONFIG} beside it"
-        raise AdapterError(f"{label}: {rule}. Give the folder to generate --adapter, or another form of it.") from None
-    if adapter.text_encoders != "none":
-        rule = "is a part of PEFT's folder: the text encoders are in others"
-        raise AdapterError(f"{label}: {rule}. Give the folder, or the run's file for diffusers.")
-    alpha = adapter.scaling * adapter.total_rank
-    return {"r": adapter.rank, "alpha": alpha, "lora_alpha": alpha, "hybrid_r": adapter.hybrid_rank}
-
-
-def _load(path: Path, config: dict[str, Any] | None = None) -> Tensors:
+def _load(path: Path, config: Stated | None = None) -> Tensors:
     header = adapter_files.check(path).header
     advice = "Download or copy it again."
     with reading(lambda reason: AdapterError(f"{path.name}: cannot be read: {reason}. {advice}")):
@@ -158,8 +96,8 @@ def _load(path: Path, config: dict[str, Any] | None = None) -> Tensors:
     if broken:
         raise AdapterError(f"{path.name}: {broken[0]} is not of finite numbers ({len(broken)} such tensors).")
     if config is None and any(key.startswith("base_model.model.") for key in tensors):
-        config = _own_config(path.name, header.metadata)
-    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, header.metadata, config or {})
+        config = peft_config.of_own_header(path.name, header.metadata)
+    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, header.metadata, config)
 
 
 def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, Any]]]:
@@ -192,11 +130,12 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     if unknown:
         rule = f"{len(unknown)} of {len(file.tensors)} tensors fit no layer of this base, such as {unknown[0]}"
         raise AdapterError(f"{file.label}: {rule}. Was it trained on another model?")
+    said = {model: file.config or peft_config.of_diffusers_header(file.label, file.metadata, model) for model in layers}
     found: Pairs = {}
     for (model, path), group in groups.items():
         layer = layers[model][path][1]
         try:
-            pair = _pair(file, model, path, group)
+            pair = _pair(said[model], path, group)
         except (ValueError, RuntimeError, KeyError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
             if isinstance(error, AdapterError):
                 raise
@@ -208,11 +147,10 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
 
 
 def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> tuple[str, str, str] | None:
-    match = _KEY.fullmatch(key)
-    if match is None:
+    parts = adapter_files.split(key)
+    if parts is None:
         return None
-    role = next(role for role in _ROLES if match[role] is not None)
-    name, model = match["layer"].removeprefix("base_model.model."), default
+    name, model, role = parts[0].removeprefix("base_model.model."), default, parts[1]
     for other, prefixes in _PREFIXES.items():
         for prefix in prefixes:
             if name.startswith(prefix):
@@ -226,60 +164,25 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
     return None
 
 
-def _pair(file: Tensors, model: str, path: str, group: dict[str, Tensor]) -> Factors:
-    """One layer's pair with its scale inside B."""
-    config = file.config or _stated(file, model)
-    if config.get("use_dora"):
-        raise AdapterError(f"{file.label}: is a DoRA, whose magnitudes cannot be applied exactly. Give a LoRA.")
-    if {"gralora_A", "gralora_B"} <= group.keys() <= {"gralora_A", "gralora_B", "general_A", "general_B"}:
-        scale = config["alpha"] / (config["r"] + config.get("hybrid_r", 0))
+def _pair(said: Stated, path: str, group: dict[str, Tensor]) -> Factors:
+    """One layer's pair with its scale inside B; that its tensors make one, their header has said."""
+    if "gralora_A" in group:
+        k, _, rank = group["gralora_A"].shape
+        scale = said.block_scale(path, k, rank, group["general_A"].shape[0] if "general_A" in group else 0)
         pair = gralora_to_lora(group["gralora_A"], group["gralora_B"], scale)
-        if "general_A" in group:
-            pair = stack(pair, Factors(group["general_A"], group["general_B"] * scale))
-        return pair
-    if not {"down", "up"} <= group.keys() <= {"down", "up", "mid", "alpha"}:
-        raise AdapterError(f"{file.label}: the layer {path} has {', '.join(sorted(group))}, not a down and an up.")
+        return stack(pair, Factors(group["general_A"], group["general_B"] * scale)) if "general_A" in group else pair
     down, up, rank = group["down"], group["up"], group["down"].shape[0]
     if "mid" in group:  # down, then a convolution, then up: both first are linear, so they are one
         down = torch.einsum("rshw,sn->rnhw", group["mid"], down.flatten(1))
-    alpha = float(group["alpha"]) if "alpha" in group else float(rank)
-    if config and "alpha" not in group:
-        alpha = _stated_alpha(config, path)
-    return Factors(down, up * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)))
-
-
-def _stated_alpha(config: Mapping[str, Any], path: str) -> float:
-    """PEFT's alpha of a layer: of the first pattern that is the end of its path, or an expression for it."""
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    names, expressions = (path, f"text_model.{path}"), 0
-    for pattern, alpha in patterns.items():
-        if re.fullmatch(r"[\w.]*", pattern):
-            found = any(name == pattern or name.endswith(f".{pattern}") for name in names)
-        else:
-            expressions += 1
-            found = expressions <= MOST_EXPRESSIONS and any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
-        if found:
-            return float(alpha)
-    return float(config.get("lora_alpha", 8))
-
-
-def _stated(file: Tensors, model: str) -> dict[str, Any]:
-    """What diffusers' header says of a model's pairs."""
-    try:
-        said = json.loads(file.metadata.get(_METADATA, "{}"))
-        return {key.partition(".")[2]: value for key, value in said.items() if key.startswith(f"{model}.")}
-    except (ValueError, AttributeError, RecursionError):
-        raise AdapterError(f"{file.label}: its {_METADATA} is no JSON object.") from None
+    return Factors(down, up * said.scale(path, rank, float(group["alpha"]) if "alpha" in group else None))
 
 
 def _fits(label: str, path: str, pair: Factors, layer: Any) -> None:
     rows, inputs = layer.weight.shape[0], tuple(layer.weight.shape[1:])
     a, b = pair
     shaped = [size for size in a.shape[1:] if size > 1] == [size for size in inputs if size > 1]  # (n, 1, 1) is (n,)
-    sound = a.dim() >= 2 and b.dim() >= 2 and a.shape[0] > 0 and b.shape[0] == rows
-    sound = sound and (shaped or (a.dim() == 2 and a.shape[1] == math.prod(inputs)))
-    if sound and not (a.isfinite().all() and b.isfinite().all()):
+    if not (a.isfinite().all() and b.isfinite().all()):
         raise AdapterError(f"{label}: the scale of {path} is no finite number.")
-    if not sound or b[0].numel() != a.shape[0]:
+    if b.shape[0] != rows or not (shaped or (a.dim() == 2 and a.shape[1] == math.prod(inputs))):
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise AdapterError(f"{label}: {path} has pairs of {shapes}, the base's layer is {tuple(layer.weight.shape)}.")

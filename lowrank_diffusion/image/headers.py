@@ -89,7 +89,7 @@ def vae_problems(header: Header) -> list[tuple[str, str]]:
 _ADAPTER = re.compile(
     r"^(lora_(te\d?|unet|prior|transformer)|lycoris)_|^bundle_emb\."
     r"|[._](gra)?lora_(down|up|mid|linear_layer|embedding|magnitude_vector|[ABE])(?![a-zA-Z])"
-    r"|\.lora\.(down|up)\.|\.(hada_[wt]|lokr_[wt])\d|\.b?oft_|\.ia3_l|\.(on_input|diff|diff_b|dora_scale)$"
+    r"|[._]lora\.(down|up)\.|\.(hada_[wt]|lokr_[wt])\d|\.b?oft_|\.ia3_l|\.(on_input|diff|diff_b|dora_scale)$"
     r"|\.(vera|vblora|randlora)_"
 )
 

@@ -54,7 +54,7 @@ _AT_ONCE = 4_000_000
 Transform = Callable[[str], ImageCms.ImageCmsTransform | None]
 """From the colours of a mode to sRGB."""
 
-PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # colour profiles too: those of printers have a megabyte or two
+PngImagePlugin.MAX_TEXT_CHUNK = bounds.LARGEST_PROFILE  # whose limit it is as well
 
 
 def check_picture(path: Path) -> tuple[int, int]:

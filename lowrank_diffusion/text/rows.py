@@ -44,7 +44,6 @@ _ELSEWHERE = {
     ),
 }
 """Fields that would change what a row means, and that are not read."""
-_READ = {"system", "input"} | {name for fields, _ in turns.FORMATS.values() for name in fields}
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _take(number: int, item: Any, found: Survey) -> None:
         found.left_out.setdefault(why, []).append(number)
     else:
         found.rows.append(row)
-    read = {"text"} if name == "text" else _READ
+    read = {"text"} if name == "text" else turns.read(item, name)
     found.ignored.update(field for field in item if field not in read | marks.names and not _is_empty(item[field]))
 
 
@@ -246,4 +245,4 @@ def _says(value: Any) -> bool:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
+    return value is None or (isinstance(value, str | list | dict) and not value)

@@ -35,10 +35,20 @@ def of(item: Mapping[str, Any], name: str) -> list[Turn]:
     return FORMATS[name][1](item)
 
 
-def _messages(item: Mapping[str, Any], field: str = "messages") -> list[Turn]:
-    found = _listed(item, field)
+def read(item: Mapping[str, Any], name: str) -> set[str]:
+    """The fields of a row that its turns are made of. Raises Invalid."""
+    begins = of(item, name)[0][0]  # a row whose turns begin with a system's has no use for another
+    used = {"system"} if begins == "system" else set()
+    return {*FORMATS[name][0], *used, *(("input",) if name == "instruction/output" else ())}
+
+
+def _messages(item: Mapping[str, Any]) -> list[Turn]:
+    return _after_system(item, _listed(item, "messages"))
+
+
+def _after_system(item: Mapping[str, Any], found: list[Turn]) -> list[Turn]:
     begins = found[0][1].get("role") if isinstance(found[0][1], Mapping) else None
-    return found if begins in ("system", "developer") or field != "messages" else [*_system(item), *found]
+    return found if begins == "system" else [*_system(item), *found]
 
 
 def _listed(item: Mapping[str, Any], field: str) -> list[Turn]:
@@ -50,9 +60,7 @@ def _listed(item: Mapping[str, Any], field: str) -> list[Turn]:
 
 def _conversations(item: Mapping[str, Any]) -> list[Turn]:
     """ShareGPT's: from and value."""
-    found = _listed(item, "conversations")
-    begins = found[0][1].get("role") if isinstance(found[0][1], Mapping) else None
-    return found if begins == "system" else [*_system(item), *found]
+    return _after_system(item, _listed(item, "conversations"))
 
 
 def _renamed(turn: Any) -> Any:
@@ -65,7 +73,8 @@ def _renamed(turn: Any) -> Any:
             same[ours] = same.pop(theirs)
     role = same.get("role")
     if isinstance(role, str):
-        same["role"] = _CALLED.get(role, role)
+        plain = role.strip().lower()
+        same["role"] = _CALLED.get(plain, plain if plain in ROLES else role)
     return same
 
 
@@ -73,7 +82,7 @@ def _pair(item: Mapping[str, Any]) -> list[Turn]:
     """Prompt and completion: texts, or lists of messages."""
     _require(item, "prompt", "completion")
     if isinstance(item["prompt"], list) or isinstance(item["completion"], list):
-        return _listed(item, "prompt") + _listed(item, "completion")
+        return _after_system(item, _listed(item, "prompt") + _listed(item, "completion"))
     return [*_system(item), *_said(item, "prompt", "completion")]
 
 

@@ -27,7 +27,8 @@ def answers() -> dict[str, Any]:
 
 
 def adapter(path: Path) -> Path:
-    save_file({"unet.x.lora_A.weight": np.zeros((2, 2), "f4")}, path, {"modelspec.trigger_phrase": "sks"})
+    pair = {f"unet.x.lora_{side}.weight": np.zeros((2, 2), "f4") for side in "AB"}
+    save_file(pair, path, {"modelspec.trigger_phrase": "sks"})
     return path
 
 

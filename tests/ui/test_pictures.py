@@ -31,8 +31,17 @@ def test_texts_become_captions_by_name_even_when_they_come_later(upload: Upload)
     items, refused = pictures.add([str(text) for text in texts], items)
     assert {item["name"]: item["caption"] for item in items} == {"cat.png": "", "dog.png": "a dog, running"}
     assert len(refused) == 2
-    assert "no picture named cow" in refused[0]
+    assert "cow.txt: is a caption without its picture" in refused[0]
     assert "UTF-8" in refused[1]
+
+
+def test_a_text_belongs_to_one_picture_as_in_a_folder(upload: Upload) -> None:
+    files = [upload("cat.png"), upload("cat.jpg", colour="blue"), upload("Dog.png", colour="green")]
+    texts = [upload("cat.png.txt", b"a red cat"), upload("cat.txt", b"whose?"), upload("dog.txt", b"a dog")]
+    items, refused = pictures.add([str(file) for file in [*files, *texts]], [])
+    assert [item["caption"] for item in items] == ["a red cat", "", ""]
+    assert refused[0].startswith("cat.txt: could be the caption of cat.png or cat.jpg. Call it cat.png.txt")
+    assert refused[1].startswith("dog.txt: differs from Dog.png in capital letters")
 
 
 def test_the_same_upload_is_not_taken_twice(upload: Upload) -> None:

@@ -45,6 +45,7 @@ LIGHT_IMAGE = (
     "listing",
     "memory",
     "notes",
+    "peft_config",
     "pictures",
     "request",
     "source",

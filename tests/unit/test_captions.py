@@ -168,6 +168,48 @@ def test_a_table_names_pictures_of_sub_folders_and_none_outside(tmp_path):
         assert any("names a missing picture" in message for message in problems(tmp_path / "set", ""))
 
 
+@pytest.mark.parametrize(
+    ("row", "caption"),
+    [
+        ({"file_name": "a.png", "text": "x", "caption": None, "prompt": None, "image": None}, "x"),
+        ({"file_name": "a.png", "text": None, "caption": "x", "label": None, "weight": None}, "x"),
+        ({"file_name": "a.png", "text": None}, "for all"),
+    ],
+)
+def test_columns_of_a_table_that_are_null_are_not_there(tmp_path, row, caption):
+    save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert [picture.caption for picture in scan(tmp_path, "for all")] == [caption]
+
+
+@pytest.mark.parametrize(
+    ("picture", "text"),
+    [("\u00e9.png", "e\u0301.txt"), ("e\u0301.png", "\u00e9.txt"), ("e\u0301.png", "\u00e9.PNG.txt")],
+)
+def test_accents_in_either_form_are_one_name(tmp_path, picture, text):
+    save(tmp_path / picture)
+    (tmp_path / text).write_text("a cup")
+    if "PNG" in text:
+        assert "differs from e\u0301.png in capital letters. Call it e\u0301.txt" in problems(tmp_path)[0]
+        return
+    assert [found.caption for found in scan(tmp_path)] == ["a cup"]
+    (tmp_path / text).unlink()
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{text.removesuffix('.txt')},a red cup\n")
+    assert [found.caption for found in scan(tmp_path)] == ["a red cup"]
+
+
+@pytest.mark.parametrize("label", ["False", "false", "FALSE "])
+def test_a_label_of_a_table_that_is_false_leaves_out_and_a_class_does_not(tmp_path, label):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name,text,label\na.png,x,{label}\nb.png,y,True\n")
+    found = survey(tmp_path)
+    assert [picture.path.name for picture in found.pictures] == ["b.png"]
+    assert found.notes == ["1 pictures are left out, as the table asks for: a.png."]
+    (tmp_path / "metadata.csv").write_text("file_name,text,label\na.png,x,0\nb.png,y,cat\n")
+    assert survey(tmp_path).notes == ["Columns of the table that are not looked at: label (2 rows)."]
+
+
 def test_a_row_of_a_table_that_says_its_picture_is_not_to_be_learnt(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")

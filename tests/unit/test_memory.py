@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from pydantic.fields import FieldInfo
+from safetensors.numpy import save_file
 from torch import nn
 
 from benchmarks.memory import Row
 from benchmarks.report import RESULTS
-from lowrank_diffusion import cli, execution, presets
+from lowrank_diffusion import cli, execution, presets, tensor_files
 from lowrank_diffusion.config import TARGET_SETS, Config, fields
+from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.image.unet import outline
 from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
@@ -108,6 +112,32 @@ def test_the_vae_works_in_tiles_where_it_does_not_fit_whole():
     tight = config(sample__prompts=("x",), train__checkpointing=True, train__memory=11)
     assert memory.estimate(tight).total("samples") <= 11 * GIB < whole.total("samples")
     assert memory.estimate(tight) == memory.estimate(tight, 11 * GIB) == memory.estimate(tight, 80 * GIB)
+
+
+def test_another_vae_is_counted_by_its_own_weights_and_width(tmp_path: Path):
+    """As a folder, as one file, and of the hub, where nothing is known of it but that it is SDXL's."""
+    file = tmp_path / "v.safetensors"
+    shapes = {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)}
+    save_file({name: np.zeros(shape, "f2") for name, shape in shapes.items()}, file)
+    folder = EMBEDDED_BASE / "vae"
+    small = tensor_files.read(folder / "diffusion_pytorch_model.safetensors").shapes.values()
+    width = json.loads((folder / "config.json").read_text())["block_out_channels"][0]
+    counts = {
+        "owner/vae": 83_653_863,
+        str(folder): sum(map(math.prod, small)),
+        str(file): sum(map(math.prod, shapes.values())),
+    }
+    own = memory.estimate(config(sample__prompts=("x",)))
+    for vae, weights in counts.items():
+        found = memory.estimate(config(sample__prompts=("x",), base__vae=vae))
+        share = width / 128 if vae == str(folder) else 1
+        for stage in ("encoding pictures", "samples"):
+            assert found.stages[stage]["vae"] == int(memory.FACTORS.slack * 4 * weights)
+        work = own.stages["encoding pictures"]["vae at work"]
+        assert found.stages["encoding pictures"]["vae at work"] == pytest.approx(share * work, rel=1e-6)
+        assert found.stages["steps"] == own.stages["steps"]
+    with pytest.raises(UserError, match=r"base\.vae"):
+        memory.estimate(config(base__vae="/no/vae"))
 
 
 def test_advice_names_what_to_change_until_it_fits():

@@ -214,13 +214,57 @@ def chunk(name: bytes, content: bytes) -> bytes:
         chunk(b"tEXt", b"parameters\0" + b"x" * 3_000_000) * 30,
         chunk(b"iCCP", b"wide\0\0" + zlib.compress(bytes(1_500_000))),
         chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(200_000_000))),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 20_000_000)),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"x" * 20_000_000)),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 10_000_000)) * 9,
+        chunk(b"iCCP", b"bomb\0\0" + zlib.compress(bytes(100_000_000))),
+        chunk(b"eXIf", b"MM\0*" + bytes(5_000_000)),
+        chunk(b"caBX", bytes(5_000_000)),
     ],
-    ids=["a workflow", "a compressed text", "many texts", "a large profile", "a text that is a bomb"],
-)
+    ids=["a workflow", "a compressed text", "many texts", "a large profile", "a text that is a bomb", "a history",
+         "EXIF that is a bomb", "many histories", "a profile that is a bomb", "large EXIF", "a maker's own"],
+)  # fmt: skip
 def test_what_a_png_carries_beside_its_pixels_does_no_harm(tmp_path, extra):
     path = png(tmp_path / "a.png", (16, 16), 8, 2, (b"\0" + bytes(RED) * 16) * 16, extra)
     assert check_picture(path) == (16, 16)
     assert colours(path) == [RED]
+
+
+def segments(marker: int, head: bytes, count: int) -> bytes:
+    content = head + bytes(60_000)
+    return (b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content) * count
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        segments(0xE1, b"Exif\0\0MM\0*", 100),
+        segments(0xE1, b"http://ns.adobe.com/xmp/extension/\0", 100),
+        segments(0xE2, b"ICC_PROFILE\0\1\xff", 100),
+        segments(0xFE, b"a comment" + b"\xff\xda\0\x08" * 200, 2),
+        segments(0xED, b"Photoshop 3.0\x008BIM" + b"\xff\xd9", 50),
+    ],
+    ids=["EXIF", "a history", "a profile", "what looks like passes", "a preview"],
+)
+def test_what_a_jpeg_carries_beside_its_pixels_does_no_harm(tmp_path, extra):
+    content = noise(tmp_path / "a.jpg", (64, 48), progressive=True).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[:2] + extra + content[2:])
+    assert check_picture(tmp_path / "a.jpg") == (64, 48)
+
+
+def test_a_phones_picture_with_a_film_behind_it(tmp_path):
+    path = noise(tmp_path / "a.jpg", (64, 48), progressive=True)
+    path.write_bytes(path.read_bytes() + b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\x08film" * 1000)
+    assert check_picture(path) == (64, 48)
+
+
+@pytest.mark.parametrize("kind", ["webp", "jpg", "tiff"])
+def test_large_metadata_of_other_formats(tmp_path, kind):
+    extra = {"exif": b"Exif\0\0MM\0*" + bytes(60_000), "icc_profile": bytes(3_000_000)}
+    if kind == "webp":
+        extra |= {"exif": b"Exif\0\0MM\0*" + bytes(5_000_000), "xmp": b"x" * 5_000_000}
+    path = save(tmp_path / f"a.{kind}", (24, 20), **extra)
+    assert path.stat().st_size > 3_000_000 and check_picture(path) == (24, 20)
 
 
 def test_a_png_whose_texts_are_left_out_is_still_checked_and_turned(tmp_path):

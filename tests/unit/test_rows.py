@@ -58,6 +58,23 @@ def problems(path) -> list[str]:
         ({"messages": [{"role": "developer", "content": "X"}, *CHAT["messages"]]}, (Message("system", "X"), *TURNS)),
         ({"messages": [{**CHAT["messages"][0], "tool_calls": None}, CHAT["messages"][1]]}, TURNS),
         ({"label": True, "weight": 1, **CHAT}, TURNS),
+        ({"label": None, "weight": None, "tools": None, "chosen": None, "history": None, **CHAT}, TURNS),
+        ({"conversations": [{"from": "Human", "value": "Hi"}, {"from": "GPT", "value": "Hello"}]}, TURNS),
+        (
+            {
+                "conversations": [
+                    {"from": "system", "value": "X"},
+                    {"from": "human", "value": "Hi", "weight": None},
+                    {"from": "gpt", "value": "Hello", "html": None},
+                ],
+                "system": None,
+            },
+            (Message("system", "X"), *TURNS),
+        ),
+        (
+            {"system": "Be brief.", "prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]},
+            (Message("system", "Be brief."), *TURNS),
+        ),
     ],
 )
 def test_formats_of_conversations(tmp_path, item, messages):
@@ -116,6 +133,15 @@ def turn(role="user", content="x"):
         ({"messages": [{"role": "user", "content": "a"}]}, "has no assistant turn, so there is nothing to learn."),
         ({"conversations": [{"from": "human", "value": "a"}]}, "has no assistant turn, so there is nothing to learn."),
         ({"conversations": [{"from": "observation", "value": "a"}]}, "conversations[0].role must be one of"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "tool", "value": "b"}]},
+            'conversations[1].role must be one of system, user, assistant, got "tool".',
+        ),
+        (
+            {"conversations": [{"from": "narrator", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            'conversations[0].role must be one of system, user, assistant, got "narrator".',
+        ),
+        ({**CHAT, "label": "False"}, "the field label must be true (learn it) or false (leave it out), got 'False'."),
         ({"prompt": "a", "chosen": "b"}, "the field chosen belongs to preference data"),
         ({**CHAT, "weight": 0.5}, "the field weight must be 0 or 1"),
         ({**CHAT, "label": 0}, "the field label must be true (learn it) or false (leave it out), got 0."),
@@ -206,6 +232,11 @@ def test_a_path_that_is_none(tmp_path):
         {"rejected": True},
         {"metadata": {"use": False}},
         {"is-correct": "no"},
+        {"kto_tag": False},
+        {"chosen": False},
+        {"thumbs_up": False},
+        {"thumbs_down": 1},
+        {"feedback": "no"},
     ],
 )
 @pytest.mark.parametrize(
@@ -249,4 +280,10 @@ def test_what_is_not_looked_at_is_named(tmp_path):
     for name in ("id (1 rows)", "score (1 rows)", "name of a turn (1 rows)", "label (1 rows)"):
         assert name in fields
     assert "tags" not in fields
+    unread = {"system": "Other", "prompt": "Other", "reviewed": False}
+    (fields,) = survey(
+        write(tmp_path, {"messages": [{"role": "system", "content": "X"}, *CHAT["messages"]], **unread})
+    ).notes()
+    assert fields == "Fields that are not looked at: system (1 rows), prompt (1 rows), reviewed (1 rows)."
+    assert survey(write(tmp_path, {"system": "X", **CHAT})).notes() == []
     assert survey(write(tmp_path, CHAT)).notes() == []

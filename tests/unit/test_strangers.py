@@ -69,11 +69,12 @@ def test_a_header_larger_than_any_models_is_not_parsed(tmp_path: Path):
     assert "tensors; at most" in refused(path, {str(number): empty for number in range(MOST_TENSORS + 1)}, b"")
     assert "a header of 16,000,0" in refused(path, b"{" + b" " * LARGEST_HEADER + b"}")
     assert "far more lists" in refused(path, b'{"a":[' + b"[]," * 500_000 + b"[]]}")
-    trigger = {"lora_unet_x.lora_down.weight": ENTRY, "__metadata__": {"modelspec.trigger_phrase": "word " * 10**6}}
+    pair = {f"lora_unet_x.lora_{role}.weight": ENTRY | {"shape": [1, 1]} for role in ("down", "up")}
+    trigger = pair | {"__metadata__": {"modelspec.trigger_phrase": "word " * 10**6}}
     path.write_bytes(safetensors(trigger, bytes(4)))
     assert len(adapter_files.check(path).line()) < 300
     kohya = {"__metadata__": {"ss_tag_frequency": json.dumps({f"tag {n}": {"a": n} for n in range(100_000)})}}
-    path.write_bytes(safetensors(kohya | {"lora_unet_x.lora_down.weight": ENTRY}, bytes(4)))
+    path.write_bytes(safetensors(kohya | pair, bytes(4)))
     assert adapter_files.check(path).path == path
 
 
