@@ -78,7 +78,8 @@ def command(
 
 def python(code: str, *arguments: str) -> dict:
     """Run code in a clean process that has none of this project on its path; it prints one JSON value last."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    ours = ("PYTHONPATH", "DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY")  # our commands quieten libraries by these
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, *arguments],
         cwd="/",
