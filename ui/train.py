@@ -161,9 +161,9 @@ class TrainTab:
             typed = [part.change for part in (*answers, self.filled)]
             gr.on(typed, self.answer, everything, filled, trigger_mode="always_last", **quiet)
         self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)
-        self.start.click(
-            self.begin, everything, [self.problems, self.others, self.told, *self.monitor.outputs], **quiet
-        )
+        # Every click counts, also while an earlier one is answered; that a double click is one start, the page sees to.
+        started = [self.problems, self.others, self.told, *self.monitor.outputs]
+        self.start.click(self.begin, everything, started, trigger_mode="multiple", **quiet)
         gr.on(
             self.changes, self.look, everything, self.told, trigger_mode="always_last", concurrency_limit=None, **quiet
         )

@@ -70,7 +70,7 @@ def kept(studio: Studio, page: Page, *words: str) -> None:
     """Wait until the page's draft holds all the words."""
     key = page.evaluate("sessionStorage.getItem('lowrank-diffusion-draft')")
     path = studio.home / "drafts" / f"{key}.json"
-    for _ in range(100):
+    for _ in range(600):
         text = path.read_text() if path.is_file() else ""
         if all(word in text for word in words):
             return
