@@ -7,14 +7,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
 from .errors import UserError, of_disk
 from .files import read_text
 from .image import memory
-from .paths import PROJECT
+from .paths import PROJECT, expanded
 from .plain_yaml import LARGEST
 
 
@@ -77,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("list", _list)
     export = add("export", _export)
     export.add_argument("run")
-    export.add_argument("--out", type=Path, required=True, help="folder for the files")
+    export.add_argument("--out", type=expanded, required=True, help="folder for the files")
     export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
     export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")

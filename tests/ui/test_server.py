@@ -113,6 +113,14 @@ def test_what_cannot_be_served_is_refused(arguments: list[str], words: str, caps
     assert words in capsys.readouterr().err
 
 
+def test_a_login_is_read_from_a_file_in_the_persons_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "auth").write_text("ann:secret\n")
+    assert studio.login(studio.parser().parse_args(["--auth-file=~/auth"])) == ("ann", "secret")
+    with pytest.raises(studio.LaunchError, match="cannot be read"):
+        studio.login(studio.parser().parse_args(["--auth-file", "~nobody-of-this-name/auth"]))
+
+
 def test_with_a_login_nothing_is_given_out_without_it(tmp_path: Path) -> None:
     with running_app(tmp_path, "--auth", "ann:secret") as url:
         picture = tmp_path / "runs" / "x.png"

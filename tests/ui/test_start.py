@@ -76,6 +76,15 @@ def test_a_folder_and_pictures_together_are_refused(values: dict[str, Any], uplo
     assert set(found) == {"data.instance"}
 
 
+def test_a_folder_may_be_the_persons_own(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    (home / "mine").mkdir()
+    Image.new("RGB", (64, 64)).save(home / "mine" / "a.png")
+    assert PictureSet([]).problems(values | {"data.instance": "~/mine", "data.prompt": "a cat"}) == []
+    (problem,) = PictureSet([]).problems(values | {"data.instance": "~/gone", "data.prompt": "a cat"})
+    assert (problem.key == "data.instance" and "~/gone" in problem.rule) or str(home / "gone") in problem.rule
+
+
 def test_a_folder_without_pictures_is_refused(values: dict[str, Any], home: Path) -> None:
     empty = home / "empty"
     empty.mkdir()
