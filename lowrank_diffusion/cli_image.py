@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import runs, terminal
+from . import presets, runs, terminal
 from .cli_text import DEVICES, PRECISIONS
 from .config import EMBEDDED, BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
@@ -154,7 +154,7 @@ def request_of(options: argparse.Namespace) -> DrawRequest:
     cfg = next((cfg for _, cfg in adapters if cfg), Config())
     names = ("prompt", "negative", "seed", "count", "width", "height", "compare", "device", "precision")
     return DrawRequest(
-        base=BaseModelConfig(path=options.base) if options.base else _unquantised(cfg),
+        base=presets.build({}, {"base.path": options.base}).base if options.base else _unquantised(cfg),
         adapters=tuple(choice for choice, _ in adapters),
         steps=cfg.sample.steps if options.steps is None else options.steps,
         guidance=cfg.sample.guidance if options.guidance is None else options.guidance,

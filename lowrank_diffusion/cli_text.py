@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import devices, runs, terminal
+from . import devices, presets, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
 from .paths import expanded
@@ -90,7 +90,7 @@ class _Chosen:
 
 def _chosen(options: argparse.Namespace) -> _Chosen:
     """What --adapter and --base mean: a run brings its base and template, a folder does not."""
-    base = BaseModelConfig(path=options.base) if options.base else None
+    base = presets.build({}, {"base.path": options.base}).base if options.base else None
     template = options.template
     if not options.adapter:
         return _Chosen(base or BaseModelConfig(), template or "auto", None)

@@ -11,6 +11,7 @@ from lowrank_diffusion.cli import parse
 from lowrank_diffusion.cli_image import request_of
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image.request import DrawRequest
+from lowrank_diffusion.image.source import resolve
 
 
 @pytest.fixture
@@ -75,6 +76,18 @@ def test_presets_runs_and_adapters_are_found_in_the_persons_folder(
     (tmp_path / "peft" / "adapter_config.json").write_text("{}")
     chosen = cli_text._chosen(parse(["ask", "x", "--adapter", "~/peft", "--base", "embedded"]))
     assert chosen.folder == tmp_path / "peft"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "/" + "y" * 300, "~" * 300, "a/" * 3000, "a\0b", "\udcff"])
+def test_what_is_no_path_is_no_traceback(name: str, home: Path):
+    with pytest.raises(UserError, match="There is no run"):
+        runs.find(name)
+    with pytest.raises(UserError, match="There is no run"):
+        asked("--adapter", name)
+    with pytest.raises(UserError, match=r"base\.path"):
+        resolve(asked("--base", name).base)
+    with pytest.raises(UserError, match=r"base\.path|There is no run"):
+        resolve(cli_text._chosen(parse(["ask", "x", "--base", name])).base)
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "~nobody-of-this-name"])
