@@ -15,11 +15,13 @@ from .files import read_text
 from .image import memory
 from .paths import PROJECT, expanded
 from .plain_yaml import LARGEST
+from .processes import without_hints
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
     options = parse(arguments)
+    without_hints()
     try:
         return options.command(options)
     except UserError as error:

@@ -275,6 +275,7 @@ def test_generate_with_a_run_beside_the_base(trained: tuple, tmp_path: Path):
         "--width", "64", "--height", "72", "--out", str(tmp_path / "new" / "folder"),
     )  # fmt: skip
     paths = [Path(line) for line in lines_of(done, 0)]
+    assert done.stderr == "", "no hints of libraries about a file of ours"
     assert [re.sub(r"^\d{8}-\d{6}-", "", path.name) for path in paths] == [
         "seed7-base.png", "seed7-adapted.png", "seed8-base.png", "seed8-adapted.png",
     ]  # fmt: skip
