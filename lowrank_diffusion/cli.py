@@ -7,20 +7,21 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
 from .config import ConfigError, Problem
 from .errors import UserError, of_disk
 from .files import read_text
 from .image import memory
-from .paths import PROJECT
+from .paths import PROJECT, expanded
 from .plain_yaml import LARGEST
+from .processes import without_hints
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for an error, 130 for Ctrl-C."""
     options = parse(arguments)
+    without_hints()
     try:
         return options.command(options)
     except UserError as error:
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("list", _list)
     export = add("export", _export)
     export.add_argument("run")
-    export.add_argument("--out", type=Path, required=True, help="folder for the files")
+    export.add_argument("--out", type=expanded, required=True, help="folder for the files")
     export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
     export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")

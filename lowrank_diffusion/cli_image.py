@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import runs, terminal
+from . import presets, runs, terminal
 from .cli_text import DEVICES, PRECISIONS
 from .config import EMBEDDED, BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
 from .image.adapter_files import SUFFIXES, is_folder
 from .image.data import open_picture, scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
+from .paths import expanded
 
 
 def add_generate(sub: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--base", help="'embedded', diffusers folder, .safetensors file or hub id (default: the run's)")
     sub.add_argument("--adapter", action="append", default=[], metavar="FILE_OR_RUN[@STRENGTH]", help="may be repeated")
     sub.add_argument("--negative", default="", help="what not to show")
-    sub.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
+    sub.add_argument("--out", type=expanded, default=Path("."), help="folder for the pictures")
     sub.add_argument("--compare", action="store_true", help="draw each seed with the base alone as well")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--count", type=int, default=1)
@@ -63,11 +64,13 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Options of ``evaluate`` for runs of pictures."""
     of = sub.add_argument_group("pictures")
     of.add_argument("--prompt", action="append", help="what to draw; may be repeated (default: the run's own)")
-    of.add_argument("--references", type=Path, metavar="FOLDER", help="pictures to be like (default: the run's own)")
+    of.add_argument(
+        "--references", type=expanded, metavar="FOLDER", help="pictures to be like (default: the run's own)"
+    )
     of.add_argument("--count", type=int, help=f"pictures of each prompt, base and adapted (default: {PICTURES})")
     of.add_argument("--seed", type=int, help="of the first of them (default: 0)")
     of.add_argument("--encoder", help="'embedded', or folder or hub id of a CLIP, SigLIP or DINO (default: embedded)")
-    of.add_argument("--out", type=Path, metavar="FOLDER", help="keep the pictures there")
+    of.add_argument("--out", type=expanded, metavar="FOLDER", help="keep the pictures there")
 
 
 EVALUATE_OPTIONS = ("prompt", "references", "count", "seed", "encoder", "out")
@@ -151,7 +154,7 @@ def request_of(options: argparse.Namespace) -> DrawRequest:
     cfg = next((cfg for _, cfg in adapters if cfg), Config())
     names = ("prompt", "negative", "seed", "count", "width", "height", "compare", "device", "precision")
     return DrawRequest(
-        base=BaseModelConfig(path=options.base) if options.base else _unquantised(cfg),
+        base=presets.build({}, {"base.path": options.base}).base if options.base else _unquantised(cfg),
         adapters=tuple(choice for choice, _ in adapters),
         steps=cfg.sample.steps if options.steps is None else options.steps,
         guidance=cfg.sample.guidance if options.guidance is None else options.guidance,
@@ -178,9 +181,9 @@ def _adapter(text: str) -> tuple[AdapterChoice, Config | None]:
         raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.")
     if path := _existing(name):
         return AdapterChoice(str(path), factor), None
-    if name.lower().endswith(SUFFIXES) and not (Path(name) / "config.yaml").is_file():
+    if name.lower().endswith(SUFFIXES) and not (expanded(name) / "config.yaml").is_file():
         raise UserError(f"--adapter {text}: there is no file {name}. Check the spelling.")
-    run = runs.find(str(Path(name).expanduser()) if name.startswith("~") else name)
+    run = runs.find(name)
     cfg = run.config()
     if cfg.task == "text":
         raise UserError(f"--adapter {text}: {run.name} is a run of a language model. Use the command ask.")
@@ -190,7 +193,7 @@ def _adapter(text: str) -> tuple[AdapterChoice, Config | None]:
 def _existing(name: str) -> Path | None:
     """The adapter's file or folder of this name; None where there is none, as for a run's name."""
     try:
-        path = Path(name).expanduser()
+        path = expanded(name)
         return path if path.is_file() or is_folder(path) else None
-    except (OSError, RuntimeError, ValueError):  # longer than a name may be, no such user, a zero byte
+    except (OSError, ValueError):  # longer than a name may be, a zero byte
         return None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import devices, runs, terminal
+from . import devices, presets, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
+from .paths import expanded
 from .text.request import LIMITS, Settings, broken
 from .text.rows import Message, read
 
@@ -42,7 +43,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     _add_where(sub)
     of = sub.add_argument_group("language models")
-    of.add_argument("--data", type=Path, help="rows to look at (default: those the run held out)")
+    of.add_argument("--data", type=expanded, help="rows to look at (default: those the run held out)")
     of.add_argument("--answers", type=int, metavar="ROWS", help="answer at most so many rows (default: all)")
     of.add_argument("--max-tokens", type=int, help="longest answer (default: the run's sample.tokens)")
 
@@ -89,11 +90,11 @@ class _Chosen:
 
 def _chosen(options: argparse.Namespace) -> _Chosen:
     """What --adapter and --base mean: a run brings its base and template, a folder does not."""
-    base = BaseModelConfig(path=options.base) if options.base else None
+    base = presets.build({}, {"base.path": options.base}).base if options.base else None
     template = options.template
     if not options.adapter:
         return _Chosen(base or BaseModelConfig(), template or "auto", None)
-    folder = Path(options.adapter)
+    folder = expanded(options.adapter)
     if (folder / "adapter_config.json").is_file():
         if base is None:
             raise ConfigError([Problem("--base", "is needed with a folder.", "Give the base the adapter is for.")])

@@ -64,7 +64,9 @@ def of_disk(error: OSError) -> str:
 
 
 _NO_MEMORY = re.compile(
-    r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|unable to allocate", re.IGNORECASE
+    r"out of memory|(not enough|insufficient) memory|(can't|cannot|failed to|unable to) allocate|ALLOC(ATION)?_FAILED|"
+    r"invalid buffer size",
+    re.IGNORECASE,
 )
 """What CUDA, MPS, the CPU, cuDNN and numpy say; only some of them have an exception of their own."""
 

@@ -17,8 +17,15 @@ EXAMPLES = ASSETS / "examples"
 
 def home() -> Path:
     """The writable folder: ``LOWRANK_HOME`` if set, else the project's own."""
-    # A unit file or a container's settings may hold a "~" that no shell has seen.
-    return Path(os.environ.get("LOWRANK_HOME") or PROJECT).expanduser().resolve()
+    return expanded(os.environ.get("LOWRANK_HOME") or str(PROJECT)).resolve()
+
+
+def expanded(name: str) -> Path:
+    """A path as a person writes it: quotes, ``--out=~/x`` and unit files hold a "~" that no shell has seen.
+
+    That of a user who does not exist stays as it is, and then is no path that exists.
+    """
+    return Path(os.path.expanduser(name))
 
 
 def runs_folder() -> Path:

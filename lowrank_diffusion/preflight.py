@@ -54,6 +54,14 @@ def notes(cfg: Config, pictures: Survey | None = None) -> list[str]:
     return [] if found.problems else found.notes
 
 
+def class_pictures(cfg: Config) -> tuple[Survey | None, list[Problem]]:
+    """Those that a person gives for prior preservation, and what is wrong with them."""
+    try:
+        return image_notes.given_classes(cfg), []
+    except DataError as error:
+        return None, [Problem("prior.pictures", problem) for problem in error.problems]
+
+
 def _look_at_rows(cfg: Config, found: Preflight) -> None:
     for key, path in (("data.instance", cfg.data.instance), ("text.held_out", cfg.text.held_out)):
         if path:
@@ -65,15 +73,12 @@ def _look_at_rows(cfg: Config, found: Preflight) -> None:
 
 
 def _look_at_pictures(cfg: Config, source: object, found: Preflight, pictures: Survey | None) -> None:
-    classes = None
     try:
         pictures = pictures or survey(Path(cfg.data.instance), cfg.data.prompt)
     except DataError as error:
         found.problems += [Problem("data.instance", problem) for problem in error.problems]
-    try:
-        classes = image_notes.given_classes(cfg)
-    except DataError as error:
-        found.problems += [Problem("prior.pictures", problem) for problem in error.problems]
+    classes, problems = class_pictures(cfg)
+    found.problems += problems
     if pictures and isinstance(source, image_notes.Source):
         try:
             found.notes += image_notes.notes(cfg, pictures, classes, source)

@@ -7,7 +7,6 @@ A preset holds differences from the defaults only, and one ``about:`` line. Valu
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from . import blanks, plain_yaml
 from .config import EMBEDDED, PATHS, Config, ConfigError, Problem, Section, fields, sections
 from .declare import shortened, shown
 from .errors import SHOWN
-from .paths import PRESETS, PROJECT, too_long
+from .paths import PRESETS, PROJECT, expanded, too_long
 
 MOST_TEXT = plain_yaml.LARGEST // 10
 """Characters of all settings together: one can take ten in YAML."""
@@ -61,7 +60,7 @@ def all_presets(folder: Path = PRESETS) -> list[Preset]:
 
 def find_preset(name: str) -> Preset:
     """A preset by file path or by name. Raises ConfigError naming the presets there are."""
-    for path in () if too_long(name) else (Path(name), PRESETS / f"{name}.yaml", PRESETS / name):
+    for path in () if too_long(name) else (expanded(name), PRESETS / f"{name}.yaml", PRESETS / name):
         if path.is_file():
             return read_preset(path)
     known = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
@@ -211,7 +210,7 @@ def located(path: str | None) -> str | None:
     """A file or folder by absolute path: relative ones are looked for from here, then in the project."""
     if not path or too_long(path) or "\0" in path:  # asking for such a file is an error, not a no
         return path
-    path = os.path.expanduser(path)
+    path = str(expanded(path))
     found = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]
     return str(found[0].resolve()) if found else path
 

@@ -6,6 +6,7 @@ A record is a small JSON file that names a process and the number of the start i
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,12 @@ def _born(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return repr(psutil.Process(pid).create_time())
+
+
+def without_hints() -> None:
+    """Quieten the libraries of this process before it loads them, unless a person has asked for their hints.
+
+    What they say is about code, and not for whoever reads a terminal or a run's log.
+    """
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")

@@ -28,7 +28,7 @@ from . import events, presets, processes
 from .config import Config, ConfigError, Problem
 from .errors import UserError
 from .files import MB, Unreadable, read_text
-from .paths import runs_folder, write_text
+from .paths import expanded, runs_folder, too_long, write_text
 from .status import Status
 
 FORMS = {
@@ -212,11 +212,11 @@ def all_runs(root: Path | None = None) -> list[Run]:
 
 def find(name: str, root: Path | None = None) -> Run:
     """A run by path, directory name, or the newest with that title. Raises RunError naming the newest runs."""
-    if (Path(name) / "config.yaml").is_file():
-        return Run(Path(name))
+    if not too_long(name) and (expanded(name) / "config.yaml").is_file():
+        return Run(expanded(name))
     runs = all_runs(root)
     for run in runs:
         if name in (run.name, run.title):
             return run
     known = ", ".join(run.name for run in runs[:5]) or "none yet"
-    raise RunError(f"There is no run {name!r}. Newest runs: {known}.")
+    raise RunError(f"There is no run {name[:200]!r}. Newest runs: {known}.")

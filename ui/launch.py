@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any, Protocol
 
-from lowrank_diffusion import blanks, devices, presets, runs, supervisor
+from lowrank_diffusion import blanks, devices, preflight, presets, runs, supervisor
 from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
@@ -81,6 +81,8 @@ def _checked(values: dict[str, Any], data: Data) -> tuple[Config | None, list[Pr
         return None, error.problems + problems
     problems += devices.problems(config) + blanks.problems(config)
     problems += base_problems(config)
+    if config.task == "image":
+        problems += preflight.class_pictures(presets.with_absolute_paths(config))[1]
     return config, problems
 
 

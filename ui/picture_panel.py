@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lowrank_diffusion import blanks, preflight
+from lowrank_diffusion import blanks, preflight, presets
 from lowrank_diffusion.config import Config, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import data as pictures_data
@@ -38,7 +38,11 @@ class PictureSet:
             hint = "Drop some into the field above, load an example set, or name a folder."
             return [Problem("Pictures", "there are none.", hint)]
         try:
-            found = pictures_data.scan(Path(folder), str(values.get("data.prompt") or "")) if folder else []
+            found = (
+                pictures_data.scan(Path(presets.located(str(folder)) or ""), str(values.get("data.prompt") or ""))
+                if folder
+                else []
+            )
         except UserError as error:
             return [Problem("data.instance", str(error))]
         captions = [picture.caption for picture in found] or [caption for _, caption in self.pairs]

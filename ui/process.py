@@ -6,7 +6,6 @@ A worker holds a model, so that the web process needs no torch and survives the 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import traceback
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 from lowrank_diffusion import devices
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.processes import without_hints
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class Worker(Protocol):
 
 def serve(connection: Connection, cancel: Event, kind: type[Worker]) -> None:
     """Do jobs until the other end is gone."""
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their hints are about code, not for the person here
+    without_hints()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the app, which then closes the connection
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # what it holds of the system is given back on the way out
     worker = kind()

@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from starlette.middleware import Middleware
 
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.paths import expanded
 
 from . import asking, handlers, safe, watching
 from .engine import Engine
@@ -164,7 +164,7 @@ def login(options: argparse.Namespace) -> tuple[str, str] | None:
 
 def _first_line(name: str) -> str:
     try:
-        with Path(name).open(encoding="utf-8") as file:
+        with expanded(name).open(encoding="utf-8") as file:
             return file.readline(4096).rstrip("\r\n")
     except (OSError, ValueError) as error:
         raise LaunchError(f"--auth-file: {name} cannot be read: {error}.") from None

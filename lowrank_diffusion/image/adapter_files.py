@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ..bases import PICKLES
 from ..errors import AdapterError
-from . import headers
+from . import headers, peft_config
 
+MODELS: tuple[str, ...] = ("unet", "text_encoder", "text_encoder_2")
+"""The parts of a pipeline that are adapted, by their names there."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT's folder holds."""
 DIFFUSERS_DEFAULT = "pytorch_lora_weights.safetensors"
@@ -187,7 +189,20 @@ def check(path: Path) -> About:
     problem = _no_pairs(header.shapes)
     if problem:
         raise AdapterError(f"{path.name}: {problem}. Download or export it again.")
+    if not (path.parent / CONFIG).is_file() or path.name != WEIGHTS:
+        stated(path.name, header)
     return About(path, header)
+
+
+def stated(label: str, header: headers.Header) -> dict[str, peft_config.Stated]:
+    """What a file's header says of the strength of each model's pairs, where no config beside it does.
+
+    Raises:
+        AdapterError: it says what no pairs can, or too little.
+    """
+    if any(name.startswith("base_model.model.") for name in header.shapes):
+        return dict.fromkeys(MODELS, peft_config.of_own_header(label, header.metadata))
+    return {model: peft_config.of_diffusers_header(label, header.metadata, model) for model in MODELS}
 
 
 def is_folder(path: Path) -> bool:

@@ -189,6 +189,10 @@ def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
     if large := outsized(config):
         yield Problem(key, f"{path} is not that of a model: {large}.", "Download or copy the model again.")
         return
+    if config.get("quantization_config"):
+        rule = f"{path} has a quantization_config: its weights are quantised already, which is not supported."
+        yield Problem(key, rule, "Give the fp16 or bf16 weights of the same model; base.quantize makes them small.")
+        return
     kinds = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or []
     if kinds and not set(kinds) & set(PARTS[name].classes):
         yield Problem(key, f"{folder} is of class {kinds[0]}, not {PARTS[name].classes[0]}.", "Give a plain SDXL's.")
@@ -235,9 +239,12 @@ def _shard_problems(index: Path, key: str) -> Iterator[Problem]:
 
 def _header_problems(path: Path, key: str) -> Iterator[Problem]:
     try:
-        headers.read(path)
+        found = headers.quantised_problems(headers.read(path))
     except headers.HeaderError as error:
         yield Problem(key, f"{path} {error}")
+        return
+    for looks, advice in found:
+        yield Problem(key, f"{path} {looks}", advice)
 
 
 def _no_weights(folder: Path, stem: str, variant: str | None, key: str) -> Problem:

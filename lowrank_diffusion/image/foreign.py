@@ -24,7 +24,7 @@ from ..loading import reading
 from . import adapter_files, peft_config
 from .peft_config import Stated
 
-MODELS = ("unet", "text_encoder", "text_encoder_2")
+MODELS = adapter_files.MODELS
 Pairs = dict[str, dict[str, Factors]]
 """By model, then by the layer's path there: A (R, n) or (R, n, h, w), B (m, R) or (m, R, 1, 1), scale inside B."""
 
@@ -43,9 +43,8 @@ class Tensors:
 
     label: str
     tensors: dict[str, Tensor]
-    metadata: Mapping[str, str]
-    config: Stated | None
-    """What PEFT says of it; None where the header's word for each model counts."""
+    said: Mapping[str, Stated]
+    """What PEFT or diffusers says of each model's."""
 
 
 def read(path: Path, models: Mapping[str, nn.Module]) -> Pairs:
@@ -95,9 +94,8 @@ def _load(path: Path, config: Stated | None = None) -> Tensors:
     broken += [key for key, tensor in tensors.items() if key not in broken and not tensor.float().isfinite().all()]
     if broken:
         raise AdapterError(f"{path.name}: {broken[0]} is not of finite numbers ({len(broken)} such tensors).")
-    if config is None and any(key.startswith("base_model.model.") for key in tensors):
-        config = peft_config.of_own_header(path.name, header.metadata)
-    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, header.metadata, config)
+    said = dict.fromkeys(MODELS, config) if config else adapter_files.stated(path.name, header)
+    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, said)
 
 
 def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, Any]]]:
@@ -130,12 +128,11 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     if unknown:
         rule = f"{len(unknown)} of {len(file.tensors)} tensors fit no layer of this base, such as {unknown[0]}"
         raise AdapterError(f"{file.label}: {rule}. Was it trained on another model?")
-    said = {model: file.config or peft_config.of_diffusers_header(file.label, file.metadata, model) for model in layers}
     found: Pairs = {}
     for (model, path), group in groups.items():
         layer = layers[model][path][1]
         try:
-            pair = _pair(said[model], path, group)
+            pair = _pair(file.said[model], path, group)
         except (ValueError, RuntimeError, KeyError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
             if isinstance(error, AdapterError):
                 raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from PIL import Image
 
 from .. import devices
 from ..errors import AdapterError as AdapterError
+from ..paths import expanded
 from .apply import load_adapter, select
 from .model import Base, draw, native_size, prompts
 from .replay import Replay
@@ -101,7 +101,7 @@ class Studio:
 
     def _load(self, pipeline: StableDiffusionXLPipeline, choice: AdapterChoice) -> str:
         """Load an adapter file once; a file that has changed since is another one."""
-        path = Path(choice.path).expanduser()
+        path = expanded(choice.path)
         try:
             key = (str(path.resolve()), path.stat().st_mtime_ns)
         except OSError as error:

@@ -15,6 +15,11 @@ TEXT_ENCODER = "conditioner.embedders.0.transformer."
 TEXT_ENCODER_2 = "conditioner.embedders.1.model."
 _CONV_IN = f"{UNET}input_blocks.0.0.weight"
 _DEEPEST = f"{UNET}middle_block.1.transformer_blocks.9.attn2.to_k.weight"
+PREDICTIONS = {
+    **dict.fromkeys(("", "epsilon", "eps"), "epsilon"),
+    **dict.fromkeys(("v", "v_prediction", "v_pred", "v-prediction"), "v_prediction"),
+}
+"""What modelspec's prediction type means; other spellings were seen in files."""
 
 
 def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
@@ -41,9 +46,13 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
         problems.append(("is a Playground v2.5 checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
     if any("edm_vpred." in name for name in names):
         problems.append(("is a CosXL checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
-    if any("scaled_fp8" in name or name.endswith((".scale_weight", ".weight_scale")) for name in names):
-        rule = "is a scaled fp8 checkpoint: its weights mean nothing without their scales, which are not supported."
-        problems.append((rule, "Give the fp16 or bf16 checkpoint of the same model."))
+    said = header.metadata.get("modelspec.prediction_type", "")
+    if said not in PREDICTIONS:
+        rule = (
+            f"says that it predicts {said[:60]!r}, not epsilon or v_prediction of DDPM's noise; that is not supported."
+        )
+        problems.append((rule, "Give a plain SDXL."))
+    problems += quantised_problems(header)
     if _DEEPEST not in names:
         problems.append(
             (
@@ -52,6 +61,23 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
             )
         )
     return problems
+
+
+_SCALES = re.compile(
+    r"(^|\.)scaled_fp8$|\.(scale_weight|weight_scale(_inv)?|scale_input|input_scale|comfy_quant|absmax|quant_map|SCB)$"
+    r"|\.quant_state\."
+)
+"""What programs call the scales of quantised weights, which stand beside them."""
+
+
+def quantised_problems(header: Header) -> list[tuple[str, str]]:
+    """Why weights cannot be read as they are: (what it is, what to do)."""
+    if not any(_SCALES.search(name) for name in header.shapes):
+        return []
+    rule = (
+        "is quantised (such as scaled fp8, int8 or nf4): its weights mean nothing without scales, not supported here."
+    )
+    return [(rule, "Give the fp16 or bf16 weights of the same model; base.quantize makes them small.")]
 
 
 def vae_problems(header: Header) -> list[tuple[str, str]]:
@@ -68,7 +94,8 @@ def vae_problems(header: Header) -> list[tuple[str, str]]:
     first = {part: header.shapes.get(names.get(f"{part}.conv_in.weight", ""), ()) for part in ("encoder", "decoder")}
     if not any(first.values()):
         return [(f"is {describe(header)}, not a VAE.", "Give the VAE of an SDXL.")]
-    problems = [(f"is a VAE without its {part}.", "Give a whole one.") for part, shape in first.items() if not shape]
+    problems = quantised_problems(header)
+    problems += [(f"is a VAE without its {part}.", "Give a whole one.") for part, shape in first.items() if not shape]
     family = header.metadata.get("modelspec.architecture", "").lower()
     if family and not family.startswith("stable-diffusion-xl"):
         problems.append((f"says that it is of {family[:60]}, not of SDXL.", "Give the VAE of an SDXL."))
@@ -79,7 +106,7 @@ def vae_problems(header: Header) -> list[tuple[str, str]]:
         owner = " (as those of Flux and Stable Diffusion 3 do)" if channels == 16 else ""
         problems.append((f"makes {channels} latent channels{owner}, SDXL has 4.", "Give the VAE of an SDXL."))
     known = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.", "model_ema.")  # the last of training
-    odd = [name for short, name in names.items() if not short.startswith(known)]
+    odd = [name for short, name in names.items() if not (short.startswith(known) or _SCALES.search(name))]
     if odd:
         rule = f"has {len(odd)} tensors that are no part of a VAE, such as {odd[0][:80]}."
         problems.append((rule, "Give the VAE of an SDXL alone."))

@@ -180,11 +180,13 @@ def _converted(name: str, model: Any, tensors: dict[str, Tensor]) -> dict[str, T
 
 
 def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Refuse weights of which some are missing or of another shape."""
+    """Refuse weights of which some are missing, of another shape, or no floating-point numbers."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     for name in sorted(wanted.keys() & found.keys()):
         if wanted[name].shape != found[name].shape:
             problems.append(f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}")
+        elif wanted[name].is_floating_point() and not found[name].is_floating_point():
+            problems.append(f"{name} is of whole numbers ({found[name].dtype})")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{'; '.join(problems[:3])}{more}")

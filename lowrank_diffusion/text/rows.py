@@ -16,6 +16,7 @@ plain text.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ def survey(path: Path) -> Survey:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        what = "is a folder" if path.is_dir() else f"ends in {path.suffix or 'nothing'}"
+        what = "is a folder" if os.path.isdir(path) else f"ends in {path.suffix or 'nothing'}"
         raise DataError([f"{path}: {what}. Give a file that ends in {', '.join(SUFFIXES)}."])
     try:
         text = read_text(path, LARGEST)

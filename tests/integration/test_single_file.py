@@ -234,6 +234,27 @@ def test_missing_weights_of_a_file_are_an_error(tiny: Path, tmp_path: Path, part
     assert name.split("__")[-1] in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "text_encoder_2"])
+def test_plain_fp8_is_read_as_the_numbers_it_holds(tiny: Path, tmp_path: Path, part: str):
+    """Without scales eight bits are numbers as any others; one file of each kind, the same bits."""
+    whole = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(tiny / "file.safetensors").items()}
+    save_file(whole, tmp_path / "eight.safetensors")
+    save_file({name: tensor.float() for name, tensor in whole.items()}, tmp_path / "wide.safetensors")
+    eight, wide = (
+        load_part(source(tmp_path / f"{name}.safetensors"), part, torch.bfloat16, config=tiny / "folder").state_dict()
+        for name in ("eight", "wide")
+    )
+    assert all(torch.equal(eight[name], wide[name]) for name in wide)
+
+
+def test_whole_numbers_are_no_weights(tiny: Path, tmp_path: Path):
+    name = "model.diffusion_model.label_emb.0.0.weight"
+    numbers = load_file(tiny / "file.safetensors")[name].to(torch.int8)
+    path = changed(tiny, tmp_path, **{name: numbers})
+    with pytest.raises(ModelError, match=r"its unet cannot be loaded: .* is of whole numbers \(torch.int8\)"):
+        load_part(source(path), "unet", torch.float32, config=tiny / "folder")
+
+
 def test_weights_of_another_width_are_an_error(tiny: Path):
     for part in ("text_encoder", "unet"):
         with pytest.raises(ModelError, match=rf"its {part} cannot be loaded: .* is \(.*\), not \(.*\) and \d+ more"):

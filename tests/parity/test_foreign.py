@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,9 @@ def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, 
     facts = Facts("x", config, "embedded", "epsilon", Pictures(["a cat"]), 64, 1)
     diffusers, kohya, peft = export({"unet": trained}, tmp_path, facts).paths
     expected = says(trained.eval())
-    for path in (diffusers, kohya, peft, peft / "adapter_model.safetensors"):
-        fresh = copy.deepcopy(pipeline)
+    alone = shutil.copy(peft / "adapter_model.safetensors", tmp_path / "as it was uploaded.safetensors")
+    for path in (diffusers, kohya, peft, peft / "adapter_model.safetensors", Path(alone)):
+        fresh = StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
         load_adapter(fresh, path, "x")
         assert (says(fresh.unet) - expected).abs().max() < 1e-5, path.name
 

@@ -89,6 +89,27 @@ def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["lora_unet_x.lora_down.weight"], "has down, not a down and an up"),
+        (["lora_unet_x.hada_w1_a"], "is a LoHa adapter"),
+        (["base_model.model.x.ia3_l"], "is an IA3 adapter"),
+        (["lora_unet_joint_blocks_0_x.lora_down.weight"], "is an adapter of Stable Diffusion 3"),
+        (
+            ["unet.x.lora_A.weight", "unet.x.lora_B.weight", "step"],
+            "1 of 3 tensors are no part of a LoRA, such as step",
+        ),
+        (["base_model.model.x.lora_A.weight", "base_model.model.x.lora_B.weight"], "whose strength stands in"),
+        (["double_blocks.0.img_attn.qkv.weight"], "is a Flux model"),
+    ],
+)
+def test_an_upload_is_named_for_what_it_is(uploads: Path, names: list[str], words: str) -> None:
+    save_file({name: np.zeros((2, 2), "f4") for name in names}, uploads / "x.safetensors")
+    with pytest.raises(UserError, match=words):
+        asking.describe_adapter(uploads / "x.safetensors")
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
     [("x.pt", "pickle"), ("x.ckpt", "pickle"), ("x.png", "not an adapter"), ("x.safetensors", "under another name")],
 )

@@ -181,3 +181,12 @@ def test_a_base_that_cannot_be_used_is_said(linguist: Engine, upload: Upload, ti
     with pytest.raises(EngineError, match="/no/such/model"):
         tokenised(linguist, path, Path("/no/such/model"))
     assert len(tokenised(linguist, path, tiny_language).rows) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["\0", "x" * 5000, "x" * 5000 + ".jsonl", "\ud800.jsonl", "~nobody-of-this-name/a.jsonl"]
+)
+@pytest.mark.parametrize("key", ["data.instance", "text.held_out"])
+def test_what_is_no_path_is_said_of_its_field(key: str, name: str) -> None:
+    problems = RowFile(None).problems({key: name})
+    assert key in [problem.key for problem in problems]

@@ -76,6 +76,36 @@ def test_a_folder_and_pictures_together_are_refused(values: dict[str, Any], uplo
     assert set(found) == {"data.instance"}
 
 
+@pytest.mark.parametrize(
+    "name", ["\0", "a\0b", "x" * 5000, "/" + "y" * 300, "\ud800", "~nobody-of-this-name/x", "a/" * 3000]
+)
+@pytest.mark.parametrize("key", ["data.instance", "base.path", "base.vae", "prior.pictures"])
+def test_what_is_no_path_is_said_of_its_field(values: dict[str, Any], key: str, name: str) -> None:
+    changed = values | {"prior.weight": 1.0, "prior.prompt": "a cat", key: name}
+    with pytest.raises(UserError) as caught:
+        launch_run("x", changed, PictureSet([]))
+    assert key in str(caught.value) and runs.all_runs() == []
+
+
+def test_too_few_class_pictures_are_said_before_anything_starts(values: dict[str, Any], upload: Upload) -> None:
+    good = upload("cat.png")
+    few = {"prior.weight": 1.0, "prior.prompt": "a cat", "prior.count": 20, "prior.pictures": str(good.parent)}
+    problems = problems_of("x", values | few | {"data.prompt": "a cat"}, [(good, "")])
+    assert (
+        list(problems) == ["prior.pictures"]
+        and "has 1 class pictures, and prior.count=20" in problems["prior.pictures"]
+    )
+
+
+def test_a_folder_may_be_the_persons_own(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    (home / "mine").mkdir()
+    Image.new("RGB", (64, 64)).save(home / "mine" / "a.png")
+    assert PictureSet([]).problems(values | {"data.instance": "~/mine", "data.prompt": "a cat"}) == []
+    (problem,) = PictureSet([]).problems(values | {"data.instance": "~/gone", "data.prompt": "a cat"})
+    assert (problem.key == "data.instance" and "~/gone" in problem.rule) or str(home / "gone") in problem.rule
+
+
 def test_a_folder_without_pictures_is_refused(values: dict[str, Any], home: Path) -> None:
     empty = home / "empty"
     empty.mkdir()

@@ -52,8 +52,6 @@ def refused(path: Path) -> str:
         {f"unet.{WORDS}.lora.down.weight": (4, 2048), f"unet.{WORDS}.lora.up.weight": (6, 4)},
         {f"unet.{WORDS}.lora_A.default.weight": (4, 2048), f"unet.{WORDS}.lora_B.default.weight": (6, 4)},
         {"unet.x.processor.to_k_lora.down.weight": (4, 8), "unet.x.processor.to_k_lora.up.weight": (6, 4)},
-        BLOCKS,
-        BLOCKS | GENERAL,
     ],
 )
 def test_pairs_of_every_form_are_taken(shapes: dict[str, tuple[int, ...]], tmp_path: Path):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_diffusion import presets, runs
+from lowrank_diffusion import cli_text, paths, presets, runs
 from lowrank_diffusion.cli import parse
 from lowrank_diffusion.cli_image import request_of
+from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image.request import DrawRequest
+from lowrank_diffusion.image.source import resolve
 
 
 @pytest.fixture
@@ -43,3 +45,56 @@ def test_without_a_run_the_defaults_are_those_of_a_request(home: Path, tmp_path:
     (tmp_path / "file.safetensors").touch()
     for request in (asked(), asked("--adapter", str(tmp_path / "file.safetensors"))):
         assert (request.base, request.steps, request.guidance) == (DrawRequest("").base, 20, 5.0)
+
+
+@pytest.mark.parametrize("kind", ["generate", "export", "evaluate"])
+def test_paths_that_no_shell_has_expanded_are_in_the_persons_folder(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """``--out=~/x`` and quotes come as they stand."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = parse(
+        [kind, "x", "--out=~/pictures", *(["--references=~/mine", "--data=~/rows"] if kind == "evaluate" else [])]
+    )
+    assert options.out == tmp_path / "pictures"
+    if kind == "evaluate":
+        assert (options.references, options.data) == (tmp_path / "mine", tmp_path / "rows")
+
+
+def test_presets_runs_and_adapters_are_found_in_the_persons_folder(
+    a_run: runs.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("train: {steps: 7}")
+    (tmp_path / "x.safetensors").touch()
+    own = a_run.path.rename(tmp_path / a_run.name)
+    assert presets.find_preset("~/mine.yaml").values == {"train": {"steps": 7}}
+    assert runs.find(f"~/{a_run.name}").path == own
+    assert asked("--adapter", "~/x.safetensors@0.5").adapters[0].path == str(tmp_path / "x.safetensors")
+    assert asked("--adapter", f"~/{a_run.name}").adapters[0].path == str(own / "mine-diffusers.safetensors")
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "adapter_config.json").write_text("{}")
+    chosen = cli_text._chosen(parse(["ask", "x", "--adapter", "~/peft", "--base", "embedded"]))
+    assert chosen.folder == tmp_path / "peft"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "/" + "y" * 300, "~" * 300, "a/" * 3000, "a\0b", "\udcff"])
+def test_what_is_no_path_is_no_traceback(name: str, home: Path):
+    with pytest.raises(UserError, match="There is no run"):
+        runs.find(name)
+    with pytest.raises(UserError, match="There is no run"):
+        asked("--adapter", name)
+    with pytest.raises(UserError, match=r"base\.path"):
+        resolve(asked("--base", name).base)
+    with pytest.raises(UserError, match=r"base\.path|There is no run"):
+        resolve(cli_text._chosen(parse(["ask", "x", "--base", name])).base)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "~nobody-of-this-name"])
+def test_a_user_who_does_not_exist_is_no_path(name: str, home: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match="there is no file or preset"):
+        presets.find_preset(name)
+    with pytest.raises(UserError, match="There is no run"):
+        asked("--adapter", name)
+    monkeypatch.setenv("LOWRANK_HOME", name)
+    assert paths.home() == Path(name).resolve()

@@ -67,10 +67,11 @@ def test_prompts_that_are_cut_are_named_by_their_settings(folder: Path):
     assert found[-1].endswith("Shorten them, or raise data.caption_chunks (8 at most).")
 
 
-def test_tokens_are_counted_as_sdxls_own_tokenizer_counts_them():
+@pytest.mark.parametrize("encoder", ["tokenizer", "tokenizer_2"])
+def test_tokens_are_counted_as_sdxls_own_tokenizers_count_them(encoder: str):
     from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(str(SDXL_CONFIG), subfolder="tokenizer", local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(str(SDXL_CONFIG), subfolder=encoder, local_files_only=True)
     base = config(Path("x")).base.model_copy(update={"path": "owner/name"})
     reader = Reader(resolve(base), 1)
     assert reader.chunk == 75

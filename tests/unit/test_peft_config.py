@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from lowrank_diffusion.errors import AdapterError
 from lowrank_diffusion.factors import gralora_delta
-from lowrank_diffusion.image import foreign, peft_config
+from lowrank_diffusion.image import adapter_files, foreign, peft_config
 from lowrank_diffusion.image.peft_config import Stated
 from lowrank_diffusion.paths import PROJECT
 
@@ -196,6 +196,34 @@ def test_the_same_is_said_of_diffusers_header(said: Any, words: str, tmp_path: P
     with pytest.raises(AdapterError) as caught:
         delta(tmp_path / "x.safetensors")
     assert words in str(caught.value)
+    if "rank" in words:  # which only the base's layers can tell
+        adapter_files.check(tmp_path / "x.safetensors")
+    else:
+        with pytest.raises(AdapterError) as added:
+            adapter_files.check(tmp_path / "x.safetensors")
+        assert str(added.value) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (None, "is PEFT's file, whose strength stands in the adapter_config.json beside it. Give the folder"),
+        ("{", "is PEFT's file, whose strength stands in the adapter_config.json beside it. Give the folder"),
+        ({"adapter.text_encoders": "attention"}, "is a part of PEFT's folder: the text encoders are in others"),
+    ],
+)
+def test_pefts_file_without_its_folder_is_told_when_it_is_added(settings: Any, words: str, tmp_path: Path):
+    text = settings if isinstance(settings, str) else json.dumps(settings)
+    metadata = {} if settings is None else {"lowrank_diffusion.settings": text}
+    tensors = {name: torch.ones(shape) for name, shape in PAIR.items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata)
+    for refuse in (adapter_files.check, delta):
+        with pytest.raises(AdapterError) as caught:
+            refuse(tmp_path / "adapter_model.safetensors")
+        assert words in str(caught.value)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(LORA))
+    adapter_files.check(tmp_path / "adapter_model.safetensors")
+    assert delta(tmp_path / "adapter_model.safetensors").shape == (6, 8)
 
 
 def test_diffusers_header_is_obeyed_for_its_own_model(tmp_path: Path):

@@ -214,6 +214,8 @@ def test_a_file_that_is_none(tmp_path, name, content, message):
 
 def test_a_path_that_is_none(tmp_path):
     assert problems(tmp_path)[0].startswith(": is a folder. Give a file that ends in")
+    for name in ("x" * 5000, "x" * 5000 + ".jsonl", "a\0b", "a\0b.jsonl", "\ud800.jsonl"):
+        assert len(problems(tmp_path / name)) == 1
     assert problems(tmp_path / "gone.jsonl") == [
         ": does not exist. Check the path; a link may point to something that has gone."
     ]

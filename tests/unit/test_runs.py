@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_diffusion import events, paths, presets, runs, supervisor
+from lowrank_diffusion import events, paths, presets, runs, supervisor, terminal
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.paths import PROJECT, write_text
@@ -507,3 +507,25 @@ def test_a_home_with_a_tilde_is_the_persons_own(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LOWRANK_HOME", "~/studio")
     assert paths.home() == tmp_path.resolve() / "studio"
+
+
+@pytest.mark.parametrize("steps", [(), (step(1),), (step(1, float("nan")),)])
+def test_a_terminal_says_a_loss_only_where_there_is_one(
+    run: Run, sleeper: subprocess.Popen, steps: tuple[events.Event, ...], capsys: pytest.CaptureFixture[str]
+):
+    """A text run is scored before its first step; then nothing has been lost yet."""
+    run.write_process(sleeper.pid, 1)
+    tell(run, events.Began(1), STARTED, events.Validated(0, 2.5), *steps)
+    terminal.Screen(run).show(run.status())
+    shown = capsys.readouterr().out
+    assert ("loss" in shown) == bool(steps) and ("step 0/" not in shown)
+    assert ("nan" in shown) == ("nan" in str(steps)), "which is told where it is so"
+
+
+@pytest.mark.parametrize("title", ["state", "config", "events", "process", "checkpoints"])
+def test_no_name_of_a_run_is_that_of_a_file_it_keeps(title: str, home: Path):
+    run = runs.create(Config(), title)
+    kept = {"state", "config", "events", "process", "launch", "checkpoints", "samples", "data", "log"}
+    for task in runs.FORMS:
+        names = {f"{run.title}{end}" for end in runs.FORMS[task]}
+        assert len(names) == len(runs.FORMS[task]) and not {name.partition(".")[0] for name in names} & kept

@@ -527,13 +527,64 @@ def test_ways_to_draw_from_the_same_noise_are_taken(folder: Path, changes: dict[
     [
         ("edm_vpred.sigma_max", "CosXL"),
         ("edm_std", "Playground"),
+        ("edm_vpred.sigma_min", "CosXL"),
+        ("edm_mean", "Playground"),
         ("model.diffusion_model.scaled_fp8", "scaled fp8"),
         ("scaled_fp8", "scaled fp8"),
         ("model.diffusion_model.out.2.scale_weight", "scaled fp8"),
+        ("model.diffusion_model.out.2.weight_scale", "scaled fp8"),
+        ("conditioner.embedders.0.transformer.x.comfy_quant", "scaled fp8"),
+        ("model.diffusion_model.out.2.weight.absmax", "nf4"),
+        ("model.diffusion_model.out.2.weight.quant_state.bitsandbytes__nf4", "nf4"),
+        ("model.diffusion_model.out.2.SCB", "int8"),
     ],
 )
 def test_the_same_of_a_single_file(tmp_path: Path, name: str, word: str):
     assert word in problems(weights(tmp_path / "x.safetensors", WHOLE | {name: (1,)}))[0]
+
+
+@pytest.mark.parametrize("said", ["flow", "sample", "edm", "v2"])
+def test_a_file_that_says_it_predicts_something_else(tmp_path: Path, said: str):
+    tensors = {name: np.zeros(shape, np.float16) for name, shape in WHOLE.items()}
+    save_file(tensors, tmp_path / "x.safetensors", {"modelspec.prediction_type": said})
+    assert f"says that it predicts '{said}', not epsilon or v_prediction" in problems(tmp_path / "x.safetensors")[0]
+    assert len(problems(tmp_path / "x.safetensors", prediction="epsilon")) == 1, "which changes nothing about its noise"
+
+
+@pytest.mark.parametrize("said", ["epsilon", "eps", "v", "v_prediction", ""])
+def test_a_file_that_says_what_it_predicts(tmp_path: Path, said: str):
+    tensors = {name: np.zeros(shape, np.float16) for name, shape in WHOLE.items()}
+    save_file(tensors, tmp_path / "x.safetensors", {"modelspec.prediction_type": said})
+    assert resolve(BaseModelConfig(path=str(tmp_path / "x.safetensors"))).kind == "file"
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind"),
+    [(9, "SDXL inpainting model (9"), (8, "SDXL instruct-pix2pix model (8"), (5, "changed model (5")],
+)
+def test_a_file_of_other_inputs_is_named(tmp_path: Path, channels: int, kind: str):
+    """CosXL Edit has eight, and says nothing else of itself that plain CosXL does not."""
+    shapes = WHOLE | {"model.diffusion_model.input_blocks.0.0.weight": (8, channels, 3, 3)}
+    (line,) = problems(weights(tmp_path / "x.safetensors", shapes))
+    assert kind in line
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder_2", "vae"])
+def test_quantised_weights_of_a_folder_are_refused(folder: Path, part: str):
+    (file,) = (folder / part).glob("*.safetensors")
+    weights(file, {"w": (2,), "w.scale_weight": (1,)})
+    (line,) = problems(folder)
+    assert line.startswith(f"base.path: {file} is quantised (such as scaled fp8")
+    weights(file)
+    edit(folder / part / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    (line,) = problems(folder)
+    assert "has a quantization_config: its weights are quantised already" in line
+
+
+def test_a_quantised_vae_is_refused(folder: Path, tmp_path: Path):
+    file = weights(tmp_path / "v.safetensors", VAE | {"decoder.conv_in.scale_weight": (1,)})
+    (line,) = problems(folder, vae=str(file))
+    assert line.startswith(f"base.vae: {file} is quantised")
 
 
 # Fingerprints

@@ -165,6 +165,7 @@ def test_the_same_answer():
     assert metrics.same('{"a": 1, "b": [2]}', '{"b":[2],"a":1}') and not metrics.same("{a}", '{"a": 1}')
     assert metrics.same(" yes\n", "yes") and not metrics.same("Yes", "yes") and not metrics.same("1.0", "1")
     assert metrics.same('{"a": 4.0, "b": [1e2]}', '{"a": 4, "b": [100]}')
+    assert metrics.same('[{"a": {"b": [1.0, {"c": -0.0}]}}]', '[{"a": {"b": [1, {"c": 0}]}}]')
     assert (
         not metrics.same('{"a": true}', '{"a": 1}')
         and not metrics.same("[0]", "[false]")
