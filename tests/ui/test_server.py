@@ -141,7 +141,7 @@ def test_of_very_many_pages_the_newest_are_remembered(monkeypatch: pytest.Monkey
     """Each takes most of a megabyte. The app as it is served, all but the serving."""
     served: dict[str, Any] = {}
     monkeypatch.setattr(gr.Blocks, "launch", lambda demo, **options: served.update(options, demo=demo))
-    assert studio.serve(["--no-browser", "--port", "7999"]) == 0
+    studio._launch(studio.parser().parse_args(["--no-browser", "--port", "7999"]), None)
     demo, pages = served["demo"], StateHolder()
     demo.state_session_capacity = served["state_session_capacity"]
     pages.set_blocks(demo)
