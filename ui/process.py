@@ -85,6 +85,7 @@ def serve(connection: Connection, cancel: Event, kind: type[Worker]) -> None:
         while True:
             job = connection.recv()
             connection.send(_answer(worker, job, connection.send, cancel.is_set))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way out
 
 
 def _answer(
