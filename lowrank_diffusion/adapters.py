@@ -24,7 +24,7 @@ from .factors import Factors, gralora_to_lora, stack
 from .files import MB, Unreadable, read_object
 from .loading import reading
 from .quantize import QuantizedLinear
-from .targets import ALL, matching
+from .targets import ALL, endless, matching
 
 NAME = "default"
 
@@ -173,13 +173,24 @@ def load(model: Any, folder: Path) -> Any:
         if not (folder / name).is_file():
             raise AdapterError(f"{folder}: has no {name}. Give the folder of a PEFT adapter.")
     try:
-        read_object(folder / "adapter_config.json", MB)
+        _refuse_endless(folder, read_object(folder / "adapter_config.json", MB))
         tensor_files.read(folder / "adapter_model.safetensors")
     except (Unreadable, tensor_files.HeaderError) as error:
         raise AdapterError(f"{folder}: {error}") from None
     advice = "Choose the base it is for."
     with reading(lambda reason: AdapterError(f"{folder}: cannot be used with this base ({reason}). {advice}")):
         return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def _refuse_endless(folder: Path, said: dict[str, Any]) -> None:
+    """PEFT compares every layer with the expressions of a config, which is a stranger's. Raises AdapterError."""
+    for field in ("target_modules", "exclude_modules", "alpha_pattern", "rank_pattern"):
+        value = said.get(field)
+        given = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+        for expression in given:
+            if endless(expression):
+                rule = f"its {field} has the expression {expression[:60]!r}, which could take for ever"
+                raise AdapterError(f"{folder}: {rule}. Write the names of its layers there.")
 
 
 def unload(model: Any) -> Any:

@@ -17,6 +17,7 @@ from .declare import ConfigError as ConfigError
 from .declare import Problem, Section, option, shown
 from .paths import too_long
 from .sections import ExportConfig, LossConfig, PriorConfig, TextConfig
+from .targets import unsound
 
 EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
@@ -129,11 +130,8 @@ class AdapterConfig(Section):
             yield Problem("k", f"must divide adapter.rank={self.rank}, got {self.k}.", f"Allowed: {allowed}.")
         if self.kind == "lora" and self.hybrid_rank:
             yield Problem("hybrid_rank", "belongs to GraLoRA.", "Set it to 0, or adapter.kind=gralora.")
-        if isinstance(self.targets, str) and self.targets not in TARGET_SETS:
-            try:
-                re.compile(self.targets)
-            except (re.error, OverflowError, RecursionError) as error:
-                yield Problem("targets", f"is not a regular expression: {error}; got {shown(self.targets)}.")
+        if isinstance(self.targets, str) and self.targets not in TARGET_SETS and (rule := unsound(self.targets)):
+            yield Problem("targets", f"{rule}; got {shown(self.targets)}.", "Names of layers need no expression.")
         if not self.targets:
             yield Problem("targets", "must name at least one layer.", "Use attention.")
 

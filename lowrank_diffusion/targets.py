@@ -36,6 +36,41 @@ UNQUANTIZED = r"(^|\.)(time_embedding|time_emb_proj|add_embedding|lm_head)(\.|$)
 and what turns into logits. Norms, convolutions and embeddings are no linear layers, and so stay too."""
 
 
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:P?<\w+>|<?[=!:>]|:)|[*+?]|\{\d*,?\d*\}|.", re.DOTALL)
+MOST_REPEATS = MOST_BRANCHINGS = 5
+
+
+def unsound(expression: str) -> str:
+    """What is wrong with an expression for layers, as the beginning of a sentence; empty if nothing is."""
+    try:
+        re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"is not a regular expression: {error}"
+    return "could take for ever, as repeated groups and very many repeats do" if endless(expression) else ""
+
+
+def endless(expression: str) -> bool:
+    """Whether an expression for layers is of a kind that can take longer than a life: it may be a stranger's.
+
+    A repeated group is, such as ``(a+)+``; so are many repeats, or many groups of alternatives, one after another.
+    """
+    repeats, before, branching, depth = 0, "", set[tuple[int, int]](), [0]
+    for number, token in enumerate(_TOKEN.findall(expression), 1):
+        repeat = token in ("*", "+", "?") or (token.startswith("{") and len(token) > 1)
+        if repeat and before != "repeat":  # behind another one it says how greedy that is
+            repeats += 1
+            if before == ")" and token != "?":
+                return True
+        elif token.startswith("("):
+            depth.append(number)
+        elif token == ")" and len(depth) > 1:
+            depth.pop()
+        elif token == "|":
+            branching.add((len(depth), depth[-1]))
+        before = "repeat" if repeat else token
+    return repeats > MOST_REPEATS or len(branching) > MOST_BRANCHINGS
+
+
 def text_encoder_layers(name: str, blocks: int, kind: str) -> tuple[str, ...]:
     """The linear layers of the text encoder ``name`` with ``blocks`` blocks that ``adapter.text_encoders=kind`` means.
 

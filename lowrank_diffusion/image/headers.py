@@ -15,11 +15,16 @@ TEXT_ENCODER = "conditioner.embedders.0.transformer."
 TEXT_ENCODER_2 = "conditioner.embedders.1.model."
 _CONV_IN = f"{UNET}input_blocks.0.0.weight"
 _DEEPEST = f"{UNET}middle_block.1.transformer_blocks.9.attn2.to_k.weight"
-PREDICTIONS = {
+_PREDICTIONS = {
     **dict.fromkeys(("", "epsilon", "eps"), "epsilon"),
     **dict.fromkeys(("v", "v_prediction", "v_pred", "v-prediction"), "v_prediction"),
 }
-"""What modelspec's prediction type means; other spellings were seen in files."""
+
+
+def prediction(header: Header) -> str:
+    """What modelspec says that a checkpoint predicts: epsilon, v_prediction, or something else in its own words."""
+    said = header.metadata.get("modelspec.prediction_type", "")
+    return _PREDICTIONS.get(said.strip().lower(), said)
 
 
 def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
@@ -46,8 +51,8 @@ def sdxl_problems(header: Header, *, vae: bool = True) -> list[tuple[str, str]]:
         problems.append(("is a Playground v2.5 checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
     if any("edm_vpred." in name for name in names):
         problems.append(("is a CosXL checkpoint (EDM noise), which is not supported.", "Give a plain SDXL."))
-    said = header.metadata.get("modelspec.prediction_type", "")
-    if said not in PREDICTIONS:
+    said = prediction(header)
+    if said not in _PREDICTIONS:
         rule = (
             f"says that it predicts {said[:60]!r}, not epsilon or v_prediction of DDPM's noise; that is not supported."
         )

@@ -222,8 +222,7 @@ def _scheduler(source: Source, root: Path) -> SchedulerMixin:
 
 def _noise_facts(header: headers.Header) -> dict[str, Any]:
     """What an SDXL checkpoint says of its noise: the marks v_pred and ztsnr, or modelspec's prediction type."""
-    said = header.metadata.get("modelspec.prediction_type", "")
-    if "v_pred" not in header.shapes and said not in ("v", "v_prediction"):
+    if "v_pred" not in header.shapes and headers.prediction(header) != "v_prediction":
         return {}
     facts: dict[str, Any] = {"prediction_type": "v_prediction"}
     if "ztsnr" in header.shapes:  # trained to zero terminal SNR: sampling has to start from there

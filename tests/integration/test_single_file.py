@@ -198,8 +198,12 @@ def test_what_a_file_says_of_its_prediction_is_heard(tiny: Path, tmp_path: Path)
     config = tiny / "folder"
     assert prediction(tiny / "file.safetensors", config).prediction_type == "epsilon"
     assert prediction(tiny / "folder", config, prediction="v_prediction").prediction_type == "v_prediction"
-    by_name = changed(tiny, tmp_path, {"modelspec.prediction_type": "v"})
-    assert prediction(by_name, config).prediction_type == "v_prediction"
+    for said in ("v", "v_prediction", "v_pred", "V-Prediction"):
+        by_name = changed(tiny, tmp_path, {"modelspec.prediction_type": said})
+        assert prediction(by_name, config).prediction_type == "v_prediction"
+    assert (
+        prediction(changed(tiny, tmp_path, {"modelspec.prediction_type": "EPS"}), config).prediction_type == "epsilon"
+    )
     marked = changed(tiny, tmp_path, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
     found = prediction(marked, config)
     assert (found.prediction_type, found.rescale_betas_zero_snr) == ("v_prediction", True)

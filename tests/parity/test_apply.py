@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
@@ -17,15 +15,11 @@ from lowrank_diffusion.adapters import AdapterError, matching_layers
 from lowrank_diffusion.image import apply
 from lowrank_diffusion.image.apply import load_adapter, select
 from lowrank_diffusion.layer_names import Layout, unet_names
-from lowrank_diffusion.paths import EMBEDDED_BASE
+
+from .conftest import copied
 
 MODELS = ("unet", "text_encoder", "text_encoder_2")
 Deltas = dict[str, dict[str, torch.Tensor]]
-
-
-@pytest.fixture
-def pipeline() -> Any:
-    return StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
 
 
 def kohya(pipeline: Any, layers: dict[str, list[str]], dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Deltas]:
@@ -68,9 +62,7 @@ def test_a_file_of_all_three_models_says_what_the_formula_says(pipeline: Any, dt
     tensors, deltas = kohya(pipeline, layers, dtype)
     save_file(tensors, tmp_path / "x.safetensors")
     plain = says(pipeline)
-    expected = StableDiffusionXLPipeline(
-        **pipeline.components | {n: copy.deepcopy(getattr(pipeline, n)) for n in MODELS}
-    )
+    expected = copied(pipeline)
     for name, own in deltas.items():
         for path, delta in own.items():
             getattr(expected, name).get_submodule(path).weight.data += delta
@@ -131,7 +123,7 @@ def test_a_load_that_fails_anywhere_leaves_no_trace(
     save_file(first, tmp_path / "first.safetensors")
     save_file(second, tmp_path / "second.safetensors")
     save_file(second | {"lora_unet_nowhere.alpha": torch.ones(1)}, tmp_path / "bad.safetensors")
-    whole = StableDiffusionXLPipeline(**pipeline.components | {n: copy.deepcopy(getattr(pipeline, n)) for n in MODELS})
+    whole = copied(pipeline)
     pipeline.text_encoder.requires_grad_(False)
     for pipe in (pipeline, whole) if loaded else ():
         load_adapter(pipe, tmp_path / "first.safetensors", "first")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
 from lowrank_diffusion import adapters, presets
@@ -19,18 +18,8 @@ from lowrank_diffusion.export import export
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.layer_names import Layout, unet_names
 from lowrank_diffusion.metadata import Facts, Pictures
-from lowrank_diffusion.paths import EMBEDDED_BASE
 
-
-@pytest.fixture(scope="module")
-def loaded() -> Any:
-    return StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
-
-
-@pytest.fixture
-def pipeline(loaded: Any) -> Any:
-    """A base that a test may change: copied, which is faster than loaded."""
-    return StableDiffusionXLPipeline(**{name: copy.deepcopy(part) for name, part in loaded.components.items()})
+from .conftest import copied
 
 
 def says(unet: Any) -> torch.Tensor:
@@ -165,7 +154,7 @@ def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, 
     expected = says(trained.eval())
     alone = shutil.copy(peft / "adapter_model.safetensors", tmp_path / "as it was uploaded.safetensors")
     for path in (diffusers, kohya, peft, peft / "adapter_model.safetensors", Path(alone)):
-        fresh = StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
+        fresh = copied(pipeline)
         load_adapter(fresh, path, "x")
         assert (says(fresh.unet) - expected).abs().max() < 1e-5, path.name
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from lowrank_diffusion import presets
+from lowrank_diffusion import adapters, presets
 from lowrank_diffusion.config import AdapterConfig, Config, ConfigError, Problem, fields, sections
 
 FIELDS = fields()
@@ -149,3 +151,37 @@ def test_scaling_is_alpha_over_the_total_rank():
     assert AdapterConfig(rank=8, alpha=4).scaling == 0.5
     assert AdapterConfig(rank=8, hybrid_rank=8, alpha=4).scaling == 0.25
     assert AdapterConfig(kind="lora", rank=8, alpha=16).scaling == 2
+
+
+ENDLESS = ["(a+)+$", "(a|a)*x", r"(\w+\.)+x", ".*" * 6 + "x", "(a{1,9}){9}", "(.|.)" * 30 + "x", "a?" * 30 + "a" * 30]
+SOUND = [
+    r".*\.(q_proj|v_proj)",
+    r"(?:.*?(?:language|text).*?(?:self_attn|attn|mlp).*?(?:q_proj|k_proj|up_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.x)",
+    r"down_blocks\.\d+\.attentions\.[01]\..*to_[qkv]",
+    r"a\)*\(+[)*]+",
+    "x(a)?(b)?",
+]
+
+
+@pytest.mark.parametrize("expression", ENDLESS)
+def test_an_expression_for_layers_that_could_take_for_ever_is_refused(expression: str):
+    with pytest.raises(ConfigError, match=r"adapter\.targets: could take for ever"):
+        presets.build({}, {"adapter.targets": expression})
+
+
+@pytest.mark.parametrize("expression", SOUND)
+def test_expressions_that_people_write_are_taken(expression: str):
+    assert presets.build({}, {"adapter.targets": expression}).adapter.targets == expression
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules", "alpha_pattern", "rank_pattern"])
+@pytest.mark.parametrize("expression", [*ENDLESS, *SOUND])
+def test_the_same_of_a_peft_folder_for_a_language_model(expression: str, field: str, tmp_path: Path):
+    value = {expression: 1} if "pattern" in field else expression
+    if expression in SOUND:
+        adapters._refuse_endless(tmp_path, {field: value})
+        return
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", field: value}))
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(adapters.AdapterError, match=f"its {field} has the expression .* could take for ever"):
+        adapters.load(None, tmp_path)
