@@ -106,8 +106,8 @@ class ChatTab:
         self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
         fields = {self.turns, *(getattr(self, name) for name in self.names)}
         outputs = [self.turns, self.view, self.problems, self.message, self.send, self.stop, self.new]
-        gr.on([self.send.click, self.message.submit], self.run, fields, outputs, concurrency_limit=8, **quiet)
-        self.stop.click(self.give_up, None, None, concurrency_limit=None, **quiet)
+        gr.on([self.send.click, self.message.submit], self.run, fields, outputs, **quiet)
+        self.stop.click(self.give_up, None, None, **quiet)
         self.new.click(self.forget, None, [self.turns, self.view, self.problems], **quiet)
 
     names = (

@@ -134,8 +134,8 @@ class GenerateTab:
         fields = {self.prompt, self.negative, self.base, self.count, self.steps, self.guidance, self.width}
         fields |= {self.height, self.seed, self.compare, *(part for row in self.adapters for part in row)}
         outputs = [self.progress, self.gallery, self.facts, self.problems, self.draw, self.cancel]
-        gr.on([self.draw.click, self.prompt.submit], self.run, fields, outputs, concurrency_limit=8, **quiet)
-        self.cancel.click(self.give_up, None, self.progress, concurrency_limit=None, **quiet)
+        gr.on([self.draw.click, self.prompt.submit], self.run, fields, outputs, **quiet)
+        self.cancel.click(self.give_up, None, self.progress, **quiet)
 
     def refresh(self, uploads: list[str]) -> list[Any]:
         """Runs come and go: offer those there are."""

@@ -53,7 +53,7 @@ class Keeper:
     def connect(self, groups: dict[str, Keeping]) -> Any:
         """Bind the events; call once, inside the Blocks. Returns the event of a page that was opened."""
         self.groups = groups
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         shown = dict.fromkeys(part for group in groups.values() for part in group.shown)
         opened = self.key.opened(self.open, None, [self.key, self.note, *shown], **quiet)
         for name, group in groups.items():

@@ -60,12 +60,12 @@ class Monitor:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         inputs = {self.selector, self.seen}
-        self.timer.tick(self.tick, inputs, self.outputs, concurrency_limit=None, **quiet)
+        self.timer.tick(self.tick, inputs, self.outputs, **quiet)
         demo.load(self.attach, None, self.outputs, **quiet)
-        self.bar.pressed(self.press, {self.selector}, self.outputs, concurrency_limit=None, **quiet)
+        self.bar.pressed(self.press, {self.selector}, self.outputs, **quiet)
         self.selector.input(self.choose, {self.selector}, self.outputs, **quiet)
         for button, act in ((self.stop, self.ask_stop), (self.resume, self.ask_resume), (self.sample, self.ask_sample)):
-            button.click(act, {self.selector}, self.outputs, concurrency_limit=None, **quiet)
+            button.click(act, {self.selector}, self.outputs, **quiet)
 
     def attach(self) -> dict[Any, Any]:
         """A page was opened or reloaded: show the run at work, else the newest."""

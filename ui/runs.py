@@ -189,9 +189,7 @@ class RunsTab:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         live_parts = [part for part in self.outputs if part not in (self.confirm, self.zipped, self.note, self.chosen)]
-        self.timer.tick(
-            self.follow, [self.chosen, self.seen], [*live_parts, self.seen], concurrency_limit=None, **quiet
-        )
+        self.timer.tick(self.follow, [self.chosen, self.seen], [*live_parts, self.seen], **quiet)
         gr.on([demo.load, tab.select, self.again.click], self.show, self.chosen, self.outputs, **quiet)
         self.table.pick(self.pick, None, self.outputs, **quiet)
         for button, act, words in (

@@ -164,9 +164,7 @@ class TrainTab:
         # Every click counts, also while an earlier one is answered; that a double click is one start, the page sees to.
         started = [self.problems, self.others, self.told, *self.monitor.outputs]
         self.start.click(self.begin, everything, started, trigger_mode="multiple", **quiet)
-        gr.on(
-            self.changes, self.look, everything, self.told, trigger_mode="always_last", concurrency_limit=None, **quiet
-        )
+        gr.on(self.changes, self.look, everything, self.told, trigger_mode="always_last", **quiet)
         self.panel.connect(demo, self)
         self.monitor.connect(demo)
 
