@@ -11,7 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import peft
@@ -26,11 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_diffusion import adapters
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.flat import sigma_at
-from lowrank_diffusion.image import attention, gated, loss, norms
-from lowrank_diffusion.image.model import Embedding
+from lowrank_diffusion.image.batches import Batches
+from lowrank_diffusion.image.dataset import Example
+from lowrank_diffusion.image.families import FAMILIES, Embedding
 from lowrank_diffusion.paths import ASSETS
 from trainers import fast
-from trainers.dreambooth import DreamBooth, Example
+from trainers.dreambooth import DreamBooth
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 TINY = {
@@ -152,18 +153,28 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@dataclass
+class Given:
+    """Examples as a dataset has them."""
+
+    instances: list[list[Example]]
+    classes: dict[Any, Any] = field(default_factory=dict)
+    sizes: tuple[Any, ...] = ()
+    silence = None
+    held_out: tuple[Any, ...] = ()
+
+
 class CachedDreamBooth(DreamBooth):
     """The trainer's own task, its batches and its loss, with given latents and embeddings in place of pictures."""
 
     def __init__(self, unet: Any, cfg: Config, data: Inputs):
         self.cfg, self.device, self.dtype = cfg, unet.device, unet.dtype
-        self.objective = loss.objective(schedule(), cfg.loss.min_snr, cfg.loss.noise_offset, self.device)
-        self.instances = [[self._example(data, index)] for index in range(data.latents.shape[0])]
-        self.batches, self.classes, self.held_out = None, {}, []
-        self.model = self.unet = unet
-        attention.use_short_keys(unet, unet.device)
-        gated.use_gates(unet, unet.device)
-        norms.use_float32_norms(unet)
+        self.network = FAMILIES["sdxl"].network()
+        self.objective = self.network.objective(schedule(), cfg.loss.min_snr, cfg.loss.noise_offset, self.device)
+        self.data: Any = Given([[self._example(data, index)] for index in range(data.latents.shape[0])])
+        self.batches = Batches(self.data, cfg, self.objective, self.device, self.dtype)
+        self.model = self.denoiser = unet
+        self.network.prepare(unet, unet.device)
         self.layers = adapters.attach(unet, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             unet.enable_gradient_checkpointing()

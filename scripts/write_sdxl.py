@@ -74,7 +74,7 @@ class Recipe:
     def config(self, part: str) -> dict[str, Any]:
         """The JSON config of a component."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        config = json.loads((paths.SDXL_CONFIG / part / name).read_text(encoding="utf-8"))
+        config = json.loads(((paths.ASSETS / "sdxl") / part / name).read_text(encoding="utf-8"))
         if part == "scheduler" and self.v_prediction:
             config["prediction_type"] = "v_prediction"
         return config | (TINY.get(part, {}) if self.tiny else {})
@@ -122,9 +122,9 @@ def _block(seed: int, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
 def write_folder(folder: Path, recipe: Recipe) -> None:
     """Write a diffusers folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(paths.SDXL_CONFIG / "model_index.json", folder / "model_index.json")
+    shutil.copyfile((paths.ASSETS / "sdxl") / "model_index.json", folder / "model_index.json")
     for name in ("tokenizer", "tokenizer_2"):
-        shutil.copytree(paths.SDXL_CONFIG / name, folder / name, dirs_exist_ok=True)
+        shutil.copytree((paths.ASSETS / "sdxl") / name, folder / name, dirs_exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", recipe.config("scheduler"))
     for part in ("text_encoder", "text_encoder_2", "unet", "vae"):
         _write_json(folder / part / "config.json", recipe.config(part))

@@ -179,14 +179,14 @@ def test_tokenizers_have_clips_ids_and_sdxls_padding():
 
 
 def test_the_vocabulary_follows_from_its_merges():
-    folder = paths.SDXL_CONFIG / "tokenizer"
+    folder = (paths.ASSETS / "sdxl") / "tokenizer"
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     names = sorted(vocabulary, key=vocabulary.__getitem__)
     assert names[512:-2] == [merge.replace(" ", "") for merge in merges]
     assert names[256:512] == [f"{name}</w>" for name in names[:256]]
     assert names[-2:] == ["<|startoftext|>", "<|endoftext|>"]
-    assert (folder / "merges.txt").read_bytes() == (paths.SDXL_CONFIG / "tokenizer_2" / "merges.txt").read_bytes()
+    assert (folder / "merges.txt").read_bytes() == ((paths.ASSETS / "sdxl") / "tokenizer_2" / "merges.txt").read_bytes()
 
 
 def prediction(path: Path, config: Path, **options: str) -> Any:

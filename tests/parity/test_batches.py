@@ -32,7 +32,7 @@ def test_captions_are_dropped_as_often_as_asked_and_nothing_else_changes(share: 
         assert torch.equal(gone, (pooled == 0).all(1)) and torch.equal(tokens, dropping.condition(again)[0])
         assert torch.equal(tokens[~gone], whole.tokens[~gone])
         assert torch.equal(pooled[~gone], whole.pooled[~gone])
-        for name in ("latents", "noise", "timesteps", "time_ids", "weights"):
+        for name in ("latents", "noise", "timesteps", "framing", "weights"):
             assert torch.equal(getattr(batch, name), getattr(whole, name)), name
         dropped += int(gone.sum())
     assert abs(dropped / 240 - share) < 4 * (share * (1 - share) / 240) ** 0.5

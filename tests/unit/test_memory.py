@@ -21,8 +21,8 @@ from lowrank_diffusion import cli, execution, presets, tensor_files
 from lowrank_diffusion.config import TARGET_SETS, Config, fields
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import memory
-from lowrank_diffusion.image.unet import outline
-from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
+from lowrank_diffusion.image.families.unet.outline import outline
+from lowrank_diffusion.paths import ASSETS, EMBEDDED_BASE
 
 GIB = memory.GIB
 SDXL = {"base.path": "stabilityai/stable-diffusion-xl-base-1.0", "data.resolution": 1024, "train.precision": "bf16"}
@@ -32,7 +32,7 @@ def config(**others: Any) -> Config:
     return presets.build({}, SDXL | {key.replace("__", "."): value for key, value in others.items()})
 
 
-@pytest.mark.parametrize("folder", [SDXL_CONFIG, EMBEDDED_BASE], ids=["sdxl", "embedded"])
+@pytest.mark.parametrize("folder", [ASSETS / "sdxl", EMBEDDED_BASE], ids=["sdxl", "embedded"])
 def test_the_outline_of_a_unet_is_that_of_the_real_one(folder: Path):
     facts = json.loads((folder / "unet" / "config.json").read_text())
     with init_empty_weights():

@@ -41,7 +41,7 @@ def weights(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Pat
 def folder(tmp_path: Path) -> Path:
     """A diffusers folder that passes every check, with next to no weights."""
     root = tmp_path / "my-sdxl"
-    shutil.copytree(paths.SDXL_CONFIG, root)
+    shutil.copytree((paths.ASSETS / "sdxl"), root)
     for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")):
         weights(root / part / f"{name}.safetensors")
     for part in ("text_encoder", "text_encoder_2"):
