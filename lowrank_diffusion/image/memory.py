@@ -21,8 +21,7 @@ from ..config import Config
 from ..files import read_object
 from ..loading import explained
 from ..targets import SHARED, UNQUANTIZED, matching
-from . import folders, headers
-from .families import Family
+from . import folders, weights
 from .source import Source, locate, resolve
 
 GIB = 2**30
@@ -191,7 +190,7 @@ class _Job:
         return {path: m * n for path, (m, n) in self.outline.linears.items() if not re.search(UNQUANTIZED, path)}
 
     def _count(self, *parts: str) -> int:
-        return sum(_weights(self.source, part) for part in parts)
+        return sum(weights.of_part(self.source, part) for part in parts)
 
     def _denoiser(self) -> float:
         packed = sum(self._quantized.values())
@@ -261,10 +260,10 @@ class _Job:
 
     def _with_vae(self, held: dict[str, float], pixel: float, drawing: float = 0) -> dict[str, float]:
         """``held`` and the VAE at work on a picture, whole if that fits. It starts when ``drawing`` is over."""
-        weights = 4 * (self._count("vae") if self.other_vae is None else _lone_weights(self.other_vae, self.family))
+        size = 4 * (self._count("vae") if self.other_vae is None else weights.of_vae(self.other_vae, self.family))
 
         def parts(side: int, share: float = 1.0) -> dict[str, float]:
-            return held | {"vae": weights, "vae at work": max(drawing, share * pixel * self.vae_width * side**2)}
+            return held | {"vae": size, "vae at work": max(drawing, share * pixel * self.vae_width * side**2)}
 
         whole = parts(self.side)
         room = self.available / self.family.factors.slack - self._workspace()
@@ -273,30 +272,3 @@ class _Job:
         tiled = parts(min(self.side, TILE), self.family.factors.tight)
         # It is tried as a whole first, which takes what there is.
         return tiled | {"vae at work": tiled["vae at work"] + max(0.0, room - sum(tiled.values()))}
-
-
-def _weights(source: Source, part: str) -> int:
-    """How many numbers a part has, from the headers of its files; its family's where they are not here."""
-    file: Path | None = None
-    prefix: str | tuple[str, ...] = ""
-    if source.kind == "file":
-        file, prefix = Path(source.path), source.family.file_prefix(part)
-    elif source.kind == "folder":
-        file = source.config(part) / folders.weight_names(source.family.parts[part].stem, source.variant)[0]
-    return _counted(file, prefix, source.label, MODEL_KEY) or source.family.weights[part]
-
-
-def _lone_weights(vae: Source, family: Family) -> int:
-    """The same of ``base.vae``, a file or folder of its own."""
-    name, _ = folders.weight_names(family.parts["vae"].stem, None)
-    file = {"hub": None, "folder": Path(vae.path) / name, "file": Path(vae.path)}[vae.kind]
-    return _counted(file, "", vae.label, folders.VAE_KEY) or family.weights["vae"]
-
-
-def _counted(file: Path | None, prefix: str | tuple[str, ...], label: str, key: str) -> int:
-    """The numbers in a file's tensors that begin with ``prefix``; 0 without a file."""
-    if file is None or not file.is_file():
-        return 0
-    with explained(label, key, _AGAIN):
-        shapes = headers.read(file).shapes
-    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
