@@ -28,7 +28,7 @@ from lowrank_diffusion import events, presets, runs
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.paths import EXAMPLES, PROJECT
-from scripts.write_sdxl import Recipe, write_folder
+from scripts.write_base import Recipe, write_folder
 
 from . import report
 

@@ -27,14 +27,13 @@ def identify(source: Source) -> Family:
         ModelError: The hub cannot be reached, or the model is not there, not open to us or of no known family.
     """
     with explained(source.path, source.revision, MODEL_KEY, MISSING):
-        index = Path(hf_hub_download(source.path, "model_index.json", revision=source.revision))
-    configs = [f"{name}/config.json" for name in {family.denoiser for family in families.FAMILIES.values()}]
-    folder = _fetch(source.path, source.revision, ["model_index.json", *configs], MODEL_KEY)
+        folder = Path(hf_hub_download(source.path, "model_index.json", revision=source.revision)).parent
     family = families.of_folder(folder)
     if family is None:
-        _refuse(folders.pipeline_problems(index.parent, source.variant, ()), index.parent, source.path)
+        _refuse(folders.pipeline_problems(folder, source.variant, ()), folder, source.path)
         raise ModelError([Problem(MODEL_KEY, f"{source.path} is of no known family.", "Give another id.")])
-    return family
+    folder = _fetch(source.path, source.revision, ["model_index.json", f"{family.denoiser}/config.json"], MODEL_KEY)
+    return families.of_folder(folder) or family
 
 
 def fetch_pipeline(source: Source, parts: Iterable[str]) -> Path:
@@ -45,7 +44,7 @@ def fetch_pipeline(source: Source, parts: Iterable[str]) -> Path:
     Raises:
         ModelError: as :func:`identify`, and where a component is not a plain one.
     """
-    family = identify(source)
+    family = source.family if source.family_name else identify(source)
     wanted = ["model_index.json", f"{family.denoiser}/config.json"]
     for name in parts:
         stem = family.parts[name].stem

@@ -31,7 +31,8 @@ BROKEN = "Is it a plain one of its family? If so, download or copy it again."
 
 def identified(source: Source) -> Source:
     """The same with its family, which for a hub id its index tells. Raises ModelError."""
-    return replace(source, family_name=hub.identify(source).name) if source.kind == "hub" else source
+    known = source.kind != "hub" or source.family_name
+    return source if known else replace(source, family_name=hub.identify(source).name)
 
 
 def load_pipeline(source: Source, dtype: torch.dtype, vae: str | None = None, config: Path | None = None) -> Any:

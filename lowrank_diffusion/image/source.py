@@ -34,13 +34,13 @@ class Source:
     variant: str | None = None
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Overrides what the model says of itself; None: the model is right."""
-    family_name: str = families.DEFAULT
-    """Of a hub id: :data:`.families.DEFAULT`, until its index is here."""
+    family_name: str = ""
+    """Of a hub id empty, and taken for :data:`.families.DEFAULT`, until its index is here."""
 
     @property
     def family(self) -> Family:
         """What kind of model it is."""
-        return families.FAMILIES[self.family_name]
+        return families.FAMILIES[self.family_name or families.DEFAULT]
 
     def config(self, part: str) -> Path:
         """The folder with a part's configuration; where it is not on this disk, that which ships for its family."""
