@@ -3,8 +3,9 @@
     python -m benchmarks.memory [--only sdxl-8gb lora-b4 ...] [--base SDXL] [--work FOLDER] [--jobs 3] [--tiny]
 
 Each row is a run of the trainer in processes of its own, `python -m lowrank_diffusion train PRESET ...` with few steps
-and a sample before and after them, on an SDXL (or, for sd15 presets, a Stable Diffusion 1.5) of true size with random weights, written once
-into --work (about 7 and 2 GB; a folder in memory such as /dev/shm is fastest), or on --base. Peaks come from the run's events. Rows of one's own:
+and a sample before and after them, on a base of true size with random weights (an SDXL, or a Stable Diffusion 1.5 for
+the sd15 presets: 7 and 2 GB, written once into --work; a folder in memory such as /dev/shm is fastest) or on --base.
+Peaks come from the run's events. Rows of one's own:
 `--only 'mine:sdxl-12gb;train.batch=2;flat.sigma=0.05'`, a name, a preset and settings.
 """
 

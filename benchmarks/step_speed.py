@@ -2,8 +2,8 @@
 
     python -m benchmarks.step_speed [--batch 1 4] [--only a b c lora lora+flat ...] [--modes auto ...] [--tiny]
 
-SDXL's UNet (or --family's) at its true size with random weights, latents and embeddings cached, adapters on all attention projections, one process
-on one device. Rows:
+SDXL's UNet (or --family's) at its true size with random weights, latents and embeddings cached, adapters on all
+attention projections, one process on one device. Rows:
 a  LoRA, the way diffusers' train_dreambooth_lora_sdxl.py trains (eager, PEFT, autocast, AdamW)
 b  the same with PEFT's GraLoRA, k=2
 c  LoRA with Flat-LoRA as its authors' code does it: noise added to the stored weights, drawn again and subtracted
@@ -279,7 +279,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=5, help="steps before that")
     parser.add_argument("--eager-steps", type=int, default=6, help="measured steps of eager rows, after 2")
     parser.add_argument(
-        "--resolution", type=int, default=None, metavar="PX", help="1024, 512 of sd1 and sd2, or 64 with --tiny"
+        "--resolution", type=int, default=None, metavar="PX", help="1024; 512 of sd1, sd2; 64 with --tiny"
     )
     parser.add_argument("--rank", type=int, default=None, help="32, or 4 with --tiny")
     parser.add_argument("--minutes", type=float, default=4.0, help="no row is started after this")
