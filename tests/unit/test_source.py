@@ -72,8 +72,11 @@ def test_the_embedded_base_is_a_sound_model():
 
 def test_a_folder_a_file_and_a_hub_id_are_told_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = weights(tmp_path / "juggernaut xl.v9.safetensors", WHOLE)
-    assert resolve(BaseModelConfig(path=str(folder))) == source.Source("folder", str(folder), "my-sdxl")
-    assert resolve(BaseModelConfig(path=str(file))) == source.Source("file", str(file), "juggernaut xl.v9")
+    assert resolve(BaseModelConfig(path=str(folder))) == source.Source(
+        "folder", str(folder), "my-sdxl", family_name="sdxl"
+    )
+    wanted = source.Source("file", str(file), "juggernaut xl.v9", family_name="sdxl")
+    assert resolve(BaseModelConfig(path=str(file))) == wanted
     hub = resolve(BaseModelConfig(path="owner/name-1.0", revision="main", variant="fp16", prediction="v_prediction"))
     assert hub == source.Source("hub", "owner/name-1.0", "owner/name-1.0", "main", "fp16", "v_prediction")
     (tmp_path / "owner").mkdir()
