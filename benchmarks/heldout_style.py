@@ -24,7 +24,7 @@ import torch
 from lowrank_diffusion import adapters, devices, presets, runs
 from lowrank_diffusion.image import crops
 from lowrank_diffusion.image.data import scan
-from trainers import dreambooth
+from lowrank_diffusion.image.dataset import Example
 from trainers.dreambooth import DreamBooth, denoising_loss
 from trainers.step import Step
 
@@ -111,11 +111,12 @@ def _train(wanted: tuple[str, int], options: argparse.Namespace) -> dict[str, fl
     return result
 
 
-def held_out_examples(task: DreamBooth) -> list[dreambooth.Example]:
+def held_out_examples(task: DreamBooth) -> list[Example]:
     """The 100 pictures as the task's model needs them."""
-    pictures = crops.plan(scan(HELD_OUT), task.cfg.data, task.side, seed=0)
-    prompts = task.embeddings([picture[0].caption for picture in pictures], lambda *_: None)
-    return [example[0] for example in task.examples([[p[:1] for p in pictures]], prompts, lambda *_: None)[0]]
+    found, side = scan(HELD_OUT), task.data.side
+    pictures = crops.fit(found, [(side, side)] * len(found), task.cfg.data, seed=0)
+    task.data.prompts |= task.data.embeddings([picture[0].caption for picture in pictures], lambda *_: None)
+    return [variants[0] for variants in task.data.examples([[p[:1] for p in pictures]], lambda *_: None)[0]]
 
 
 if __name__ == "__main__":

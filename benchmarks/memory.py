@@ -3,8 +3,9 @@
     python -m benchmarks.memory [--only sdxl-8gb lora-b4 ...] [--base SDXL] [--work FOLDER] [--jobs 3] [--tiny]
 
 Each row is a run of the trainer in processes of its own, `python -m lowrank_diffusion train PRESET ...` with few steps
-and a sample before and after them, on an SDXL of true size with random weights (written once into --work; about 7 GB,
-a folder in memory such as /dev/shm is fastest) or on --base. Peaks come from the run's events. Rows of one's own:
+and a sample before and after them, on a base of true size with random weights (an SDXL, or a Stable Diffusion 1.5 for
+the sd15 presets: 7 and 2 GB, written once into --work; a folder in memory such as /dev/shm is fastest) or on --base.
+Peaks come from the run's events. Rows of one's own:
 `--only 'mine:sdxl-12gb;train.batch=2;flat.sigma=0.05'`, a name, a preset and settings.
 """
 
@@ -28,7 +29,7 @@ from lowrank_diffusion import events, presets, runs
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.paths import EXAMPLES, PROJECT
-from scripts.write_sdxl import Recipe, write_folder
+from scripts.write_base import Recipe, write_folder
 
 from . import report
 
@@ -47,6 +48,8 @@ ROWS = {
     "gralora-flat-redrawn": f"{PLAIN};adapter.kind=gralora;flat.sigma=0.05;flat.keep=false",
     "lora-nf4-checkpointed": f"{PLAIN};base.quantize=nf4;train.checkpointing=true",
     "lora-b1-eager": f"{PLAIN};train.step=eager",
+    "sd15-6gb": "sd15-6gb",
+    "sd15-8gb": "sd15-8gb",
     "lora-b1-eager-adamw8bit": f"{PLAIN};train.step=eager;optimizer.name=adamw8bit",
 }
 """Row -> preset and settings."""
@@ -143,16 +146,21 @@ def figures(cfg: Config, told: list[events.Event], available: float) -> dict[str
     }
 
 
-def write_base(work: Path, tiny: bool) -> Path:
-    """An SDXL with random weights, written if it is not there; a half written one is written again."""
-    folder = work / ("sdxl-tiny" if tiny else "sdxl")
+def write_base(work: Path, tiny: bool, family: str) -> Path:
+    """A base with random weights, written if it is not there; a half written one is written again."""
+    folder = work / (f"{family}-tiny" if tiny else family)
     mark = folder / "complete"
     if not mark.exists():
         begin = time.monotonic()
-        write_folder(folder, Recipe(tiny=tiny, quick=True))
+        write_folder(folder, Recipe(family, tiny=tiny, quick=True))
         mark.touch()
         print(f"wrote {folder} in {time.monotonic() - begin:.0f} s", flush=True)
     return folder
+
+
+def _family(row: Row) -> str:
+    """Of the base that a row's preset is for."""
+    return "sd1" if row.preset.startswith("sd15") else "sdxl"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -175,13 +183,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     begin, args = time.monotonic(), arguments(argv)
     work = args.work.resolve()
-    base = args.base.resolve() if args.base else write_base(work, args.tiny)
     common: dict[str, Any] = {
-        "base.path": str(base), "base.variant": None, "data.instance": str(EXAMPLES / "subject-cat"),
+        "base.variant": None, "data.instance": str(EXAMPLES / "subject-cat"),
         "train.steps": args.steps, "train.accumulate": 1, "sample.every": 1_000_000, "sample.steps": 2,
         "sample.prompts": ["a photo of sks cat"], "prior.weight": 0.0, "optimizer.warmup": 0,
     }  # fmt: skip
     rows = [Row.of(text, common) for text in args.only]
+    needed = {_family(row) for row in rows}
+    bases = {name: args.base.resolve() if args.base else write_base(work, args.tiny, name) for name in needed}
+    rows = [Row(row.name, row.preset, row.settings | {"base.path": str(bases[_family(row)])}) for row in rows]
     if args.tiny:
         rows = [Row(row.name, row.preset, row.settings | TINY) for row in rows]
     available = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else float("inf")

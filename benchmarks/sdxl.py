@@ -1,4 +1,6 @@
-"""SDXL's UNet at its real size with random weights, and one training step on it: ours, and the way others take it.
+"""A UNet of real size with random weights, and one training step on it: ours, and the way others take it.
+
+SDXL's where nothing else is said; those of Stable Diffusion 1 and 2 as well.
 
 Time, memory and FLOPs of a step do not depend on what the weights hold, so nothing has to be downloaded.
 """
@@ -11,7 +13,7 @@ import math
 import time
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import peft
@@ -26,11 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_diffusion import adapters
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.flat import sigma_at
-from lowrank_diffusion.image import attention, gated, loss, norms
-from lowrank_diffusion.image.model import Embedding
+from lowrank_diffusion.image.batches import Batches
+from lowrank_diffusion.image.dataset import Example
+from lowrank_diffusion.image.families import FAMILIES, Embedding, Family
 from lowrank_diffusion.paths import ASSETS
 from trainers import fast
-from trainers.dreambooth import DreamBooth, Example
+from trainers.dreambooth import DreamBooth
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 TINY = {
@@ -44,24 +47,39 @@ TINY = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 80,
 }
-"""Differences from SDXL's configuration that leave its parts and make it run anywhere in milliseconds."""
+"""Differences from the true configuration that leave its parts and make it run anywhere in milliseconds."""
+_ADDED = ("addition_", "projection_")
 
 
-def build(device: torch.device, dtype: torch.dtype, tiny: bool = False) -> UNet2DConditionModel:
+def build(
+    device: torch.device, dtype: torch.dtype, tiny: bool = False, family: str = "sdxl"
+) -> UNet2DConditionModel:  # fmt: skip
     """The UNet with torch's own initialisation, made where and as it is used, in training mode."""
-    config = json.loads((ASSETS / "sdxl" / "unet" / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((FAMILIES[family].config("unet") / "config.json").read_text(encoding="utf-8"))
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            unet: Any = UNet2DConditionModel.from_config(config | (TINY if tiny else {}))
+            unet: Any = UNet2DConditionModel.from_config(config | (_tiny(config) if tiny else {}))
     finally:
         torch.set_default_dtype(before)
     return unet.train()
 
 
+def _tiny(config: dict[str, Any]) -> dict[str, Any]:
+    """What differs for a toy UNet; only SDXL's reads a framing."""
+    return TINY if "addition_time_embed_dim" in config else {k: v for k, v in TINY.items() if not k.startswith(_ADDED)}
+
+
+def _family(unet: Any) -> Family:
+    """Whose UNet it is, by what it reads."""
+    config = unet.config
+    name = "sdxl" if config.addition_embed_type else "sd2" if config.use_linear_projection else "sd1"
+    return FAMILIES[name]
+
+
 def schedule() -> DDPMScheduler:
-    """SDXL's noise schedule for training."""
+    """The noise schedule for training, the same in all these families."""
     return DDPMScheduler.from_config(DDPMScheduler.load_config(ASSETS / "sdxl" / "scheduler"))  # type: ignore[return-value]
 
 
@@ -104,8 +122,8 @@ class Inputs:
     """(B, 4, side / 8, side / 8)"""
     tokens: Tensor
     """(B, 77, D)"""
-    pooled: Tensor
-    """(B, P)"""
+    pooled: Tensor | None
+    """(B, P), of SDXL"""
     time_ids: Tensor
     """(B, 6): original size, crop and target size in pixels."""
 
@@ -114,11 +132,13 @@ def inputs(unet: UNet2DConditionModel, batch: int, side: int) -> Inputs:
     """Inputs of ``side`` x ``side`` pixels in the UNet's dtype, on its device."""
     config: Any = unet.config
     to: Any = {"device": unet.device, "dtype": unet.dtype}
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    pooled = None
+    if config.addition_embed_type:
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     return Inputs(
         latents=torch.randn(batch, config.in_channels, side // 8, side // 8, **to),
         tokens=torch.randn(batch, 77, config.cross_attention_dim, **to),
-        pooled=torch.randn(batch, pooled, **to),
+        pooled=None if pooled is None else torch.randn(batch, pooled, **to),
         time_ids=torch.tensor([[side, side, 0, 0, side, side]] * batch, **to),
     )
 
@@ -127,7 +147,7 @@ def forward_flops(unet: UNet2DConditionModel, side: int) -> int:
     """Floating-point operations of one forward pass of the bare UNet for one picture, adapters not counted."""
     one = inputs(unet, 1, side)
     timesteps = torch.zeros(1, dtype=torch.int64, device=unet.device)
-    added = {"text_embeds": one.pooled, "time_ids": one.time_ids}
+    added = {"text_embeds": one.pooled, "time_ids": one.time_ids} if one.pooled is not None else None
     # attention as plain products: the counter does not know the fused kernels of every device
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         unet(one.latents, timesteps, one.tokens, added_cond_kwargs=added)
@@ -152,18 +172,28 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@dataclass
+class Given:
+    """Examples as a dataset has them."""
+
+    instances: list[list[Example]]
+    classes: dict[Any, Any] = field(default_factory=dict)
+    sizes: tuple[Any, ...] = ()
+    silence = None
+    held_out: tuple[Any, ...] = ()
+
+
 class CachedDreamBooth(DreamBooth):
     """The trainer's own task, its batches and its loss, with given latents and embeddings in place of pictures."""
 
     def __init__(self, unet: Any, cfg: Config, data: Inputs):
         self.cfg, self.device, self.dtype = cfg, unet.device, unet.dtype
-        self.objective = loss.objective(schedule(), cfg.loss.min_snr, cfg.loss.noise_offset, self.device)
-        self.instances = [[self._example(data, index)] for index in range(data.latents.shape[0])]
-        self.batches, self.classes, self.held_out = None, {}, []
-        self.model = self.unet = unet
-        attention.use_short_keys(unet, unet.device)
-        gated.use_gates(unet, unet.device)
-        norms.use_float32_norms(unet)
+        self.network = _family(unet).network()
+        self.objective = self.network.objective(schedule(), cfg.loss.min_snr, cfg.loss.noise_offset, self.device)
+        self.data: Any = Given([[self._example(data, index)] for index in range(data.latents.shape[0])])
+        self.batches = Batches(self.data, cfg, self.objective, self.device, self.dtype)
+        self.model = self.denoiser = unet
+        self.network.prepare(unet, unet.device)
         self.layers = adapters.attach(unet, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             unet.enable_gradient_checkpointing()
@@ -171,7 +201,8 @@ class CachedDreamBooth(DreamBooth):
     def _example(self, data: Inputs, index: int) -> Example:
         mean = data.latents[index].float().cpu()
         ids = tuple(data.time_ids[index].int().tolist())
-        return Example(mean, torch.zeros_like(mean), Embedding(data.tokens[index], data.pooled[index]), ids)
+        pooled = None if data.pooled is None else data.pooled[index]
+        return Example(mean, torch.zeros_like(mean), Embedding(data.tokens[index], pooled), ids)
 
 
 class Ours:
@@ -248,6 +279,7 @@ class Peer:
         timesteps = torch.randint(0, count, (clean.shape[0],), device=clean.device)
         noised: Any = self.scheduler.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]
         added = {"time_ids": self.data.time_ids, "text_embeds": self.data.pooled}
+        added = added if self.data.pooled is not None else None
         with _autocast(clean):
             predicted = self.unet(noised, timesteps, self.data.tokens, added_cond_kwargs=added).sample
         return F.mse_loss(predicted.float(), noise.float(), reduction="mean")

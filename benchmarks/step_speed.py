@@ -2,8 +2,8 @@
 
     python -m benchmarks.step_speed [--batch 1 4] [--only a b c lora lora+flat ...] [--modes auto ...] [--tiny]
 
-Real SDXL UNet with random weights, latents and embeddings cached, adapters on all attention projections, one process
-on one device. Rows:
+SDXL's UNet (or --family's) at its true size with random weights, latents and embeddings cached, adapters on all
+attention projections, one process on one device. Rows:
 a  LoRA, the way diffusers' train_dreambooth_lora_sdxl.py trains (eager, PEFT, autocast, AdamW)
 b  the same with PEFT's GraLoRA, k=2
 c  LoRA with Flat-LoRA as its authors' code does it: noise added to the stored weights, drawn again and subtracted
@@ -90,7 +90,7 @@ class Bench:
         self.args, self.device = args, devices.pick("auto")
         self.dtype = torch.float32 if args.tiny else torch.bfloat16
         torch.manual_seed(0)
-        self.unet = sdxl.build(self.device, self.dtype, args.tiny)
+        self.unet = sdxl.build(self.device, self.dtype, args.tiny, args.family)
         self.pristine = sdxl.Pristine(self.unet)
         self.forward_flops = sdxl.forward_flops(self.unet, args.resolution)
         self.peak_flops = sdxl.matmul_rate(self.device, self.dtype, 512 if args.tiny else 8192)
@@ -271,13 +271,16 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     known = get_args(fields()["train.step"].annotation)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_speed", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--family", choices=["sdxl", "sd1", "sd2"], default="sdxl", help="whose UNet")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--only", nargs="+", metavar="ROW", help=f"from {' '.join([*PEERS, *OURS])}")
     parser.add_argument("--modes", nargs="+", default=["auto"], choices=known, help="values of train.step for ours")
     parser.add_argument("--steps", type=int, default=20, help="measured steps")
     parser.add_argument("--warmup", type=int, default=5, help="steps before that")
     parser.add_argument("--eager-steps", type=int, default=6, help="measured steps of eager rows, after 2")
-    parser.add_argument("--resolution", type=int, default=None, metavar="PX", help="1024, or 64 with --tiny")
+    parser.add_argument(
+        "--resolution", type=int, default=None, metavar="PX", help="1024; 512 of sd1, sd2; 64 with --tiny"
+    )
     parser.add_argument("--rank", type=int, default=None, help="32, or 4 with --tiny")
     parser.add_argument("--minutes", type=float, default=4.0, help="no row is started after this")
     parser.add_argument("--profile", action="store_true", help="also list each row's kernels in a file of its own")
@@ -285,7 +288,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the results; with --tiny none is the default")
     parser.add_argument("--name", default="step_speed")
     args = parser.parse_args(argv)
-    args.resolution = args.resolution or (64 if args.tiny else 1024)
+    args.resolution = args.resolution or (64 if args.tiny else {"sdxl": 1024, "sd1": 512, "sd2": 512}[args.family])
     args.rank = args.rank or (4 if args.tiny else 32)
     wrong = [name for name in args.only or [] if name.partition(":")[0] not in [*PEERS, *OURS]]
     if wrong:

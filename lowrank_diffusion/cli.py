@@ -176,7 +176,7 @@ def _export(options: argparse.Namespace) -> int:
             print(path)
         return terminal.DONE
     if options.rank is not None:
-        from .export import compress_file  # torch
+        from .image.export import compress_file  # torch
 
         for path in compress_file(files[0], options.out, options.rank):
             print(path)

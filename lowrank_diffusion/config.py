@@ -33,7 +33,7 @@ PATHS = ("base.path", "base.vae", "data.instance", "prior.pictures", "text.held_
 """The parameters that name a file or folder."""
 
 TARGET_SETS = ("auto", "attention", "attention+feed_forward", "attention+mlp", "all-linear")
-"""Names of groups of layers; the layers are listed in :mod:`.adapters`."""
+"""Names of groups of layers; the layers are listed in :mod:`.targets`."""
 
 
 class BaseModelConfig(Section):
@@ -109,7 +109,7 @@ class AdapterConfig(Section):
         "regular expression of layer paths. auto: attention of a picture model, attention+mlp of a language model.",
     )
     text_encoders: Literal["none", "attention", "attention+mlp"] = option(
-        "none", "Layers of SDXL's text encoders that are adapted too: words then learn, not only the drawing."
+        "none", "Layers of the text encoders that are adapted too: words then learn, not only the drawing."
     )
     dropout: float = option(0.0, "Probability of dropping an input of the adapter.", ge=0, lt=1)
 

@@ -1,7 +1,7 @@
 """The hashes by which other programs know a checkpoint: A1111's old one of a part of the file, and that of all of it.
 
-SDXL in one file is 7 GB, which takes seconds to read from a fast disk and a minute from a slow one. So a run begins to
-read it in the background when it starts, and what was found is kept in the cache.
+A base in one file is 7 GB, which takes seconds to read from a fast disk and a minute from a slow one. So a run begins
+to read it in the background when it starts, and what was found is kept in the cache.
 """
 
 from __future__ import annotations

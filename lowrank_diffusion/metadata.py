@@ -58,7 +58,7 @@ class Facts:
 
 
 def common_metadata(facts: Facts, rank: int) -> dict[str, str]:
-    """All fields of a picture adapter whose largest plain rank is ``rank``."""
+    """All fields of a picture adapter whose largest plain rank is ``rank``, but those that name its base's family."""
     fields: dict[str, object] = _modelspec(facts) | _training(facts) | _data(facts) | _base(facts)
     fields |= {
         "ss_network_module": "networks.lora",
@@ -75,8 +75,6 @@ def common_metadata(facts: Facts, rank: int) -> dict[str, str]:
 def _modelspec(facts: Facts) -> dict[str, object]:
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": facts.name,
         "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
         "modelspec.prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
@@ -161,8 +159,6 @@ def _tag(text: str) -> str:
 def _base(facts: Facts) -> dict[str, object]:
     v = facts.prediction == "v_prediction"
     return {
-        "ss_v2": False,
-        "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": facts.base,
         "ss_sd_model_hash": hashes.legacy(facts.base_file) if facts.base_file else "",
         "ss_new_sd_model_hash": hashes.whole(facts.base_file) if facts.base_file else "",

@@ -11,7 +11,6 @@ PRESETS = PROJECT / "presets"
 ASSETS = PROJECT / "assets"
 EMBEDDED_BASE = ASSETS / "base"
 EMBEDDED_ENCODER = ASSETS / "base-encoder"
-SDXL_CONFIG = ASSETS / "sdxl"
 EXAMPLES = ASSETS / "examples"
 
 

@@ -133,7 +133,7 @@ class FusedLinear(nn.Module):
     def __init__(self, unit: Unit, index: int):
         super().__init__()
         self.unit, self.index = unit, index
-        # As nn.Linear: pipelines ask a UNet's layers for them.
+        # As nn.Linear: pipelines ask a model's layers for them.
         self.in_features, self.out_features = unit.tensors[3].shape[-1], unit.heights[index]
 
     def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-UNET_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-UNET_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+DENOISER_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+DENOISER_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+"""As diffusers calls the layers of models that remove noise."""
 LM_ATTENTION = (
     "q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "Wqkv", "query_key_value", "self_attn.dense",
     "attention.dense", "self_attention.dense",
@@ -15,18 +16,13 @@ LM_ATTENTION = (
 LM_MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "dense_h_to_4h", "dense_4h_to_h")
 ALL = "all-linear"
 """Every linear layer; as in PEFT, but for the one that makes the logits of a language model."""
-_EVERYTHING = (*UNET_ATTENTION, *UNET_FEED_FORWARD, *LM_ATTENTION, *LM_MLP)
+_EVERYTHING = (*DENOISER_ATTENTION, *DENOISER_FEED_FORWARD, *LM_ATTENTION, *LM_MLP)
 _NAMED = {
-    "auto": (*UNET_ATTENTION, *LM_ATTENTION, *LM_MLP),  # no model has names of both kinds
-    "attention": (*UNET_ATTENTION, *LM_ATTENTION),
+    "auto": (*DENOISER_ATTENTION, *LM_ATTENTION, *LM_MLP),  # no model has names of both kinds
+    "attention": (*DENOISER_ATTENTION, *LM_ATTENTION),
     "attention+feed_forward": _EVERYTHING,
     "attention+mlp": _EVERYTHING,
 }
-
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-"""SDXL's, as a pipeline calls them."""
-_CLIP_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
-_CLIP = {"attention": _CLIP_ATTENTION, "attention+mlp": (*_CLIP_ATTENTION, "mlp.fc1", "mlp.fc2")}
 
 SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of siblings that usually read the same input, in the order in which their models call them."""
@@ -69,15 +65,6 @@ def endless(expression: str) -> bool:
             branching.add((len(depth), depth[-1]))
         before = "repeat" if repeat else token
     return repeats > MOST_REPEATS or len(branching) > MOST_BRANCHINGS
-
-
-def text_encoder_layers(name: str, blocks: int, kind: str) -> tuple[str, ...]:
-    """The linear layers of the text encoder ``name`` with ``blocks`` blocks that ``adapter.text_encoders=kind`` means.
-
-    The first encoder's last block is left out: SDXL reads what comes into it, and never what it makes.
-    """
-    read = blocks - (name == TEXT_ENCODERS[0])
-    return tuple(f"encoder.layers.{index}.{layer}" for index in range(read) for layer in _CLIP[kind])
 
 
 def matching(paths: Iterable[str], targets: str | tuple[str, ...]) -> tuple[set[str], list[str]]:

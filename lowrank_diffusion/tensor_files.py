@@ -13,7 +13,7 @@ from typing import Any
 from .files import Unreadable, opened
 
 LARGEST_HEADER = 16_000_000
-"""Bytes. A whole SDXL takes half a million, an adapter of all layers one, the tags of a large set some more."""
+"""Bytes. A whole base takes half a million, an adapter of all layers one, the tags of a large set some more."""
 MOST_TENSORS = 50_000
 LONGEST_NAME = 1000
 _LARGEST_SIDE = 2**48

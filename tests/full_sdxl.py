@@ -17,12 +17,13 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lowrank_diffusion import adapters, presets
-from lowrank_diffusion.export import export
 from lowrank_diffusion.image import text_encoders
+from lowrank_diffusion.image.export import export
+from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.metadata import Facts, Pictures
-from lowrank_diffusion.paths import SDXL_CONFIG
-from lowrank_diffusion.targets import TEXT_ENCODERS
+from lowrank_diffusion.paths import ASSETS
 
+SDXL = FAMILIES["sdxl"]
 WIDTHS: dict[str, dict[str, Any]] = {
     "unet": {
         "block_out_channels": (8, 16, 32), "norm_num_groups": 8, "attention_head_dim": (1, 2, 4),
@@ -64,9 +65,9 @@ class Cell(NamedTuple):
 
 def config(name: str) -> dict[str, Any]:
     """Of one model: SDXL's, with small widths."""
-    said = json.loads((SDXL_CONFIG / name / "config.json").read_text(encoding="utf-8"))
+    said = json.loads((ASSETS / "sdxl" / name / "config.json").read_text(encoding="utf-8"))
     plain = {key: value for key, value in said.items() if not key.startswith("_")}
-    return plain | WIDTHS[name] | (_TOKENS if name in TEXT_ENCODERS else {})
+    return plain | WIDTHS[name] | (_TOKENS if name in SDXL.encoders else {})
 
 
 def models() -> dict[str, Any]:
@@ -84,11 +85,11 @@ def write(kind: str, targets: str, folder: Path) -> Cell:
     every, draws = models(), torch.Generator().manual_seed(0)
     adapters.attach(every["unet"], cfg.adapter, 0)
     if cfg.adapter.text_encoders != "none":
-        text_encoders.attach([every[name] for name in TEXT_ENCODERS], cfg.adapter, 0)
+        text_encoders.attach(SDXL, {name: every[name] for name in SDXL.encoders}, cfg.adapter, 0)
     own: dict[str, nn.Module] = {name: model for name, model in every.items() if adapters.adapted_layers(model)}
     for parameter in (each for model in own.values() for each in adapters.trainable(model).values()):
         parameter.data.normal_(0, 0.3, generator=draws)
-    files = export(own, folder, Facts("x", cfg, "sdxl", "epsilon", Pictures(["a cat"]), 1024, 1)).paths
+    files = export(SDXL, own, folder, Facts("x", cfg, "sdxl", "epsilon", Pictures(["a cat"]), 1024, 1)).paths
     deltas = {
         f"{name}.{layer.path}": layer.module.double().get_delta_weight(adapters.NAME).detach().contiguous()
         for name, model in own.items()

@@ -43,7 +43,7 @@ def missing() -> str:
 
 OUT = "_get_output_for_continuous_inputs"
 LAST_NORM = "conv_norm_out"
-"""A UNet's only norm outside such parts. Without a compiler it turns the layout around, twice."""
+"""A convolutional model's only norm outside such parts. Uncompiled it turns the layout around, twice."""
 METHODS = {"Transformer2DModel": ("_operate_on_continuous_inputs", OUT)}
 """Ways into and out of a stack of blocks: a norm, a turned layout and a projection, by the names of their classes."""
 

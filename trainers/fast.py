@@ -1,9 +1,10 @@
 """The fast step: fused adapters, compiled blocks, and on CUDA everything of an optimiser step in CUDA graphs.
 
-An SDXL step launches some twenty thousand small kernels, and that takes several times as long as running them. A CUDA
-graph is launched once. A step is three graphs, so that any accumulation window and any mix of batch shapes needs few
-captures: ``begin`` makes working pairs and perturbation, ``micro`` does forward and backward of one micro-batch (one
-capture per shape), ``end`` clips and updates. They share one memory pool, and talk through tensors that stay in place.
+A step of a large picture model launches some twenty thousand small kernels, and that takes several times as long as
+running them. A CUDA graph is launched once. A step is three graphs, so that any accumulation window and any mix of
+batch shapes needs few captures: ``begin`` makes working pairs and perturbation, ``micro`` does forward and backward of
+one micro-batch (one capture per shape), ``end`` clips and updates. They share one memory pool, and talk through tensors
+that stay in place.
 Numbers that differ from step to step (learning rate, strength and number of the perturbation) are tensors too.
 Noise and timesteps are drawn by the host while the device is at the step before, by the generators that every way of
 running a step uses: a run sees the same numbers eager, captured and on a CPU, and the copy costs the device nothing.

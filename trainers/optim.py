@@ -10,7 +10,6 @@ from torch import nn
 
 from lowrank_diffusion.config import OptimizerConfig
 from lowrank_diffusion.devices import DeviceError
-from lowrank_diffusion.targets import TEXT_ENCODERS
 
 SHARE = "share"
 """What a group of parameters has of the learning rate, by this name in it."""
@@ -27,7 +26,7 @@ def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
 
 def groups(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
     """``parameters`` by the learning rates they have: the text encoders' may be another."""
-    text = {name: parameter for name, parameter in parameters.items() if name.split(".")[0] in TEXT_ENCODERS}
+    text = {name: parameter for name, parameter in parameters.items() if name.startswith("text_encoder")}
     rest = [parameter for name, parameter in parameters.items() if name not in text]
     found = [{"params": rest, SHARE: 1.0}]
     if text:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lowrank_diffusion import seeds
-from lowrank_diffusion.image import loss
-
-from .examples import Example
+from lowrank_diffusion.image.dataset import Example
 
 if TYPE_CHECKING:
     from .dreambooth import DreamBooth
@@ -19,12 +17,12 @@ def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timeste
     """Mean unweighted loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index)."""
     total = task.objective.timesteps
     places = torch.arange(timesteps) * total // timesteps + total // (2 * timesteps)
-    plain = loss.Objective(task.objective.alphas_cumprod, task.objective.prediction)
+    plain = task.objective.plain()
     losses = []
     for index, example in enumerate(examples):
         shape = (timesteps, *example.mean.shape)
         noise = torch.randn(shape, generator=seeds.generator(seed, index, "validation"))
-        batch = task.collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
+        batch = task.batches.collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
         noised = plain.noised(batch.latents, batch.noise, batch.timesteps)
         predicted = task.predict(noised, batch)
         losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())

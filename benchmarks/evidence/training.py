@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lowrank_diffusion import adapters, devices, presets, runs, seeds
-from lowrank_diffusion.image import loss
 from lowrank_diffusion.image.data import scan, write_set
+from lowrank_diffusion.image.dataset import Example
 from lowrank_diffusion.paths import PROJECT
 from trainers import fast
-from trainers.dreambooth import DreamBooth, Example
+from trainers.dreambooth import DreamBooth
 from trainers.fast import FastStep
 from trainers.step import Diverged, Step
 
@@ -107,7 +107,7 @@ class Measure:
 
     def __init__(self, task: DreamBooth, count: int):
         self.task = task
-        self.plain = loss.Objective(task.objective.alphas_cumprod, task.objective.prediction)
+        self.plain = task.objective.plain()
         examples = held_out_examples(task)[:count]
         order = torch.randperm(len(examples), generator=seeds.generator(0, 0, "evidence")).tolist()
         self.validating = set(order[: int(VALIDATION * count)])
@@ -125,7 +125,7 @@ class Measure:
         several = [example for example in examples for _ in range(TIMESTEPS)]
         none = torch.zeros(len(several), *shape[1:])
         ones = torch.ones(len(several))
-        return self.task.collate(several, none, torch.cat(noise), places.repeat(len(examples)), ones)
+        return self.task.batches.collate(several, none, torch.cat(noise), places.repeat(len(examples)), ones)
 
     def __call__(self) -> dict[str, float]:
         """The mean over validation pictures, and over scoring pictures."""

@@ -7,56 +7,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..bases import PICKLES
 from ..errors import AdapterError
-from . import headers, peft_config
+from . import families, headers, peft_config
+from .families import Family, strangers
 
-MODELS: tuple[str, ...] = ("unet", "text_encoder", "text_encoder_2")
-"""The parts of a pipeline that are adapted, by their names there."""
+MODELS = families.ADAPTED
+"""The parts of pipelines that are adapted, by their names there."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT's folder holds."""
 DIFFUSERS_DEFAULT = "pytorch_lora_weights.safetensors"
 """What diffusers calls an adapter's file where nobody says otherwise."""
 SUFFIXES = (".safetensors", ".gguf", *PICKLES)
 """What a name that is meant as a file ends in."""
-_ADVICE = "Give a LoRA of an SDXL model."
+_ADVICE = f"Give a LoRA of {families.titles()}."
 
-# The first that holds names the file: what it is, and what shows it in a tensor's name.
-_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (what, re.compile(marks))
-    for what, marks in (
-        ("a bundle with a textual inversion embedding", r"^bundle_emb\.|emb_params|string_to_param|^clip_[lg]$"),
-        ("a LoHa adapter, not a LoRA", r"hada_w\d"),
-        ("a LoKr adapter, not a LoRA", r"lokr_(w|t)\d"),
-        ("an OFT or BOFT adapter, not a LoRA", r"(^|[._])b?oft_"),
-        ("an IA3 adapter, not a LoRA", r"ia3_l|\.on_input$"),
-        ("a GLoRA adapter, not a LoRA", r"\.[ab][12]\.weight$"),
-        ("a VeRA, VB-LoRA or RandLoRA adapter, not a LoRA", r"(vera|vblora|randlora)_"),
-        ("an AdaLoRA, whose singular values are not supported", r"\.lora_E$"),
-        ("a DoRA, whose magnitudes cannot be applied exactly", r"dora_scale|magnitude_vector"),
-        ("a LoRA with whole weight differences, biases or norms", r"\.(diff(_b)?|set_weight|[wb]_norm|bias|scalar)$"),
-        ("a LoRA of token embeddings", r"lora_embedding_[AB]"),
-        ("an adapter of Flux, not of SDXL", r"(double|single)_blocks|single_transformer_blocks"),
-        ("an adapter of Stable Diffusion 3, not of SDXL", r"joint_blocks|^transformer\.transformer_blocks\."),
-        ("an adapter of Stable Diffusion 1 or 2, not of SDXL", r"^lora_te_"),
-        ("an adapter of Stable Cascade, not of SDXL", r"^lora_prior_"),
-        (
-            "an adapter of a transformer that draws (such as Wan, Qwen-Image or PixArt), not of SDXL",
-            r"^(lora_(unet|transformer)_|(model\.)?diffusion_model\.|transformer\.)(transformer_)?(blocks|layers)[._]",
-        ),
-        (
-            "an adapter of a language model",
-            r"(?<!encoder)(^|\.)(model\.)?layers\.\d+\.(self_attn|mlp)\.|transformer\.h\.\d|gpt_neox\.|model\.decoder\.layers\.",
-        ),
-    )
-)
-_READS_WORDS = re.compile(r"attn2[._](processor\.)?to_[kv](_lora)?\.(lora_A|(lora[._])?down)(\.default)?\.weight$")
-"""The pairs by which a UNet reads what the text encoders say; their width tells its family."""
-_FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner", 4096: "another UNet"}
 _ROLES = {
     "down": r"[._]lora[._]down(\.weight)?|\.lora_A(\.default)?(\.weight)?|\.lora_linear_layer\.down\.weight",
     "up": r"[._]lora[._]up(\.weight)?|\.lora_B(\.default)?(\.weight)?|\.lora_linear_layer\.up\.weight",
@@ -73,33 +42,33 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class About:
-    """A file that looks like a LoRA of SDXL."""
+    """A file that looks like a LoRA of a family that is known here."""
 
     path: Path
     header: headers.Header
+
+    @property
+    def families(self) -> list[Family]:
+        """Those that it can be for."""
+        return families.of_adapter_names(self.header)
 
     def line(self) -> str:
         """One line for a person: what it adapts, how large, and the word that calls it."""
         places = filter(None, map(split, self.header.shapes))
         found = [layer for layer, role in places if role in ("down", "gralora_A")]
         counts = {
-            "UNet": sum(not _of_text(layer) for layer in found),
+            self.families[0].denoiser_title: sum(not _of_text(layer) for layer in found),
             "text encoders": sum(map(_of_text, found)),
         }
         parts = [f"{count} layers of the {name}" for name, count in counts.items() if count]
         trigger = " ".join(self.header.metadata.get("modelspec.trigger_phrase", "").split())
         shown = trigger if len(trigger) <= 100 else f"{trigger[:99]}…"
-        return f"{self.path.name}: a LoRA, {' and '.join(parts)}." + (f" Trigger word: {shown}." if shown else "")
+        kind = f"a LoRA of {self.families[0].title}" if len(self.families) == 1 else "a LoRA"
+        return f"{self.path.name}: {kind}, {' and '.join(parts)}." + (f" Trigger word: {shown}." if shown else "")
 
 
 def _of_text(layer: str) -> bool:
-    return re.match(r"(text_encoder|lora_te\d)", layer) is not None
-
-
-def other_kind(names: Iterable[str]) -> str:
-    """What tensor names show that is not a LoRA of SDXL, as the end of a sentence; empty if nothing does."""
-    every = list(names)
-    return next((what for what, mark in _KINDS if any(mark.search(name) for name in every)), "")
+    return re.match(r"(text_encoder|lora_te\d?_)", layer) is not None
 
 
 def split(name: str) -> tuple[str, str] | None:
@@ -156,14 +125,8 @@ def _shown(own: Mapping[str, Shape]) -> str:
     return ", ".join(f"{role} {shape}" for role, shape in sorted(own.items()))
 
 
-def _family(header: headers.Header) -> str:
-    """The family of another UNet, told from the width of what it reads; empty for SDXL and for what is unknown."""
-    widths = {shape[1] for name, shape in header.shapes.items() if _READS_WORDS.search(name) and len(shape) > 1}
-    return next((f"an adapter of {_FAMILIES[width]}, not of SDXL" for width in widths if width in _FAMILIES), "")
-
-
-def check(path: Path) -> About:
-    """A file that looks like a LoRA of SDXL.
+def check(path: Path, base: Family | None = None) -> About:
+    """A file that looks like a LoRA, of ``base`` if that is given.
 
     Raises:
         AdapterError: naming what else it is.
@@ -180,10 +143,10 @@ def check(path: Path) -> About:
         header = headers.read(path)
     except headers.HeaderError as error:
         raise AdapterError(f"{path.name}: {error}") from None
-    if headers.is_adapter(header):
-        what = other_kind(header.shapes) or _family(header)
+    if strangers.is_adapter(header):
+        what = strangers.other_adapter(header.shapes) or strangers.other_family(header)
     else:
-        what = headers.describe(header)
+        what = strangers.describe(header)
     if what:
         raise AdapterError(f"{path.name}: is {what}. {_ADVICE}")
     problem = _no_pairs(header.shapes)
@@ -191,7 +154,11 @@ def check(path: Path) -> About:
         raise AdapterError(f"{path.name}: {problem}. Download or export it again.")
     if not (path.parent / CONFIG).is_file() or path.name != WEIGHTS:
         stated(path.name, header)
-    return About(path, header)
+    about = About(path, header)
+    if base and base not in about.families:
+        kinds = " or ".join(family.title for family in about.families)
+        raise AdapterError(f"{path.name}: is an adapter of {kinds}, and the base is {base.title}. Choose its own base.")
+    return about
 
 
 def stated(label: str, header: headers.Header) -> dict[str, peft_config.Stated]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,22 +16,22 @@ from torch import nn
 from .. import devices
 from ..errors import AdapterError
 from ..factors import Factors
-from . import foreign
+from . import families, foreign
 
 
-def load_adapter(pipeline: StableDiffusionXLPipeline, path: Path, name: str) -> None:
+def load_adapter(pipeline: Any, path: Path, name: str) -> None:
     """Put an adapter of any program into a pipeline, exactly and whole; after a failure all is as it was before.
 
     Args:
-        pipeline: Its UNet and text encoders are adapted.
+        pipeline: Its denoiser and text encoders are adapted.
         path: A .safetensors file, or the folder of PEFT or diffusers.
         name: By which :func:`select` knows it.
 
     Raises:
         AdapterError: not an adapter of this base, or not whole.
     """
-    models: dict[str, Any] = {model: getattr(pipeline, model) for model in foreign.MODELS}
-    pairs = foreign.read(path, models)
+    models = _models(pipeline)
+    pairs = foreign.read(path, models, families.of_pipeline(pipeline))
     before = {model: _State.of(models[model]) for model in pairs}
     try:
         for model, own in pairs.items():
@@ -45,13 +44,18 @@ def load_adapter(pipeline: StableDiffusionXLPipeline, path: Path, name: str) -> 
         raise AdapterError(f"{path.name}: cannot be applied to this base: {str(error)[:300]}") from error
 
 
-def select(pipeline: StableDiffusionXLPipeline, strengths: Mapping[str, float]) -> None:
+def select(pipeline: Any, strengths: Mapping[str, float]) -> None:
     """Let the adapters of these names act, each so strongly; all others rest."""
-    for name in foreign.MODELS:
-        model: Any = getattr(pipeline, name)
+    for model in _models(pipeline).values():
         for layer in (layer for layer in model.modules() if isinstance(layer, LoraLayer)):
             _choose(layer, {adapter: value for adapter, value in strengths.items() if adapter in layer.lora_A})
         model.requires_grad_(False)  # which PEFT turns on for what acts
+
+
+def _models(pipeline: Any) -> dict[str, Any]:
+    """What of a pipeline can be adapted, the denoiser first."""
+    family = families.of_pipeline(pipeline)
+    return {name: getattr(pipeline, name) for name in (family.denoiser, *family.encoders)}
 
 
 def _choose(layer: Any, strengths: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Training crops, and the micro-conditioning that tells SDXL about them (arXiv 2307.01952, section 2.2)."""
+"""Training crops, and how each is framed, which some families are told (arXiv 2307.01952, section 2.2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Crop:
     flipped: bool = False
 
     @property
-    def time_ids(self) -> tuple[int, int, int, int, int, int]:
+    def framing(self) -> tuple[int, int, int, int, int, int]:
         """(original height, original width, crop top, crop left, target height, target width)."""
         return (self.height, self.width, self.top, self.left, self.target[1], self.target[0])
 

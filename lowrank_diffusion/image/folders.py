@@ -4,51 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..bases import MODEL_KEY, PICKLES, outsized
 from ..config import Problem
 from ..files import read_object
-from . import headers
+from . import families, headers
+from .families import Family
 
-PIPELINE = "StableDiffusionXLPipeline"
 VAE_KEY = "base.vae"
 RESAVE = "Save the model again in diffusers with save_pretrained(folder, safe_serialization=True)."
-
-
-@dataclass(frozen=True)
-class Part:
-    """A component of the pipeline: the classes it may have, and the stem of its weight files (empty: none)."""
-
-    classes: tuple[str, ...]
-    stem: str = ""
-
-
-PARTS = {
-    "scheduler": Part(()),
-    "text_encoder": Part(("CLIPTextModel",), "model"),
-    "text_encoder_2": Part(("CLIPTextModelWithProjection",), "model"),
-    "tokenizer": Part(("CLIPTokenizer", "CLIPTokenizerFast")),
-    "tokenizer_2": Part(("CLIPTokenizer", "CLIPTokenizerFast")),
-    "unet": Part(("UNet2DConditionModel",), "diffusion_pytorch_model"),
-    "vae": Part(("AutoencoderKL",), "diffusion_pytorch_model"),
-}
-
-
-DDPM_NOISE = tuple(
-    f"{name}Scheduler"
-    for name in (
-        "DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE",
-        "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete",
-        "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
-    )
-)  # fmt: skip
-"""Schedulers that differ in how they draw only: the noise that a model learns from is DDPM's with all of them."""
-_OTHER_NOISE = {"use_flow_sigmas": (True,), "timestep_type": ("continuous",)}
-"""Settings by which one of these draws from a model of another noise: flow matching, EDM."""
-_SD_SCALING = 0.18215
-"""What Stable Diffusion 1 and 2 multiply latents by, and diffusers where a configuration does not say."""
 
 
 def weight_names(stem: str, variant: str | None) -> tuple[str, str]:
@@ -57,8 +22,8 @@ def weight_names(stem: str, variant: str | None) -> tuple[str, str]:
     return f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"
 
 
-def pipeline_problems(folder: Path, variant: str | None, parts: Iterable[str] = PARTS) -> Iterator[Problem]:
-    """What keeps a folder from being a plain SDXL pipeline with safetensors weights."""
+def pipeline_problems(folder: Path, variant: str | None, parts: Iterable[str] | None = None) -> Iterator[Problem]:
+    """What keeps a folder from being the pipeline of a known family with safetensors weights; of ``parts``, or all."""
     if not (folder / "model_index.json").is_file():
         yield _not_a_pipeline(folder)
         return
@@ -67,16 +32,17 @@ def pipeline_problems(folder: Path, variant: str | None, parts: Iterable[str] = 
     except ValueError as error:
         yield Problem(MODEL_KEY, f"{folder / 'model_index.json'} {error}", "Download it again.")
         return
-    kind = index.get("_class_name")
-    if kind != PIPELINE:
-        yield Problem(MODEL_KEY, f"{folder} is of class {kind}, not {PIPELINE}.", "Give a plain text-to-image SDXL.")
+    family = families.of_folder(folder)
+    if family is None:
+        rule = f"{folder} is of class {index.get('_class_name')}, not {families.pipelines()}."
+        yield Problem(MODEL_KEY, rule, "Give a plain text-to-image model of those.")
         return
-    for name in parts:
-        yield from _part_problems(folder / name, name, index.get(name), variant)
+    for name in family.parts if parts is None else parts:
+        yield from _part_problems(family, folder / name, index.get(name), variant)
 
 
-def vae_problems(folder: Path) -> Iterator[Problem]:
-    """What keeps a folder from being a VAE that an SDXL can use."""
+def vae_problems(folder: Path, family: Family) -> Iterator[Problem]:
+    """What keeps a folder from being a VAE that a base of ``family`` can use."""
     if (folder / "model_index.json").is_file():
         yield Problem(VAE_KEY, f"{folder} is a whole pipeline.", f"Give the VAE alone, such as {folder / 'vae'}.")
     elif not (folder / "config.json").is_file():
@@ -84,8 +50,8 @@ def vae_problems(folder: Path) -> Iterator[Problem]:
             VAE_KEY, f"{folder} has no config.json.", "Give a folder that AutoencoderKL.save_pretrained wrote."
         )
     else:
-        yield from _config_problems(folder, "vae", VAE_KEY)
-        yield from _weight_problems(folder, PARTS["vae"].stem, None, VAE_KEY)
+        yield from _config_problems(family, folder, "vae", VAE_KEY)
+        yield from _weight_problems(folder, family.parts["vae"].stem, None, VAE_KEY)
 
 
 def _not_a_pipeline(folder: Path) -> Problem:
@@ -116,7 +82,7 @@ def _not_a_pipeline(folder: Path) -> Problem:
     else:
         looks, advice = (
             "has no model_index.json.",
-            "Give a folder that StableDiffusionXLPipeline.save_pretrained wrote.",
+            f"Give a folder that save_pretrained of {families.pipelines()} wrote.",
         )
     return Problem(MODEL_KEY, f"{folder} {looks}", advice)
 
@@ -131,21 +97,22 @@ def _bare_model(folder: Path) -> str:
     return f"is one component ({kind or 'of unknown class'}), not a whole pipeline."
 
 
-def _part_problems(folder: Path, name: str, entry: object, variant: str | None) -> Iterator[Problem]:
+def _part_problems(family: Family, folder: Path, entry: object, variant: str | None) -> Iterator[Problem]:
     """The problems of one component; ``entry`` is its [library, class] of model_index.json."""
-    part = PARTS[name]
+    name, part, title = folder.name, family.parts[folder.name], family.title
     kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if kind is None:
-        yield Problem(MODEL_KEY, f"{folder.parent} has no {name} in its model_index.json.", "Give a complete SDXL.")
+        rule = f"{folder.parent} has no {name} in its model_index.json."
+        yield Problem(MODEL_KEY, rule, f"Give a complete {title}.")
     elif part.classes and kind not in part.classes:
-        yield Problem(MODEL_KEY, f"{folder} is of class {kind}, not {part.classes[0]}.", "Give a plain SDXL.")
+        yield Problem(MODEL_KEY, f"{folder} is of class {kind}, not {part.classes[0]}.", f"Give a plain {title}.")
     elif not folder.is_dir():
         yield Problem(MODEL_KEY, f"{folder} is missing.", "Download or copy the model again.")
     elif part.stem:
-        yield from _config_problems(folder, name, MODEL_KEY)
+        yield from _config_problems(family, folder, name, MODEL_KEY)
         yield from _weight_problems(folder, part.stem, variant, MODEL_KEY)
     elif name == "scheduler":
-        yield from _scheduler_problems(folder, str(kind))
+        yield from _scheduler_problems(family, folder, str(kind))
     elif not (folder / "tokenizer.json").is_file():
         yield from _missing(folder, "vocab.json", "merges.txt")
 
@@ -156,30 +123,25 @@ def _missing(folder: Path, *names: str) -> Iterator[Problem]:
             yield Problem(MODEL_KEY, f"{folder / name} is missing.", "Download or copy the model again.")
 
 
-def _scheduler_problems(folder: Path, indexed: str) -> Iterator[Problem]:
-    """What tells that the model was trained on noise that is not DDPM's, or predicts neither it nor v."""
+def _scheduler_problems(family: Family, folder: Path, indexed: str) -> Iterator[Problem]:
+    """What tells that the model was trained on other noise than the family's, or predicts something else."""
     path = folder / "scheduler_config.json"
     if not path.is_file():
         yield from _missing(folder, path.name)
         return
     try:
-        facts = read_object(path)
+        config = read_object(path)
     except ValueError as error:
         yield Problem(MODEL_KEY, f"{path} {error}", "Download or copy the model again.")
         return
-    kinds = dict.fromkeys((indexed, str(facts.get("_class_name", indexed))))
-    said = [f"is {kind[:60]}" for kind in kinds if kind not in DDPM_NOISE]
-    said += [f"has {key}={facts[key]}" for key, odd in _OTHER_NOISE.items() if facts.get(key) in odd]
-    said += [f"has {key}" for key in ("sigma_data",) if facts.get(key) is not None]
-    prediction = facts.get("prediction_type", "epsilon")
-    said += [f"has prediction_type={str(prediction)[:60]}"] if prediction not in ("epsilon", "v_prediction") else []
-    if said:
-        rule = f"{path}: the scheduler {' and '.join(said)}, not DDPM's noise with epsilon or v_prediction."
-        yield Problem(MODEL_KEY, rule, "Give a plain SDXL.")
+    kinds = list(dict.fromkeys((indexed, str(config.get("_class_name", indexed)))))
+    if said := family.scheduler_problems(kinds, config):
+        rule = f"{path}: the scheduler {' and '.join(said)}, not {family.noise}."
+        yield Problem(MODEL_KEY, rule, f"Give a plain {family.title}.")
 
 
-def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
-    """Is this the architecture that an SDXL has there?"""
+def _config_problems(family: Family, folder: Path, name: str, key: str) -> Iterator[Problem]:
+    """Is this the architecture that the family has there?"""
     path = folder / "config.json"
     try:
         config = read_object(path)
@@ -194,18 +156,11 @@ def _config_problems(folder: Path, name: str, key: str) -> Iterator[Problem]:
         yield Problem(key, rule, "Give the fp16 or bf16 weights of the same model; base.quantize makes them small.")
         return
     kinds = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or []
-    if kinds and not set(kinds) & set(PARTS[name].classes):
-        yield Problem(key, f"{folder} is of class {kinds[0]}, not {PARTS[name].classes[0]}.", "Give a plain SDXL's.")
-    elif name == "unet" and (config.get("in_channels", 4) != 4 or config.get("addition_embed_type") != "text_time"):
-        facts = f"in_channels={config.get('in_channels', 4)}, addition_embed_type={config.get('addition_embed_type')}"
-        yield Problem(key, f"{folder} is not the UNet of a text-to-image SDXL ({facts}).", "Give a plain SDXL.")
-    elif name == "vae" and config.get("latent_channels", 4) != 4:
-        yield Problem(
-            key, f"{folder} makes {config['latent_channels']} latent channels, SDXL has 4.", "Give an SDXL VAE."
-        )
-    elif key == VAE_KEY and config.get("scaling_factor", _SD_SCALING) == _SD_SCALING:
-        rule = f"{folder} scales latents by {_SD_SCALING}, as Stable Diffusion 1 and 2 do, not SDXL."
-        yield Problem(key, rule, "Give an SDXL VAE.")
+    classes = family.parts[name].classes
+    if kinds and not set(kinds) & set(classes):
+        yield Problem(key, f"{folder} is of class {kinds[0]}, not {classes[0]}.", f"Give a plain {family.title}'s.")
+    elif wrong := family.config_problem(name, config, alone=key == VAE_KEY):
+        yield Problem(key, f"{folder} {wrong.what}", wrong.advice)
 
 
 def _weight_problems(folder: Path, stem: str, variant: str | None, key: str) -> Iterator[Problem]:

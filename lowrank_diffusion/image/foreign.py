@@ -6,6 +6,7 @@ rank. Nothing is guessed from other layers.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -19,20 +20,15 @@ from torch import Tensor, nn
 
 from ..errors import AdapterError
 from ..factors import Factors, gralora_to_lora, stack
-from ..layer_names import Layout, text_names, unet_names
 from ..loading import reading
-from . import adapter_files, peft_config
+from . import adapter_files, families, peft_config
+from .families import Family
 from .peft_config import Stated
 
 MODELS = adapter_files.MODELS
 Pairs = dict[str, dict[str, Factors]]
 """By model, then by the layer's path there: A (R, n) or (R, n, h, w), B (m, R) or (m, R, 1, 1), scale inside B."""
 
-_PREFIXES = {
-    "unet": ("unet.", "lora_unet_", "lycoris_", "diffusion_model.", "model.diffusion_model."),
-    "text_encoder_2": ("text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."),
-    "text_encoder": ("text_encoder.", "lora_te1_", "text_encoders.clip_l.transformer."),
-}
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 """What diffusers called a text encoder's projections before it used PEFT."""
 
@@ -47,12 +43,13 @@ class Tensors:
     """What PEFT or diffusers says of each model's."""
 
 
-def read(path: Path, models: Mapping[str, nn.Module]) -> Pairs:
+def read(path: Path, models: Mapping[str, nn.Module], family: Family | None = None) -> Pairs:
     """Every pair of a file, or of PEFT's folder with its folders of text encoders.
 
     Args:
         path: A .safetensors file, or a folder with adapter_config.json.
-        models: The base's, by the names of ``MODELS``; pairs must fit their layers.
+        models: The base's by their names, the denoiser first; pairs must fit their layers.
+        family: The base's, which a file must be for.
 
     Raises:
         AdapterError: not a LoRA of this base, whole and finite.
@@ -60,30 +57,31 @@ def read(path: Path, models: Mapping[str, nn.Module]) -> Pairs:
     if not path.is_dir() and path.name == adapter_files.WEIGHTS and (path.parent / adapter_files.CONFIG).is_file():
         path = path.parent  # of which it is a part
     if not path.is_dir():
-        return _pairs(_load(path), models, "")
+        return _pairs(_load(path, family), models, "")
     plain = path / adapter_files.DIFFUSERS_DEFAULT
     if plain.is_file() and not (path / adapter_files.CONFIG).is_file():
-        return _pairs(_load(plain), models, "")
-    if path.name in MODELS[1:]:
-        return _pairs(_of_folder(path), models, path.name)
+        return _pairs(_load(plain, family), models, "")
+    first, *others = [*models] or MODELS
+    if path.name in others:
+        return _pairs(_of_folder(path, family), models, path.name)
     found: Pairs = {}
-    for name in MODELS:
-        folder = path if name == "unet" else path / name
+    for name in (first, *others):
+        folder = path if name == first else path / name
         if folder == path or folder.is_dir():
-            found |= _pairs(_of_folder(folder), models, name)
+            found |= _pairs(_of_folder(folder, family), models, name)
     return found
 
 
-def _of_folder(folder: Path) -> Tensors:
+def _of_folder(folder: Path, family: Family | None) -> Tensors:
     """One model's adapter as PEFT keeps it."""
     file, config = folder / adapter_files.WEIGHTS, folder / adapter_files.CONFIG
     if not (file.is_file() and config.is_file()):
         raise AdapterError(f"{folder}: has no {adapter_files.WEIGHTS} and {adapter_files.CONFIG} of PEFT.")
-    return _load(file, peft_config.of_folder(config))
+    return _load(file, family, peft_config.of_folder(config))
 
 
-def _load(path: Path, config: Stated | None = None) -> Tensors:
-    header = adapter_files.check(path).header
+def _load(path: Path, family: Family | None, config: Stated | None = None) -> Tensors:
+    header = adapter_files.check(path, family).header
     advice = "Download or copy it again."
     with reading(lambda reason: AdapterError(f"{path.name}: cannot be read: {reason}. {advice}")):
         with safe_open(path, framework="pt") as file:
@@ -102,13 +100,12 @@ def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, A
     """By model and any name of a layer: its path and the layer itself, adapted or not."""
     found: dict[str, dict[str, tuple[str, Any]]] = {}
     for model, module in models.items():
-        layout = Layout.of(module.config) if model == "unet" else Layout()
         names = found.setdefault(model, {})
         linears = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
         for full, layer in linears.items():
             path = full.removesuffix(".base_layer")
-            known = unet_names(path, layout) if model == "unet" else text_names(path)
-            names.update(dict.fromkeys(known if ".lora_" not in full else (), (path, layer)))
+            known = [] if ".lora_" in full else families.layer_names(model, path, getattr(module, "config", None))
+            names.update(dict.fromkeys(known, (path, layer)))
     return found
 
 
@@ -117,7 +114,7 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     groups: dict[tuple[str, str], dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in file.tensors.items():
-        place = _place(key, layers, default or "unet")
+        place = _place(key, layers, default or next(iter(models), ""))
         if place is None:
             unknown.append(key)
             continue
@@ -143,17 +140,22 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     return found
 
 
+@functools.cache
+def _prefixes() -> list[tuple[str, str]]:
+    """(part, prefix) of all families; no prefix of one part begins another's name."""
+    return [(part, prefix) for part in MODELS for prefix in families.prefixes(part)]
+
+
 def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> tuple[str, str, str] | None:
     parts = adapter_files.split(key)
     if parts is None:
         return None
     name, model, role = parts[0].removeprefix("base_model.model."), default, parts[1]
-    for other, prefixes in _PREFIXES.items():
-        for prefix in prefixes:
-            if name.startswith(prefix):
-                name, model = name.removeprefix(prefix).removeprefix("base_model.model."), other
+    for other, prefix in _prefixes():
+        if name.startswith(prefix):
+            name, model = name.removeprefix(prefix).removeprefix("base_model.model."), other
     name = re.sub(r"\.processor\.(to_\w+)$", r".\1", name).removesuffix("_lora")
-    if model != "unet":
+    if model.startswith("text_encoder"):
         name = re.sub(r"(?<=self_attn\.)to_\w+$", lambda found: _OLD_TEXT.get(found[0], found[0]), name)
     for form in (name, f"{name}.0", name.replace("_lora.", ".")):
         if form in layers.get(model, {}):

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from .. import devices
 from ..errors import AdapterError as AdapterError
 from ..paths import expanded
 from .apply import load_adapter, select
-from .model import Base, draw, native_size, prompts
+from .model import Base, denoiser, draw, native_size, prompts
 from .replay import Replay
 from .request import AdapterChoice, DrawCancelled, DrawRequest
 
@@ -38,7 +37,7 @@ class Studio:
     """A pipeline and its adapters, reloaded only where a request differs from the last."""
 
     def __init__(self) -> None:
-        self._pipeline: StableDiffusionXLPipeline | None = None
+        self._pipeline: Any = None
         self._base: Base | None = None
         self._replay: Replay | None = None
         self._adapters: dict[tuple[str, int], str] = {}
@@ -87,7 +86,7 @@ class Studio:
         if base is not None:
             devices.release(base.device)
 
-    def prepare(self, request: DrawRequest) -> tuple[StableDiffusionXLPipeline, Replay]:
+    def prepare(self, request: DrawRequest) -> tuple[Any, Replay]:
         """Load the base that a request needs, if it is not the one at hand. Raises ModelError, DeviceError."""
         device = devices.pick(request.device)
         wanted = Base.of(request.base, device, devices.dtype(request.precision, device))
@@ -95,11 +94,11 @@ class Studio:
             self.release()
             self._base, self._pipeline = wanted, wanted.pipeline()
             if device.type == "cuda":  # convolutions run in this layout anyway, and else turn all they get around
-                self._pipeline.unet.to(memory_format=torch.channels_last)
-            self._replay = Replay(self._pipeline.unet)
+                denoiser(self._pipeline).to(memory_format=torch.channels_last)
+            self._replay = Replay(denoiser(self._pipeline))
         return self._pipeline, self._replay
 
-    def _load(self, pipeline: StableDiffusionXLPipeline, choice: AdapterChoice) -> str:
+    def _load(self, pipeline: Any, choice: AdapterChoice) -> str:
         """Load an adapter file once; a file that has changed since is another one."""
         path = expanded(choice.path)
         try:
@@ -112,23 +111,21 @@ class Studio:
             self._adapters[key] = name
         return self._adapters[key]
 
-    def _select(
-        self, pipeline: StableDiffusionXLPipeline, names: list[str], choices: tuple[AdapterChoice, ...]
-    ) -> None:
+    def _select(self, pipeline: Any, names: list[str], choices: tuple[AdapterChoice, ...]) -> None:
         if self._adapters:
             strengths: dict[str, float] = {}
             for name, choice in zip(names, choices, strict=False):  # no names: the base alone
                 strengths[name] = strengths.get(name, 0.0) + choice.strength  # one file chosen twice acts twice
             select(pipeline, strengths)
 
-    def _at_once(self, pipeline: StableDiffusionXLPipeline, request: DrawRequest) -> int:
+    def _at_once(self, pipeline: Any, request: DrawRequest) -> int:
         """How many pictures of a request make a batch."""
         width, height = _size(pipeline, request)
         return max(1, min(self._most, BATCH_PIXELS // (width * height)))
 
     def _batch(
         self,
-        pipeline: StableDiffusionXLPipeline,
+        pipeline: Any,
         replay: Replay,
         request: DrawRequest,
         seeds: Sequence[int],
@@ -195,7 +192,7 @@ class _Steps:
         return step_end
 
 
-def _size(pipeline: StableDiffusionXLPipeline, request: DrawRequest) -> tuple[int, int]:
+def _size(pipeline: Any, request: DrawRequest) -> tuple[int, int]:
     """(width, height) of a request's pictures, pixels."""
-    native = native_size(pipeline.unet.config, pipeline.vae.config)
+    native = native_size(denoiser(pipeline).config, pipeline.vae.config)
     return request.width or native, request.height or native

@@ -12,92 +12,83 @@ from typing import Any
 import diffusers
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-)
+from diffusers import ConfigMixin, SchedulerMixin
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from .. import paths
 from ..bases import MODEL_KEY, ModelError
 from ..config import Problem
 from ..files import read_object
 from ..loading import explained, no_progress_bar
 from . import headers, hub
-from .folders import PARTS, VAE_KEY
+from .families import Family
+from .folders import VAE_KEY
 from .source import Source, locate, vae_problems
 
-_MODELS: dict[str, Any] = {
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-}
-_PREFIXES: dict[str, str | tuple[str, ...]] = {
-    "text_encoder": headers.TEXT_ENCODER,
-    "text_encoder_2": headers.TEXT_ENCODER_2,
-    "unet": headers.UNET,
-    "vae": headers.VAE,
-}
-BROKEN = "Is it a plain SDXL? If so, download or copy it again."
+BROKEN = "Is it a plain one of its family? If so, download or copy it again."
 
 
-def load_pipeline(
-    source: Source, dtype: torch.dtype, vae: str | None = None, config: Path = paths.SDXL_CONFIG
-) -> StableDiffusionXLPipeline:
+def identified(source: Source) -> Source:
+    """The same with its family, which for a hub id its index tells. Raises ModelError."""
+    known = source.kind != "hub" or source.family_name
+    return source if known else replace(source, family_name=hub.identify(source).name)
+
+
+def load_pipeline(source: Source, dtype: torch.dtype, vae: str | None = None, config: Path | None = None) -> Any:
     """The whole pipeline on the CPU, models in eval mode; the VAE in float32 whatever ``dtype``.
 
     Args:
         source: From ``resolve``.
-        dtype: Of the UNet and the text encoders.
+        dtype: Of the denoiser and the text encoders.
         vae: Folder, file or hub id of another VAE.
-        config: Component configs for a single file, which brings none.
+        config: Component configurations for one file, which brings none; its family's by default.
 
     Raises:
         ModelError: A component is missing, broken or of another architecture, or the hub does not give it.
     """
-    source = _local(source, [name for name in PARTS if name != "vae" or vae is None])
-    parts = {name: load_part(source, name, dtype, vae, config) for name in PARTS}
-    root = Path(source.path) if source.kind == "folder" else config
+    source = identified(source)
+    source = _local(source, [name for name in source.family.parts if name != "vae" or vae is None])
+    parts = {name: load_part(source, name, dtype, vae, config) for name in source.family.parts}
     with explained(source.label, MODEL_KEY, BROKEN):
-        zeros = read_object(root / "model_index.json").get("force_zeros_for_empty_prompt", True)
-        # No watermark: pictures must not depend on whether some optional package is installed.
-        return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        index = read_object(_config(source, "", config) / "model_index.json")
+        return source.family.network().pipeline(parts, index)
 
 
 def load_part(
-    source: Source, name: str, dtype: torch.dtype, vae: str | None = None, config: Path = paths.SDXL_CONFIG
-) -> Any:
-    """One component (a name of ``folders.PARTS``), without reading the weights of the others.
+    source: Source, name: str, dtype: torch.dtype, vae: str | None = None, config: Path | None = None
+) -> Any:  # fmt: skip
+    """One component (a name of its family's ``parts``), without reading the weights of the others.
 
-    ``dtype`` is that of the UNet and the text encoders; the VAE is always float32. The other arguments and what
+    ``dtype`` is that of the denoiser and the text encoders; the VAE is always float32. The other arguments and what
     is raised are those of ``load_pipeline``.
     """
+    source = identified(source)
     if name == "vae" and vae is not None:
-        return _other_vae(vae, config)
+        return _other_vae(vae, source.family, config)
     source = _local(source, [name])
-    root = Path(source.path) if source.kind == "folder" else config
+    place = _config(source, name, config)
     dtype = torch.float32 if name == "vae" else dtype
     with explained(f"{source.label}: its {name}", MODEL_KEY, BROKEN):
         if name == "scheduler":
-            return _scheduler(source, root)
-        if name not in _MODELS:
-            return CLIPTokenizer.from_pretrained(str(root), subfolder=name, local_files_only=True)
+            return _scheduler(source, place)
+        if name in source.family.tokenizers:
+            return CLIPTokenizer.from_pretrained(str(place), local_files_only=True)
         if source.kind == "file":
-            return _aligned(_from_file(Path(source.path), name, dtype, config))
-        return _aligned(_from_folder(root, name, dtype, source.variant))
+            return _aligned(_from_file(Path(source.path), source.family, name, dtype, place))
+        return _aligned(_from_folder(place, source.family, name, dtype, source.variant))
 
 
-def load_config(source: Source, name: str, config: Path = paths.SDXL_CONFIG) -> dict[str, Any]:
+def load_config(source: Source, name: str) -> dict[str, Any]:
     """The configuration of one component, without its weights. Raises ModelError."""
-    source = _local(source, [name])
+    source = _local(identified(source), [name])
     with explained(f"{source.label}: {name}/config.json", MODEL_KEY, BROKEN):
-        return read_object((Path(source.path) if source.kind == "folder" else config) / name / "config.json")
+        return read_object(source.config(name) / "config.json")
+
+
+def _config(source: Source, name: str, config: Path | None) -> Path:
+    """The folder with one component's configuration."""
+    return config / name if config and source.kind == "file" else source.config(name)
 
 
 def _local(source: Source, parts: list[str]) -> Source:
@@ -107,18 +98,21 @@ def _local(source: Source, parts: list[str]) -> Source:
     return replace(source, kind="folder", path=str(hub.fetch_pipeline(source, parts)))
 
 
-def _from_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | None, subfolder: bool = True) -> Any:
+def _from_folder(folder: Path, family: Family, name: str, dtype: torch.dtype, variant: str | None) -> Any:
     """A model in diffusers' layout; every weight must be there, none is made up."""
     # Without a dtype transformers would take the config's.
     with no_progress_bar():
-        model, info = _MODELS[name].from_pretrained(
-            str(folder),
-            subfolder=name if subfolder else "",
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+        model, info = (
+            family.network()
+            .classes[name]
+            .from_pretrained(
+                str(folder),
+                dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
         )
     wrong = sorted(info["missing_keys"]) + [str(key) for key in info["mismatched_keys"]]
     if wrong:
@@ -126,24 +120,26 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | Non
     return model
 
 
-def _from_file(path: Path, name: str, dtype: torch.dtype, config: Path, alone: bool = False) -> Any:
+def _from_file(
+    path: Path, family: Family, name: str, dtype: torch.dtype, config: Path, alone: bool = False
+) -> Any:  # fmt: skip
     """A model in the original layout; only its own tensors are read, and each of its weights must be there.
 
-    ``alone``: the file holds nothing else, so that names may go without the prefix, and may be diffusers' own.
+    ``config`` is the folder with its configuration. ``alone``: the file holds nothing else, so that names may go
+    without the prefix, and may be diffusers' own.
     """
-    kind = _MODELS[name]
-    if name in ("unet", "vae"):
-        facts = kind.load_config(str(config), subfolder=name, local_files_only=True)
+    kind: Any = family.network().classes[name]
+    if issubclass(kind, ConfigMixin):
         with init_empty_weights():
-            model = kind.from_config(facts)
+            model: Any = kind.from_config(kind.load_config(str(config), local_files_only=True))  # type: ignore[arg-type]
     else:
-        facts = kind.config_class.from_pretrained(str(config), subfolder=name, local_files_only=True)
+        facts = kind.config_class.from_pretrained(str(config), local_files_only=True)
         with init_empty_weights():
             model = kind(facts)
-    prefix = "" if alone else _PREFIXES[name]
+    prefix = "" if alone else family.file_prefix(name)
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
-    tensors = _converted(name, model, tensors)
+    tensors = family.network().converted(name, model, tensors)
     wanted = model.state_dict()
     _compare(wanted, tensors)
     # Checkpoints that other tools saved carry extras, such as a projection that the first text encoder never uses.
@@ -163,22 +159,6 @@ def _aligned(model: Any) -> Any:
     return model
 
 
-def _converted(name: str, model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that the library's own class has for them."""
-    if name == "unet":
-        return convert_ldm_unet_checkpoint(tensors, model.config)
-    if name == "vae":
-        own = {key.removeprefix("vae.").removeprefix("first_stage_model."): tensor for key, tensor in tensors.items()}
-        return own if any(".down_blocks." in key for key in own) else convert_ldm_vae_checkpoint(own, model.config)
-    if name == "text_encoder_2":
-        found = convert_open_clip_checkpoint(model, tensors, prefix=headers.TEXT_ENCODER_2)
-    else:
-        found = convert_ldm_clip_checkpoint(tensors)
-    # Whether transformers keeps the text model in an attribute differs between its releases and its classes.
-    wrapped = hasattr(model, "text_model")
-    return {key if wrapped else key.removeprefix("text_model."): tensor for key, tensor in found.items()}
-
-
 def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     """Refuse weights of which some are missing, of another shape, or no floating-point numbers."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
@@ -192,39 +172,30 @@ def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         raise ValueError(f"{'; '.join(problems[:3])}{more}")
 
 
-def _other_vae(vae: str, config: Path) -> AutoencoderKL:
-    """The VAE of ``base.vae``, in float32; one file is of SDXL's configuration, which it does not bring."""
+def _other_vae(vae: str, family: Family, config: Path | None) -> Any:
+    """The VAE of ``base.vae``, in float32; one file is of the family's configuration, which it does not bring."""
     located = locate(vae, VAE_KEY)
     if isinstance(located, Problem):
         raise ModelError([located])
-    if problems := [] if located.kind == "hub" else list(vae_problems(vae)):
+    if problems := [] if located.kind == "hub" else list(vae_problems(vae, family)):
         raise ModelError(problems)
-    folder = hub.fetch_vae(vae) if located.kind == "hub" else Path(located.path)
+    folder = hub.fetch_vae(vae, family) if located.kind == "hub" else Path(located.path)
     with explained(vae, VAE_KEY, BROKEN):
         if located.kind == "file":
-            return _aligned(_from_file(folder, "vae", torch.float32, config, alone=True))
-        return _aligned(_from_folder(folder, "vae", torch.float32, None, subfolder=False))
+            place = config / "vae" if config else family.config("vae")
+            return _aligned(_from_file(folder, family, "vae", torch.float32, place, alone=True))
+        return _aligned(_from_folder(folder, family, "vae", torch.float32, None))
 
 
-def _scheduler(source: Source, root: Path) -> SchedulerMixin:
+def _scheduler(source: Source, folder: Path) -> SchedulerMixin:
     """The scheduler that the model names, predicting what the person or the checkpoint says."""
-    facts = read_object(root / "scheduler" / "scheduler_config.json")
+    facts = read_object(folder / "scheduler_config.json")
     kind = str(facts.get("_class_name"))
     found: Any = getattr(diffusers, kind, None)
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         raise ValueError(f"diffusers has no scheduler {kind!r}")
     if source.kind == "file":
-        facts |= _noise_facts(headers.read(Path(source.path)))
+        facts |= source.family.scheduler_facts(headers.read(Path(source.path)))
     if source.prediction is not None:
         facts["prediction_type"] = source.prediction
     return getattr(diffusers, kind).from_config(facts)
-
-
-def _noise_facts(header: headers.Header) -> dict[str, Any]:
-    """What an SDXL checkpoint says of its noise: the marks v_pred and ztsnr, or modelspec's prediction type."""
-    if "v_pred" not in header.shapes and headers.prediction(header) != "v_prediction":
-        return {}
-    facts: dict[str, Any] = {"prediction_type": "v_prediction"}
-    if "ztsnr" in header.shapes:  # trained to zero terminal SNR: sampling has to start from there
-        facts |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return facts

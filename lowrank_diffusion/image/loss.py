@@ -27,6 +27,10 @@ class Objective:
     min_snr: float = 0.0
     noise_offset: float = 0.0
 
+    def plain(self) -> Objective:
+        """The same without our weighting, for validation."""
+        return Objective(self.alphas_cumprod, self.prediction)
+
     @property
     def timesteps(self) -> int:
         """T, the number of training timesteps."""

@@ -2,7 +2,7 @@
 
 Every stage of a job holds something else; the largest stage is the peak. Weights, adapter and optimiser are counted
 exactly. What a forward pass leaves for the backward pass, and what the VAE needs, is proportional to the size of the
-picture: those factors (memory_factors.py) were measured on SDXL with benchmarks/memory.py.
+picture: those factors belong to the family and were measured with benchmarks/memory.py.
 """
 
 from __future__ import annotations
@@ -15,21 +15,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .. import execution, paths, presets
+from .. import execution, presets
 from ..bases import MODEL_KEY
 from ..config import Config
 from ..files import read_object
 from ..loading import explained
-from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
-from . import folders, headers
-from .memory_factors import FACTORS, GIB
+from ..targets import SHARED, UNQUANTIZED, matching
+from . import folders, weights
 from .source import Source, locate, resolve
-from .unet import Outline, outline
 
+GIB = 2**30
 TILE = 512
 """Side of the tiles that the VAE falls back on, pixels."""
-SDXL = {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "vae": 83_653_863}
-"""Weights of SDXL's other parts, for a base whose files are not here yet."""
 STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0, "adafactor": 0.1}
 """Bytes that an optimiser keeps for each trained number."""
 QUANTIZED = {"none": 0.0, "8bit": 1.0, "nf4": 4.5 / 8}
@@ -116,23 +113,24 @@ class _Job:
     def __init__(self, cfg: Config, available: float, no_kernel: str = ""):
         self.cfg, self.available, self.no_kernel = cfg, available, no_kernel
         self.source = resolve(cfg.base)
-        root = Path(self.source.path) if self.source.kind == "folder" else paths.SDXL_CONFIG
+        self.family = self.source.family
         other = locate(cfg.base.vae, folders.VAE_KEY) if cfg.base.vae else None
         self.other_vae = other if isinstance(other, Source) else None
         with explained(f"{self.source.label}: its configuration", MODEL_KEY, _AGAIN):
-            config = read_object(root / "unet" / "config.json")
-            self.unet: Outline = outline(config)
-            # One file brings no configuration and is loaded with SDXL's; what a hub id holds is not here.
-            own = root / "vae" if self.other_vae is None else Path(self.other_vae.path)
-            places = (own / "config.json", paths.SDXL_CONFIG / "vae" / "config.json")
+            config = read_object(self.source.config(self.family.denoiser) / "config.json")
+            self.outline = self.family.outline(config)
+            # One file brings no configuration and is loaded with its family's; what a hub id holds is not here.
+            own = self.source.config("vae") if self.other_vae is None else Path(self.other_vae.path)
+            places = (own / "config.json", self.family.config("vae") / "config.json")
             channels = read_object(next(place for place in places if place.is_file()))["block_out_channels"]
             self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
             self.side = cfg.data.resolution or config["sample_size"] * self.scale
-            self.texts = {name: read_object(root / name / "config.json") for name in TEXT_ENCODERS}
+            encoders = self.family.encoders
+            self.texts = {name: read_object(self.source.config(name) / "config.json") for name in encoders}
             text_layers = dict(self._text_layers())
         self.width = 4 if cfg.train.precision == "fp32" else 2
-        found, _ = matching(self.unet.linears, cfg.adapter.targets)
-        self.adapted = {path: self.unet.linears[path] for path in found} | text_layers
+        found, _ = matching(self.outline.linears, cfg.adapter.targets)
+        self.adapted = {path: self.outline.linears[path] for path in found} | text_layers
         self.shapes = Counter(self.adapted.values())
         extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0
         self.sides = sum(m + n for m, n in self.adapted.values())
@@ -146,30 +144,32 @@ class _Job:
         for name, config in self.texts.items():
             width, wide = config["hidden_size"], config["intermediate_size"]
             sides = {"fc1": (wide, width), "fc2": (width, wide)}
-            for path in text_encoder_layers(name, config["num_hidden_layers"], self.cfg.adapter.text_encoders):
+            for path in self.family.encoder_layers(name, config["num_hidden_layers"], self.cfg.adapter.text_encoders):
                 yield f"{name}.{path}", sides.get(path.rpartition(".")[2], (width, width))
 
     def estimate(self) -> Estimate:
-        text = {"text encoders": float(self.width * self._count("text_encoder", "text_encoder_2"))}
+        text = {"text encoders": float(self.width * self._count(*self.family.encoders))}
         stages: dict[str, dict[str, float]] = {"reading captions": text}
-        stages["encoding pictures"] = self._with_vae({}, FACTORS.encoded_pixel)
-        unet = {"unet": self._unet()}
+        stages["encoding pictures"] = self._with_vae({}, self.family.factors.encoded_pixel)
+        denoiser = {self.family.denoiser: self._denoiser()}
         if self.cfg.prior.weight and not self.cfg.prior.pictures:
-            stages["class pictures"] = self._with_vae(unet | text, FACTORS.decoded_pixel, drawing=self._drawing())
+            stages["class pictures"] = self._with_vae(
+                denoiser | text, self.family.factors.decoded_pixel, drawing=self._drawing()
+            )
         if self.cfg.adapter.text_encoders != "none":
-            unet |= text
-        held = unet | {"adapter": self._adapter(), "optimizer": self._optimizer()}
+            denoiser |= text
+        held = denoiser | {"adapter": self._adapter(), "optimizer": self._optimizer()}
         kept, activations = self._perturbed(), self._activations()
         steps = held | {"gradients": 4 * self.trained, "perturbed weights": kept, "activations": activations}
         stages["steps"] = steps
         if self.cfg.sample.prompts:
             # A captured graph keeps its memory while samples are drawn.
             still = steps if self.fast else held | {"gradients": steps["gradients"]}
-            stages["samples"] = self._with_vae(still, FACTORS.decoded_pixel, drawing=self._drawing())
+            stages["samples"] = self._with_vae(still, self.family.factors.decoded_pixel, drawing=self._drawing())
         for parts in stages.values():
             parts["workspace"] = self._workspace()
         return Estimate({
-            stage: {name: int(FACTORS.slack * size) for name, size in parts.items()}
+            stage: {name: int(self.family.factors.slack * size) for name, size in parts.items()}
             for stage, parts in stages.items()
         })  # fmt: skip
 
@@ -187,14 +187,14 @@ class _Job:
         """Weights of the layers that are quantised, by path."""
         if self.cfg.base.quantize == "none":
             return {}
-        return {path: m * n for path, (m, n) in self.unet.linears.items() if not re.search(UNQUANTIZED, path)}
+        return {path: m * n for path, (m, n) in self.outline.linears.items() if not re.search(UNQUANTIZED, path)}
 
     def _count(self, *parts: str) -> int:
-        return sum(_weights(self.source, part, self.cfg.base.variant) for part in parts)
+        return sum(weights.of_part(self.source, part) for part in parts)
 
-    def _unet(self) -> float:
+    def _denoiser(self) -> float:
         packed = sum(self._quantized.values())
-        return self.width * (self.unet.weights - packed) + QUANTIZED[self.cfg.base.quantize] * packed
+        return self.width * (self.outline.weights - packed) + QUANTIZED[self.cfg.base.quantize] * packed
 
     def _adapter(self) -> float:
         """Trained numbers, their average, and copies in the precision of the products."""
@@ -208,13 +208,15 @@ class _Job:
         units: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for path, (m, n) in self.adapted.items():
             parent, _, name = path.rpartition(".")
-            alone = not any(name in names for names in SHARED) or path.endswith("attn2.to_q")
+            alone = not any(name in names for names in SHARED) or path in self.outline.apart
             units[path if alone else f"{parent} {n}"].append((m, n))
         return sum(len(unit) * self.rank * (unit[0][1] + sum(m for m, _ in unit)) for unit in units.values())
 
     def _workspace(self) -> float:
         kind = "fast" if self.fast else "eager"
-        return FACTORS.workspace[kind] + (FACTORS.quantized if self.cfg.base.quantize != "none" else 0)
+        return self.family.factors.workspace[kind] + (
+            self.family.factors.quantized if self.cfg.base.quantize != "none" else 0
+        )
 
     def _optimizer(self) -> float:
         return STATE[self.cfg.optimizer.name] * self.trained
@@ -233,18 +235,18 @@ class _Job:
         mode, half = ("fast" if self.fast else "eager"), self.width / 2
         pictures = self.cfg.train.batch * (2 if self.cfg.prior.weight else 1)
         area, whole, kept = (self.side // self.scale) ** 2, [], 0.0
-        for block in self.unet.blocks:
+        for block in self.outline.blocks:
             elements = area / 4**block.level
             if block.kind == "transformer":
-                whole.append(elements * block.outputs * FACTORS.transformer[mode])
+                whole.append(elements * block.outputs * self.family.factors.transformer[mode])
             else:
-                whole.append(elements * (block.inputs + block.outputs) * FACTORS.resnet[mode])
-            kept += elements * block.inputs * FACTORS.checkpoint[mode]
+                whole.append(elements * (block.inputs + block.outputs) * self.family.factors.resnet[mode])
+            kept += elements * block.inputs * self.family.factors.checkpoint[mode]
         left = kept + max(whole) if self.cfg.train.checkpointing else sum(whole)
-        return half * pictures * (left + self._text_activations(FACTORS.transformer[mode]))
+        return half * pictures * (left + self._text_activations(self.family.factors.transformer[mode]))
 
     def _text_activations(self, each: float) -> float:
-        """The same of a caption in adapted text encoders, with a UNet block's ``each``: near enough for captions."""
+        """The same of a caption in adapted text encoders, with a transformer block's ``each``: near enough."""
         if self.cfg.adapter.text_encoders == "none":
             return 0
         sizes = (c["max_position_embeddings"] * c["hidden_size"] * c["num_hidden_layers"] for c in self.texts.values())
@@ -253,47 +255,20 @@ class _Job:
     def _drawing(self) -> float:
         """A forward pass without gradients for two: with and without the prompt."""
         area, pictures = (self.side // self.scale) ** 2, 2 if self.cfg.sample.guidance > 1 else 1
-        largest = max(area / 4**block.level * (block.inputs + block.outputs) for block in self.unet.blocks)
-        return pictures * largest * self.width * FACTORS.drawing / 2
+        largest = max(area / 4**block.level * (block.inputs + block.outputs) for block in self.outline.blocks)
+        return pictures * largest * self.width * self.family.factors.drawing / 2
 
     def _with_vae(self, held: dict[str, float], pixel: float, drawing: float = 0) -> dict[str, float]:
         """``held`` and the VAE at work on a picture, whole if that fits. It starts when ``drawing`` is over."""
-        weights = 4 * (self._count("vae") if self.other_vae is None else _lone_weights(self.other_vae))
+        size = 4 * (self._count("vae") if self.other_vae is None else weights.of_vae(self.other_vae, self.family))
 
         def parts(side: int, share: float = 1.0) -> dict[str, float]:
-            return held | {"vae": weights, "vae at work": max(drawing, share * pixel * self.vae_width * side**2)}
+            return held | {"vae": size, "vae at work": max(drawing, share * pixel * self.vae_width * side**2)}
 
         whole = parts(self.side)
-        room = self.available / FACTORS.slack - self._workspace()
+        room = self.available / self.family.factors.slack - self._workspace()
         if sum(whole.values()) <= room:
             return whole
-        tiled = parts(min(self.side, TILE), FACTORS.tight)
+        tiled = parts(min(self.side, TILE), self.family.factors.tight)
         # It is tried as a whole first, which takes what there is.
         return tiled | {"vae at work": tiled["vae at work"] + max(0.0, room - sum(tiled.values()))}
-
-
-def _weights(source: Source, part: str, variant: str | None) -> int:
-    """How many numbers a part has, from the headers of its files; SDXL's where they are not here."""
-    shapes, prefix = [], ""
-    file = Path(source.path) if source.kind == "file" else None
-    if file is not None:
-        prefix = {"text_encoder": headers.TEXT_ENCODER, "text_encoder_2": headers.TEXT_ENCODER_2}.get(part, headers.VAE)
-    elif source.kind == "folder":
-        name, _ = folders.weight_names(folders.PARTS[part].stem, variant)
-        file = Path(source.path) / part / name
-    if file is not None and file.is_file():
-        with explained(f"{source.label}: its {part}", MODEL_KEY, _AGAIN):
-            found = headers.read(file).shapes
-        shapes = [shape for name, shape in found.items() if name.startswith(prefix)]
-    return sum(math.prod(shape) for shape in shapes) or SDXL[part]
-
-
-def _lone_weights(vae: Source) -> int:
-    """The same of ``base.vae``, a file or folder of its own."""
-    name, _ = folders.weight_names(folders.PARTS["vae"].stem, None)
-    file = Path(vae.path) / name if vae.kind == "folder" else Path(vae.path)
-    if vae.kind == "hub" or not file.is_file():
-        return SDXL["vae"]
-    with explained(vae.label, folders.VAE_KEY, _AGAIN):
-        shapes = headers.read(file).shapes.values()
-    return sum(math.prod(shape) for shape in shapes) or SDXL["vae"]

@@ -1,4 +1,4 @@
-"""The parts of an SDXL pipeline that training needs, one at a time: embeddings, latents, the UNet, and drawing."""
+"""The parts of a pipeline that training needs, one at a time: embeddings, latents, the denoiser, and drawing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -16,10 +15,11 @@ from .. import devices
 from ..config import BaseModelConfig
 from ..errors import UserError
 from ..quantize import quantize
-from . import cache, text_encoders
+from . import cache, families
 from .crops import Crop
 from .data import content_key
-from .load import load_config, load_part, load_pipeline
+from .families import Embedding, Family
+from .load import identified, load_config, load_part, load_pipeline
 from .source import Source, fingerprint, resolve
 
 Progress = Callable[[str, int, int], None]
@@ -29,7 +29,7 @@ CHUNKS = 8
 
 TILE = 512
 """Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
-made for, which for SDXL means no tiles at all at 1024 px."""
+made for, which means no tiles at all at that size."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class Base:
     device: torch.device
     dtype: torch.dtype
     quantize: str = "none"
-    """How the UNet's linear layers are stored; see :mod:`lowrank_diffusion.quantize`."""
+    """How the denoiser's linear layers are stored; see :mod:`lowrank_diffusion.quantize`."""
 
     @classmethod
     def of(cls, cfg: BaseModelConfig, device: torch.device, dtype: torch.dtype) -> Base:
         """From settings. Raises ModelError."""
-        return cls(resolve(cfg), cfg.vae, device, dtype, cfg.quantize)
+        return cls(identified(resolve(cfg)), cfg.vae, device, dtype, cfg.quantize)
+
+    @property
+    def family(self) -> Family:
+        """What kind of model it is."""
+        return self.source.family
 
     @property
     def key(self) -> str:
@@ -56,78 +61,62 @@ class Base:
     def part(self, name: str, dtype: torch.dtype | None = None) -> Any:
         """One component; models come onto the device, frozen, in eval mode. Raises ModelError."""
         part = load_part(self.source, name, dtype or self.dtype, self.vae)
-        if name == "unet":
+        if name == self.family.denoiser:
             quantize(part, self.quantize, self.device)
         return part.to(self.device).eval().requires_grad_(False) if isinstance(part, torch.nn.Module) else part
 
-    def pipeline(self) -> StableDiffusionXLPipeline:
+    def pipeline(self) -> Any:
         """All of it, silent. Raises ModelError."""
         pipeline = load_pipeline(self.source, self.dtype, self.vae)
         pipeline.set_progress_bar_config(disable=True)
-        quantize(pipeline.unet, self.quantize, self.device)
+        quantize(denoiser(pipeline), self.quantize, self.device)
         return pipeline.to(self.device)
 
     def native_size(self) -> int:
         """Side of the pictures this base was made for, in pixels; reads configurations only. Raises ModelError."""
-        return native_size(load_config(self.source, "unet"), load_config(self.source, "vae"))
+        return native_size(load_config(self.source, self.family.denoiser), load_config(self.source, "vae"))
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """A prompt as SDXL's UNet reads it."""
-
-    tokens: Tensor
-    """(L, D): both encoders' last but one hidden states side by side."""
-    pooled: Tensor
-    """(P,): the second encoder's projection."""
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All there is of it."""
-        return self.tokens, self.pooled
+def denoiser(pipeline: Any) -> Any:
+    """The model of a pipeline that removes noise."""
+    return getattr(pipeline, families.of_pipeline(pipeline).denoiser)
 
 
 def embed(base: Base, prompts: list[str], progress: Progress, chunks: int = 1) -> dict[str, Embedding]:
     """Embeddings of all distinct prompts, on the CPU; the text encoders are loaded only if one is not cached.
 
-    ``chunks``: of how many times the tokens that the text encoders take at once; see :mod:`.text_encoders`.
+    ``chunks``: of how many times the tokens that the text encoders take at once; see :mod:`.families.clip`.
     """
     distinct = sorted(set(prompts))
-    encoder: list[StableDiffusionXLPipeline] = []
+    encoder: list[Any] = []
 
     def make(index: int) -> cache.Tensors:
         if not encoder:
             encoder.append(_text_pipeline(base))
         with torch.no_grad():
-            tokens, pooled = spoken(encoder[0], distinct[index], chunks)
-        return {"tokens": tokens[0].float(), "pooled": pooled[0].float()}
+            found = base.family.network().encode(encoder[0], distinct[index], chunks)
+        pooled = {} if found.pooled is None else {"pooled": found.pooled[0].float()}
+        return {"tokens": found.tokens[0].float()} | pooled
 
     how = [] if chunks == 1 else [chunks]
     names = [cache.key(base.key, base.dtype, "prompt", prompt, *how) for prompt in distinct]
     found = cache.fill("embeddings", names, make, lambda done, total: progress("Reading captions", done, total))
     encoder.clear()
     devices.release(base.device)
-    return {prompt: Embedding(item["tokens"], item["pooled"]) for prompt, item in zip(distinct, found, strict=True)}
+    items = zip(distinct, found, strict=True)
+    return {prompt: Embedding(item["tokens"], item.get("pooled")) for prompt, item in items}
 
 
-def spoken(pipeline: StableDiffusionXLPipeline, prompt: str, chunks: int) -> tuple[Tensor, Tensor]:
-    """A prompt as the UNet reads it, (1, L, D) and (1, P), on the device of the text encoders."""
-    device = pipeline.text_encoder.device
-    if chunks == 1:
-        tokens, _, pooled, _ = pipeline.encode_prompt(prompt, device=device, do_classifier_free_guidance=False)
-        return tokens, pooled
-    said = text_encoders.tokenise([pipeline.tokenizer, pipeline.tokenizer_2], [prompt], chunks)[prompt]
-    return text_encoders.read([pipeline.text_encoder, pipeline.text_encoder_2], said[None].to(device))
-
-
-def prompts(pipeline: StableDiffusionXLPipeline, prompt: str, negative: str) -> dict[str, Any]:
+def prompts(pipeline: Any, prompt: str, negative: str) -> dict[str, Any]:
     """What a pipeline is given for these: the texts, or, where one is longer than is read at once, both in chunks.
 
     Raises:
         UserError: one is longer than :data:`CHUNKS` chunks.
     """
-    room = pipeline.tokenizer.model_max_length - 2
-    counts = [len(tokens) for tokens in pipeline.tokenizer([prompt, negative], add_special_tokens=False).input_ids]
+    family = families.of_pipeline(pipeline)
+    tokenizer = getattr(pipeline, family.tokenizers[0])
+    room = tokenizer.model_max_length - 2
+    counts = [len(tokens) for tokens in tokenizer([prompt, negative], add_special_tokens=False).input_ids]
     chunks = max(1, -(-max(counts) // room))
     if chunks == 1:
         return {"prompt": prompt, "negative_prompt": negative or None}
@@ -135,25 +124,27 @@ def prompts(pipeline: StableDiffusionXLPipeline, prompt: str, negative: str) -> 
         name = "prompt" if counts[0] > CHUNKS * room else "negative prompt"
         raise UserError(f"The {name} has {max(counts)} tokens; at most {CHUNKS * room} are read. Shorten it.")
     with torch.no_grad():
-        (tokens, pooled), (others, other) = (spoken(pipeline, text, chunks) for text in (prompt, negative))
-    config: Any = pipeline.config
-    keep = 1.0 if negative or not config.force_zeros_for_empty_prompt else 0.0
-    return {
-        "prompt_embeds": tokens, "pooled_prompt_embeds": pooled,
-        "negative_prompt_embeds": others * keep, "negative_pooled_prompt_embeds": other * keep,
-    }  # fmt: skip
+        positive, other = (family.network().encode(pipeline, text, chunks) for text in (prompt, negative))
+    silent = not negative and getattr(pipeline.config, "force_zeros_for_empty_prompt", family.silence_is_zero)
+    return arguments(family, positive, other, silent)
 
 
-def _text_pipeline(base: Base) -> StableDiffusionXLPipeline:
-    names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "scheduler")
-    parts: dict[str, Any] = {name: base.part(name) for name in names}
-    return StableDiffusionXLPipeline(**parts, unet=None, vae=None)  # type: ignore[arg-type]
+def arguments(family: Family, positive: Embedding, negative: Embedding, silent: bool) -> dict[str, Tensor]:
+    """What a pipeline is given for two embeddings, B = 1 each; ``silent``: zeros stand for the negative one."""
+    keep = 0.0 if silent and family.silence_is_zero else 1.0
+    pooled = None if negative.pooled is None else negative.pooled * keep
+    return family.network().arguments(positive, Embedding(negative.tokens * keep, pooled))
+
+
+def _text_pipeline(base: Base) -> Any:
+    names = (*base.family.tokenizers, *base.family.encoders, "scheduler")
+    return base.family.network().pipeline({name: base.part(name) for name in names}, {})
 
 
 def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -> list[cache.Tensors]:
-    """Latent distribution of every crop, {"mean", "std"}: (C, h, w) float32 on the CPU, in the UNet's scale.
+    """Latent distribution of every crop, {"mean", "std"}: (C, h, w) float32 on the CPU, in the denoiser's scale.
 
-    The VAE works in float32 whatever the run's precision: the original SDXL VAE overflows in float16. It sees one crop
+    The VAE works in float32 whatever the run's precision: some VAEs overflow in float16. It sees one crop
     at a time, whole if that fits in memory; from the first that does not, all in overlapping tiles, whose latents
     differ a little from those of whole pictures.
     """
@@ -206,15 +197,13 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy() / 127.5 - 1).permute(2, 0, 1)
 
 
-def native_size(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
-    """Side of the pictures a base was made for, in pixels."""
-    return int(unet_config["sample_size"]) * 2 ** (len(vae_config["block_out_channels"]) - 1)
+def native_size(config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> int:
+    """Side of the pictures a base was made for, in pixels, from its denoiser's and its VAE's configurations."""
+    return int(config["sample_size"]) * 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 @torch.no_grad()
-def draw(
-    pipeline: StableDiffusionXLPipeline, prompt: dict[str, Any], seeds: Sequence[int], **options: Any
-) -> list[Image.Image]:
+def draw(pipeline: Any, prompt: dict[str, Any], seeds: Sequence[int], **options: Any) -> list[Image.Image]:
     """One picture per seed in one batch, from prompt embeddings or text.
 
     A seed gives the same starting noise on every device and in every batch, so the picture that it gives alone up to

@@ -9,7 +9,7 @@ from ..config import Config
 from ..paths import cache_folder
 from . import cache
 from .data import DataError, Picture, check_picture, scan
-from .model import Base, Progress, draw
+from .model import Base, Progress, denoiser, draw
 from .notes import given_classes
 from .replay import Replay
 
@@ -38,7 +38,7 @@ def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
     missing = [seed for seed in range(prior.count) if not _is_whole(folder / f"{seed:05d}.png")]
     if missing:
         pipeline = base.pipeline()
-        replay = Replay(pipeline.unet)
+        replay = Replay(denoiser(pipeline))
         for seed in missing:
             with replay.active():
                 (picture,) = draw(

@@ -1,4 +1,4 @@
-"""A UNet that draws, its repeated calls replayed from CUDA graphs.
+"""A denoiser that draws, its repeated calls replayed from CUDA graphs.
 
 One call launches some thousands of kernels, and at the sizes of a picture that takes longer than running them; a graph
 is launched once. Nothing is compiled: that takes longer, for every shape, than the pictures of a sitting save by it.
@@ -42,16 +42,16 @@ class Captured:
 
 
 class Replay:
-    """Runs a UNet's calls inside :meth:`active`, captured where that can be; ``reason`` says why it cannot.
+    """Runs a denoiser's calls inside :meth:`active`, captured where that can be; ``reason`` says why it cannot.
 
     Args:
-        unet: An SDXL UNet in eval mode, on its device. Graphs read its weights where they are now.
+        model: A pipeline's denoiser in eval mode, on its device. Graphs read its weights where they are now.
     """
 
-    def __init__(self, unet: nn.Module):
-        self.unet = unet
-        self.adapters = StaticAdapters(unet)
-        self.device = next(unet.parameters()).device
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.adapters = StaticAdapters(model)
+        self.device = next(model.parameters()).device
         self.reason = "" if self.device.type == "cuda" else f"the device is {self.device.type}, only CUDA captures"
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, Captured] = {}
@@ -69,18 +69,18 @@ class Replay:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The UNet's calls come here, inside the context; the adapters are those that PEFT has switched on now."""
+        """The model's calls come here, inside the context; the adapters are those that PEFT has switched on now."""
         self.adapters.update()
         for key in [key for key in self._graphs if key[0] not in (0, self.adapters.newest)]:
             del self._graphs[key]
-        unet: Any = self.unet
-        ordinary = unet.forward
+        model: Any = self.model
+        ordinary = model.forward
         with self.adapters.active():
-            unet.forward = lambda *args, **named: self._call(ordinary, args, named)
+            model.forward = lambda *args, **named: self._call(ordinary, args, named)
             try:
                 yield
             finally:
-                del unet.forward
+                del model.forward
 
     def release(self, reason: str = "") -> bool:
         """Give the graphs' memory back; with a ``reason`` none are made any more. Whether there were any."""
@@ -92,7 +92,7 @@ class Replay:
         return held
 
     def _call(self, ordinary: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """What a call of the UNet does. Only the pipeline's own kind of call is captured."""
+        """What a call of the model does. Only calls with tensors alone are captured, as pipelines make them."""
         inputs = None if self.obstacle else _inputs(args, named)
         if inputs is None:
             return ordinary(*args, **named)
@@ -133,21 +133,32 @@ class Replay:
 
 
 def _inputs(args: tuple[Any, ...], named: dict[str, Any]) -> Inputs | None:
-    """The tensors of a call as the SDXL pipeline makes it; None for another kind of call."""
+    """The tensors of a call that asks for a tuple: by place, by name, and "name.key" of those in a dict.
+
+    None for a call with anything else in it.
+    """
     others = {name: value for name, value in named.items() if value is not None}
-    added, whole = others.pop("added_cond_kwargs", {}), others.pop("return_dict", True)
-    tokens = others.pop("encoder_hidden_states", None)
-    if others or whole or len(args) != 2 or torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type):
+    whole = others.pop("return_dict", True)
+    found: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
+    for name, value in others.items():
+        inside = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        found |= inside
+    if whole or not args or not all(isinstance(value, Tensor) for value in found.values()):
         return None
-    found = {"sample": args[0], "timestep": args[1], "encoder_hidden_states": tokens, **added}
-    return found if all(isinstance(value, Tensor) for value in found.values()) else None
+    return None if torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type) else found
 
 
 def _outcome(ordinary: Callable[..., Any], inputs: Inputs) -> Tensor:
-    """The UNet's prediction from the tensors of :func:`_inputs`."""
-    rest = dict(inputs)
-    sample, timestep, tokens = (rest.pop(name) for name in ("sample", "timestep", "encoder_hidden_states"))
-    return ordinary(sample, timestep, encoder_hidden_states=tokens, added_cond_kwargs=rest, return_dict=False)[0]
+    """The model's prediction from the tensors of :func:`_inputs`."""
+    args = [value for name, value in inputs.items() if name.isdecimal()]
+    named: dict[str, Any] = {}
+    for name, value in inputs.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            named.setdefault(outer, {})[inner] = value
+        elif not name.isdecimal():
+            named[name] = value
+    return ordinary(*args, **named, return_dict=False)[0]
 
 
 def pool() -> Any:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .. import bases, paths
 from ..bases import MODEL_KEY, ModelError
 from ..config import EMBEDDED, BaseModelConfig, Problem
 from ..files import LARGEST_JSON, Unreadable, opened, read_object
 from ..loading import explained
-from . import folders, headers
+from . import families, folders, headers
+from .families import Family
 from .folders import VAE_KEY
 
 _ACCEPTED = "Give 'embedded', a diffusers folder, one .safetensors file, or a hub id (owner/name)."
@@ -33,6 +34,18 @@ class Source:
     variant: str | None = None
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Overrides what the model says of itself; None: the model is right."""
+    family_name: str = ""
+    """Of a hub id empty, and taken for :data:`.families.DEFAULT`, until its index is here."""
+
+    @property
+    def family(self) -> Family:
+        """What kind of model it is."""
+        return families.FAMILIES[self.family_name or families.DEFAULT]
+
+    def config(self, part: str) -> Path:
+        """The folder with a part's configuration; where it is not on this disk, that which ships for its family."""
+        own = Path(self.path) / part
+        return own if self.kind == "folder" else self.family.config(part, self.prediction)
 
     @property
     def file(self) -> Path | None:
@@ -53,17 +66,12 @@ def resolve(base: BaseModelConfig) -> Source:
     else:
         problems += _content_problems(located, base)
     if base.vae is not None:
-        problems += vae_problems(base.vae)
+        family = families.FAMILIES[families.DEFAULT] if isinstance(located, Problem) else located.family
+        problems += vae_problems(base.vae, family)
     if problems or isinstance(located, Problem):
         raise ModelError(problems)
-    return Source(
-        located.kind,
-        located.path,
-        located.label,
-        base.revision,
-        base.variant,
-        None if base.prediction == "auto" else base.prediction,
-    )
+    said = None if base.prediction == "auto" else base.prediction
+    return replace(located, revision=base.revision, variant=base.variant, prediction=said or located.prediction)
 
 
 def locate(value: str, key: str) -> Source | Problem:
@@ -71,7 +79,29 @@ def locate(value: str, key: str) -> Source | Problem:
     if key == MODEL_KEY and value == EMBEDDED:
         return Source("folder", str(paths.EMBEDDED_BASE), EMBEDDED)
     place = bases.find(value, key, _ACCEPTED)
-    return place if isinstance(place, Problem) else Source(place.kind, place.path, place.label)
+    if isinstance(place, Problem):
+        return place
+    found = Source(place.kind, place.path, place.label)
+    return _identified(found) if key == MODEL_KEY else found
+
+
+def _identified(source: Source) -> Source:
+    """The same with its family, and with what it predicts where no configuration says so."""
+    path = Path(source.path)
+    if source.kind == "folder":
+        family = families.of_folder(path)
+        return replace(source, family_name=family.name) if family else source
+    if source.kind == "hub" or path.suffix.lower() != ".safetensors":
+        return source
+    try:
+        header = headers.read(path)
+    except headers.HeaderError:
+        return source
+    family = families.of_file(header)
+    if family is None:
+        return source
+    said: Any = family.scheduler_facts(header).get("prediction_type")
+    return replace(source, family_name=family.name, prediction=said)
 
 
 def fingerprint(source: Source, vae: str | None = None) -> str:
@@ -92,13 +122,12 @@ def fingerprint(source: Source, vae: str | None = None) -> str:
 
 
 def native_side(source: Source) -> int:
-    """Side of the pictures a base was made for, in pixels; SDXL's where its configuration is not here."""
-    root = Path(source.path) if source.kind == "folder" else paths.SDXL_CONFIG
+    """Side of the pictures a base was made for, in pixels; its family's where its configuration is not here."""
     with explained(f"{source.label}: its configuration", MODEL_KEY, "Download or copy it again."):
-        unet = read_object(root / "unet" / "config.json")
-        vae = root / "vae" / "config.json"
-        vae = read_object(vae if vae.is_file() else paths.SDXL_CONFIG / "vae" / "config.json")
-        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        denoiser = read_object(source.config(source.family.denoiser) / "config.json")
+        vae = source.config("vae") / "config.json"
+        vae = read_object(vae if vae.is_file() else source.family.config("vae") / "config.json")
+        return int(denoiser["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def _facts(source: Source) -> Iterator[str]:
@@ -142,14 +171,30 @@ def _content_problems(located: Source, base: BaseModelConfig) -> Iterator[Proble
     elif base.variant is not None and not re.fullmatch(r"[\w-]+", base.variant):
         yield Problem("base.variant", f"must be a word such as fp16, got {base.variant!r}.")
     elif located.kind == "folder":
-        parts = [name for name in folders.PARTS if name != "vae" or base.vae is None]
+        parts = [name for name in located.family.parts if name != "vae" or base.vae is None]
         yield from folders.pipeline_problems(Path(located.path), base.variant, parts)
     if located.kind == "file":
         yield from _file_problems(Path(located.path), vae=base.vae is None)
+        if located.prediction is None and base.prediction == "auto":
+            yield from _unsaid_prediction(located)
+
+
+def _unsaid_prediction(located: Source) -> Iterator[Problem]:
+    """A checkpoint of a family in which some predict epsilon and some v has to say which."""
+    try:
+        header = headers.read(Path(located.path))
+    except headers.HeaderError:
+        return
+    family = families.of_file(header)
+    if family and not family.says_prediction(header):
+        rule = (
+            f"must be given for {located.path}: some {family.title} predict epsilon, some v, and the file says neither."
+        )
+        yield Problem("base.prediction", rule, "Those for 512 pixels take epsilon, those for 768 v_prediction.")
 
 
 def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
-    """What keeps a file from being a whole SDXL checkpoint; ``vae``: whether it must bring one."""
+    """What keeps a file from being a whole checkpoint; ``vae``: whether it must bring one."""
     suffix = path.suffix.lower()
     if suffix in bases.PICKLES:
         yield Problem(
@@ -171,7 +216,7 @@ def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
 
 def _checkpoint_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
     try:
-        found = headers.sdxl_problems(headers.read(path), vae=vae)
+        found = families.file_problems(headers.read(path), vae)
     except headers.HeaderError as error:
         yield Problem(MODEL_KEY, f"{path} {error}")
         return
@@ -181,18 +226,18 @@ def _checkpoint_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
         yield Problem(MODEL_KEY, f"{path} {looks}", f"Give the folder around it: {pipeline}" if inside else advice)
 
 
-def vae_problems(value: str) -> Iterator[Problem]:
-    """What is wrong with ``base.vae``, as far as it can be told here: of a hub id only its spelling."""
+def vae_problems(value: str, family: Family) -> Iterator[Problem]:
+    """What is wrong with ``base.vae`` for a base of ``family``; of a hub id, only its spelling can be told here."""
     located = locate(value, VAE_KEY)
     if isinstance(located, Problem):
         yield located
     elif located.kind == "file":
-        yield from _vae_file_problems(Path(located.path))
+        yield from _vae_file_problems(Path(located.path), family)
     elif located.kind == "folder":
-        yield from folders.vae_problems(Path(located.path))
+        yield from folders.vae_problems(Path(located.path), family)
 
 
-def _vae_file_problems(path: Path) -> Iterator[Problem]:
+def _vae_file_problems(path: Path, family: Family) -> Iterator[Problem]:
     if path.suffix.lower() != ".safetensors":
         what = (
             "a pickle, which could run any code" if path.suffix.lower() in bases.PICKLES else "not a .safetensors file"
@@ -201,7 +246,7 @@ def _vae_file_problems(path: Path) -> Iterator[Problem]:
         yield Problem(VAE_KEY, f"{path} is {what}.", advice)
         return
     try:
-        found = headers.vae_problems(headers.read(path))
+        found = family.vae_file_problems(headers.read(path))
     except headers.HeaderError as error:
         yield Problem(VAE_KEY, f"{path} {error}")
         return

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import paths
 from ..bases import MODEL_KEY
 from ..files import Unreadable, read_object
 from ..loading import explained
@@ -31,9 +30,8 @@ class Reader:
     """What of prompts a base reads: ``chunks`` times ``chunk`` tokens, the marks of begin and end not counted."""
 
     def __init__(self, source: Source, chunks: int):
-        folder = Path(source.path) if source.kind == "folder" else paths.SDXL_CONFIG
         with explained(f"{source.label}: its tokenizer", MODEL_KEY, "Download or copy it again."):
-            self._tokenizer, self.chunk = _tokenizer(folder / "tokenizer")
+            self._tokenizer, self.chunk = _tokenizer(source.config(source.family.tokenizers[0]))
         self.room = chunks * self.chunk
 
     def cut(self, prompt: str) -> Cut | None:

@@ -57,29 +57,29 @@ def test_a_batch_is_of_one_size_with_its_class_pictures_and_true_time_ids(pictur
         **BUCKETS, **PRIOR,
     )  # fmt: skip
     assert "Buckets: 48x80: 2, 64x64: 2, 80x48: 3" in said
-    assert [picture[0].size for picture in task.instances] == SIZES
-    for (width, height), (across, down), (example,) in zip(SHAPES, SIZES, task.instances, strict=True):
-        assert example.time_ids[:2] == (height, width) and example.time_ids[4:] == (down, across)
+    assert [picture[0].size for picture in task.data.instances] == SIZES
+    for (width, height), (across, down), (example,) in zip(SHAPES, SIZES, task.data.instances, strict=True):
+        assert example.framing[:2] == (height, width) and example.framing[4:] == (down, across)
         assert example.mean.shape == example.std.shape == (4, down // 8, across // 8)
-    assert set(task.classes) == set(SIZES) and all(len(found) == 3 for found in task.classes.values())
+    assert set(task.data.classes) == set(SIZES) and all(len(found) == 3 for found in task.data.classes.values())
     seen: Counter[tuple[int, int]] = Counter()
     for step in range(4):
         for micro in range(2):
             batch = task.batch(step, micro)
             assert batch.latents.shape[0] == 4 and batch.weights.tolist() == [1, 1, 0.5, 0.5] and batch.count == 2
-            (target,) = {(int(ids[5]), int(ids[4])) for ids in batch.time_ids}
+            (target,) = {(int(ids[5]), int(ids[4])) for ids in batch.framing}
             assert batch.latents.shape[2:] == (target[1] // 8, target[0] // 8)
-            assert {tuple(map(int, ids[:2])) for ids in batch.time_ids[2:]} == {(64, 64)}  # the base draws squares
+            assert {tuple(map(int, ids[:2])) for ids in batch.framing[2:]} == {(64, 64)}  # the base draws squares
             assert task.loss(batch)[0].isfinite().all()
             again = task.batch(step, micro)
-            assert torch.equal(batch.latents, again.latents) and torch.equal(batch.time_ids, again.time_ids)
+            assert torch.equal(batch.latents, again.latents) and torch.equal(batch.framing, again.framing)
             seen[target] += 1
     assert seen == {(80, 48): 4, (48, 80): 2, (64, 64): 2}  # two epochs of four batches
 
 
 def test_every_held_out_picture_is_seen_in_its_own_bucket(pictures: Path, tmp_path: Path):
     task = prepare(tmp_path, data__instance=str(pictures), validation__holdout=4, **BUCKETS)
-    trained, held_out = ([p[0].size for p in found] for found in (task.instances, task.held_out))
+    trained, held_out = ([p[0].size for p in found] for found in (task.data.instances, task.data.held_out))
     assert sorted(trained + held_out) == sorted(SIZES) and len(set(held_out)) > 1
     task.model.eval()
     with torch.no_grad():
@@ -90,10 +90,12 @@ def test_every_held_out_picture_is_seen_in_its_own_bucket(pictures: Path, tmp_pa
 def test_without_buckets_pictures_come_square_by_shuffled_epochs_as_ever(pictures: Path, tmp_path: Path):
     settings = {"data__resolution": 64, "data__prompt": "a thing", "data__crop": "random", "data__crops": 2} | PRIOR
     task = prepare(tmp_path, data__instance=str(pictures), train__batch=3, seed=5, **settings)
-    assert {example.size for picture in task.instances for example in picture} == {(64, 64)} == set(task.classes)
+    assert (
+        {example.size for picture in task.data.instances for example in picture} == {(64, 64)} == set(task.data.classes)
+    )
     for step in range(6):
         expected = []
-        for found, name in ((task.instances, "instance"), (task.classes[64, 64], "class")):
+        for found, name in ((task.data.instances, "instance"), (task.data.classes[64, 64], "class")):
             for place in range(3 * step, 3 * step + 3):
                 epoch, index = divmod(place, len(found))
                 order = torch.randperm(len(found), generator=seeds.generator(5, epoch, f"order {name}"))
@@ -103,7 +105,7 @@ def test_without_buckets_pictures_come_square_by_shuffled_epochs_as_ever(picture
         batch = task.batch(step, 0)
         latents = torch.stack([e.mean for e in expected]) + torch.stack([e.std for e in expected]) * vae_noise
         assert torch.equal(batch.latents, latents) and torch.equal(batch.noise, noise)
-        assert batch.time_ids.tolist() == [list(e.time_ids) for e in expected]
+        assert batch.framing.tolist() == [list(e.framing) for e in expected]
 
 
 def test_four_steps_from_the_command_line(pictures: Path, tmp_path: Path, shared_cache: Path):
@@ -171,7 +173,7 @@ def test_text_encoders_and_vae_are_gone_when_the_unet_comes(pictures: Path, tmp_
     assert alive["Drawing class pictures"] == set(kinds)
     assert alive["Reading captions"] == set(kinds[1:])
     assert alive["Encoding pictures"] == {AutoencoderKL}
-    assert alive["Loading the UNet"] == set() and task.instances
+    assert alive["Loading the model"] == set() and task.data.instances
     look("ready", 1, 1)
     assert alive["ready"] == set()
 

@@ -19,12 +19,15 @@ ASK = """
 import json, sys
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.image import hub
+from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.image.source import ModelError, resolve
 found = []
 for base, parts in json.loads(sys.argv[1]):
     try:
         if parts is None:
-            found.append(str(hub.fetch_vae(base["path"])))
+            found.append(str(hub.fetch_vae(base["path"], FAMILIES["sdxl"])))
+        elif parts == "family":
+            found.append(hub.identify(resolve(BaseModelConfig.model_validate(base))).name)
         else:
             found.append(str(hub.fetch_pipeline(resolve(BaseModelConfig.model_validate(base)), parts)))
     except ModelError as error:
@@ -33,7 +36,7 @@ print(json.dumps(found))
 """
 
 
-def ask(cache: Path, *questions: tuple[dict[str, str], list[str] | None], **environment: str) -> list[str]:
+def ask(cache: Path, *questions: tuple[dict[str, str], list[str] | str | None], **environment: str) -> list[str]:
     """What a process of its own gets for each (base, components); components None: a VAE."""
     done = subprocess.run(
         [sys.executable, "-c", ASK, json.dumps(questions)],
@@ -54,8 +57,12 @@ def models(tmp_path: Path) -> Path:
     (root / "owner" / "sdxl" / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another variant")
     (root / "owner" / "sdxl" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     shutil.copytree(paths.EMBEDDED_BASE / "vae", root / "owner" / "vae")
-    (root / "owner" / "sd1").mkdir()
-    (root / "owner" / "sd1" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (root / "owner" / "flux").mkdir()
+    (root / "owner" / "flux" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    for name in ("sd1", "sd2"):
+        (root / "owner" / name).mkdir()
+        shutil.copy(paths.ASSETS / name / "model_index.json", root / "owner" / name)
+        shutil.copytree(paths.ASSETS / name / "unet", root / "owner" / name / "unet")
     (root / "owner" / "file-only").mkdir()
     (root / "owner" / "file-only" / "model.safetensors").write_bytes(b"weights")
     return root
@@ -109,7 +116,7 @@ def test_every_refusal_says_what_to_do(models: Path, tmp_path: Path):
             ({"path": "owner/gated"}, []),
             ({"path": "owner/sdxl", "revision": "v9"}, []),
             ({"path": "owner/sdxl", "variant": "bf16"}, ["unet"]),
-            ({"path": "owner/sd1"}, ["unet"]),
+            ({"path": "owner/flux"}, ["unet"]),
             ({"path": "owner/file-only"}, []),
             ({"path": "owner/none"}, None),
             ({"path": "owner/file-only"}, None),
@@ -123,11 +130,18 @@ def test_every_refusal_says_what_to_do(models: Path, tmp_path: Path):
         "with 'hf auth login'.",
         "base.revision: owner/sdxl has no revision 'v9'. See https://huggingface.co/owner/sdxl/tree/main.",
         "base.path: owner/sdxl/unet has no diffusion_pytorch_model.bf16.safetensors. Download or copy the model again.",
-        "base.path: owner/sd1 is of class StableDiffusionPipeline, not StableDiffusionXLPipeline. "
-        "Give a plain text-to-image SDXL.",
+        "base.path: owner/flux is of class FluxPipeline, not StableDiffusionXLPipeline or StableDiffusionPipeline. "
+        "Give a plain text-to-image model of those.",
         "base.path: owner/file-only has no model_index.json. "
         "Download its .safetensors file and give that, or another id.",
         f"base.vae: owner/none {private}",
         "base.vae: owner/file-only has no config.json. Give a folder that AutoencoderKL.save_pretrained wrote.",
     ]
-    assert not [path for path in asked if path.startswith("owner/sd1") and not path.endswith("model_index.json")]
+    assert not [path for path in asked if path.startswith("owner/flux") and not path.endswith("model_index.json")]
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd1", "sd2"])
+def test_a_hub_id_tells_its_family_before_any_weight_comes(models: Path, tmp_path: Path, name: str):
+    with serving(models) as hub:
+        assert ask(tmp_path / "cache", ({"path": f"owner/{name}"}, "family"), HF_ENDPOINT=hub.address) == [name]
+        assert not [path for path in hub.asked if path.endswith(".safetensors")]

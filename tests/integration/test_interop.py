@@ -85,7 +85,7 @@ def exported(
     batch = task.batch(1000, 0)
     inputs = {
         "sample": task.objective.noised(batch.latents, batch.noise, batch.timesteps),
-        "tokens": batch.tokens, "pooled": batch.pooled, "time_ids": batch.time_ids,
+        "tokens": batch.tokens, "pooled": batch.pooled, "time_ids": batch.framing,
     }  # fmt: skip
 
     def say(dtype: torch.dtype) -> torch.Tensor:

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from lowrank_diffusion import paths
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.image import headers
-from lowrank_diffusion.image.folders import PARTS
+from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.image.load import load_part, load_pipeline
 from lowrank_diffusion.image.source import ModelError, Source, resolve
-from scripts import write_sdxl
+from scripts import write_base
 
 MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
@@ -40,11 +40,11 @@ def one_thread() -> Iterator[None]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the narrow SDXL twice: 'folder' and 'file.safetensors'."""
     root = tmp_path_factory.mktemp("tiny")
-    arguments = ["write_sdxl", "--tiny", "--dtype", "fp32", "--seed", "3"]
+    arguments = ["write_base", "--tiny", "--dtype", "fp32", "--seed", "3"]
     arguments += ["--folder", str(root / "folder"), "--file", str(root / "file.safetensors")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
-        write_sdxl.main()
+        write_base.main()
     return root
 
 
@@ -136,9 +136,9 @@ def test_a_part_of_a_file_needs_none_of_the_others(tiny: Path, tmp_path: Path):
 
 
 def test_the_names_and_sizes_are_those_of_the_real_checkpoint(tiny: Path):
-    recipe = write_sdxl.Recipe(v_prediction=True)
+    recipe = write_base.Recipe(v_prediction=True)
     assert recipe.config("scheduler")["prediction_type"] == "v_prediction"
-    shapes = {entry.name: entry.shape for entry in write_sdxl.original(recipe)}
+    shapes = {entry.name: entry.shape for entry in write_base.original(recipe)}
     assert shapes.pop("v_pred") == (0,)
     assert shapes.keys() == headers.read(tiny / "file.safetensors").shapes.keys()
     assert len(shapes) == 2515
@@ -160,7 +160,7 @@ def test_the_names_and_sizes_are_those_of_the_real_checkpoint(tiny: Path):
 def test_the_seed_decides_the_weights(tiny: Path):
     written = load_file(tiny / "folder" / "vae" / "diffusion_pytorch_model.safetensors")
     for seed in (3, 4):
-        entries = write_sdxl.Recipe(tiny=True, seed=seed, dtype=torch.float32).entries("vae")
+        entries = write_base.Recipe(tiny=True, seed=seed, dtype=torch.float32).entries("vae")
         assert entries.keys() == written.keys()
         assert all(torch.equal(entry.make(), written[name]) == (seed == 3) for name, entry in entries.items())
 
@@ -179,14 +179,14 @@ def test_tokenizers_have_clips_ids_and_sdxls_padding():
 
 
 def test_the_vocabulary_follows_from_its_merges():
-    folder = paths.SDXL_CONFIG / "tokenizer"
+    folder = (paths.ASSETS / "sdxl") / "tokenizer"
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     names = sorted(vocabulary, key=vocabulary.__getitem__)
     assert names[512:-2] == [merge.replace(" ", "") for merge in merges]
     assert names[256:512] == [f"{name}</w>" for name in names[:256]]
     assert names[-2:] == ["<|startoftext|>", "<|endoftext|>"]
-    assert (folder / "merges.txt").read_bytes() == (paths.SDXL_CONFIG / "tokenizer_2" / "merges.txt").read_bytes()
+    assert (folder / "merges.txt").read_bytes() == ((paths.ASSETS / "sdxl") / "tokenizer_2" / "merges.txt").read_bytes()
 
 
 def prediction(path: Path, config: Path, **options: str) -> Any:
@@ -346,7 +346,7 @@ def test_the_hub_is_asked_only_for_hub_ids(tiny: Path):
 
 
 def test_the_embedded_base_loads_part_by_part():
-    parts = {name: load_part(resolve(BaseModelConfig()), name, torch.float32) for name in PARTS}
+    parts = {name: load_part(resolve(BaseModelConfig()), name, torch.float32) for name in FAMILIES["sdxl"].parts}
     kinds = {name: type(part).__name__ for name, part in parts.items() if name != "scheduler"}
-    assert all(kind in PARTS[name].classes for name, kind in kinds.items())
+    assert all(kind in FAMILIES["sdxl"].parts[name].classes for name, kind in kinds.items())
     assert all(tensor.isfinite().all() for name in MODELS for tensor in parts[name].parameters())

@@ -37,7 +37,7 @@ def test_a_run_learns_long_captions_whole(tmp_path: Path, kind: str):
             task = DreamBooth(run, run.config(), CPU, torch.float32, lambda *_: None, told.append)
             batch = task.batch(0, 0)
             losses[chunks, thing] = float(task.loss(batch)[0].sum().detach())
-            tokens, _ = task.condition(batch)
+            tokens = task.condition(batch).tokens
             assert tokens.shape[1] == 30 * chunks + 2
             assert any("longer than the 30 tokens" in note.message for note in told) == (chunks == 1)
             if thing == "cat":

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from lowrank_diffusion.adapters import AdapterError, matching_layers
 from lowrank_diffusion.image import apply
 from lowrank_diffusion.image.apply import load_adapter, select
-from lowrank_diffusion.layer_names import Layout, unet_names
+from lowrank_diffusion.image.families.unet.names import Layout, names
 
 from .conftest import copied
 
@@ -34,7 +34,7 @@ def kohya(pipeline: Any, layers: dict[str, list[str]], dtype: torch.dtype) -> tu
             b = (0.1 * torch.randn(layer.out_features, rank, generator=draws)).to(dtype)
             text = f"text_model_{path.removeprefix('text_model.').replace('.', '_')}"
             full = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}[name]
-            full += unet_names(path, layout)[1] if name == "unet" else text
+            full += names(path, layout)[1] if name == "unet" else text
             tensors |= {f"{full}.lora_down.weight": a, f"{full}.lora_up.weight": b}
             tensors[f"{full}.alpha"] = torch.tensor(alpha, dtype=dtype)
             own[path] = alpha / rank * b.float() @ a.float()

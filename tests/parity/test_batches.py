@@ -27,12 +27,12 @@ def test_captions_are_dropped_as_often_as_asked_and_nothing_else_changes(share: 
     dropped = 0
     for step in range(60):
         whole, batch, again = plain.batch(step, 0), dropping.batch(step, 0), dropping.batch(step, 0)
-        tokens, pooled = dropping.condition(batch)
+        tokens, pooled = dropping.condition(batch).tensors
         gone = (tokens == 0).all(2).all(1)
-        assert torch.equal(gone, (pooled == 0).all(1)) and torch.equal(tokens, dropping.condition(again)[0])
+        assert torch.equal(gone, (pooled == 0).all(1)) and torch.equal(tokens, dropping.condition(again).tokens)
         assert torch.equal(tokens[~gone], whole.tokens[~gone])
         assert torch.equal(pooled[~gone], whole.pooled[~gone])
-        for name in ("latents", "noise", "timesteps", "time_ids", "weights"):
+        for name in ("latents", "noise", "timesteps", "framing", "weights"):
             assert torch.equal(getattr(batch, name), getattr(whole, name)), name
         dropped += int(gone.sum())
     assert abs(dropped / 240 - share) < 4 * (share * (1 - share) / 240) ** 0.5
@@ -41,7 +41,7 @@ def test_captions_are_dropped_as_often_as_asked_and_nothing_else_changes(share: 
 
 def test_class_pictures_keep_their_captions():
     dropping = task(data__caption_dropout=0.9)
-    dropping.classes = {dropping.instances[0][0].size: dropping.instances}
+    dropping.data.classes = {dropping.data.instances[0][0].size: dropping.data.instances}
     for step in range(5):
-        gone = (dropping.condition(dropping.batch(step, 0))[1] == 0).all(1)
+        gone = (dropping.condition(dropping.batch(step, 0)).pooled == 0).all(1)
         assert len(gone) == 8 and gone[:4].any() and not gone[4:].any()

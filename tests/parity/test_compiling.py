@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks import sdxl
 from lowrank_diffusion import kernels, presets
+from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from trainers import compiling
 from trainers.fast import FastStep
@@ -39,7 +40,9 @@ def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.Monk
 def test_no_norm_of_a_unet_runs_uncompiled(beside: bool):
     """Neither alone nor as a part of what is trained, as beside text encoders."""
     unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
-    model = WithTextEncoders(unet, torch.nn.Identity(), torch.nn.Identity()) if beside else unet
+    family = FAMILIES["sdxl"]
+    parts = {name: torch.nn.Identity() for name in family.encoders}
+    model = WithTextEncoders(family, {"unet": unet, **parts}) if beside else unet
     compiled = [module for module, _, _ in compiling.repeated(model)]
     inside = {id(part) for module in compiled for part in module.modules()}
     norms = [module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm)]

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from lowrank_diffusion import adapters, presets
 from lowrank_diffusion.adapters import AdapterError, matching_layers
-from lowrank_diffusion.export import export
 from lowrank_diffusion.image.apply import load_adapter
-from lowrank_diffusion.layer_names import Layout, unet_names
+from lowrank_diffusion.image.export import export
+from lowrank_diffusion.image.families import FAMILIES
+from lowrank_diffusion.image.families.unet.names import Layout, names
 from lowrank_diffusion.metadata import Facts, Pictures
 
 from .conftest import copied
@@ -40,7 +41,7 @@ def mixed(unet: Any, form: str, dtype: torch.dtype) -> tuple[dict[str, torch.Ten
         rank = (4, 8, 16)[index % 3]
         a = (0.1 * torch.randn(rank, layer.in_features, generator=draws)).to(dtype)
         b = (0.1 * torch.randn(layer.out_features, rank, generator=draws)).to(dtype)
-        sgm, underscored = unet_names(path, layout)[1:3]
+        sgm, underscored = names(path, layout)[1:3]
         name, ends = {
             "sgm": (f"lora_unet_{sgm}", ("lora_down.weight", "lora_up.weight")),
             "kohya": (f"lora_unet_{underscored}", ("lora_down.weight", "lora_up.weight")),
@@ -121,7 +122,7 @@ def test_convolutions_of_locon_are_exact(pipeline: Any, mid: bool, tmp_path: Pat
     convolutions = {path: layer for path, layer in unet.named_modules() if isinstance(layer, torch.nn.Conv2d)}
     for index, (path, layer) in enumerate(convolutions.items()):
         rank, (n, m), size = (2, 4)[index % 2], (layer.in_channels, layer.out_channels), layer.kernel_size
-        key = f"lora_unet_{unet_names(path, layout)[2]}"
+        key = f"lora_unet_{names(path, layout)[2]}"
         inside = (rank, n, 1, 1) if mid else (rank, n, *size)
         down, up = (0.05 * torch.randn(shape, generator=draws) for shape in (inside, (m, rank, 1, 1)))
         middle = 0.3 * torch.randn(rank, rank, *size, generator=draws)
@@ -150,7 +151,7 @@ def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, 
         draws = torch.Generator().manual_seed(number)
         parameter.data = 0.05 * torch.randn(parameter.shape, generator=draws)
     facts = Facts("x", config, "embedded", "epsilon", Pictures(["a cat"]), 64, 1)
-    diffusers, kohya, peft = export({"unet": trained}, tmp_path, facts).paths
+    diffusers, kohya, peft = export(FAMILIES["sdxl"], {"unet": trained}, tmp_path, facts).paths
     expected = says(trained.eval())
     alone = shutil.copy(peft / "adapter_model.safetensors", tmp_path / "as it was uploaded.safetensors")
     for path in (diffusers, kohya, peft, peft / "adapter_model.safetensors", Path(alone)):

@@ -60,7 +60,7 @@ def call(unet: Any, batch: int = 1, side: int = 64, seed: int = 0) -> Tensor:
 
 def through(held: Replay, **options: int) -> Tensor:
     with held.active():
-        return call(held.unet, **options)
+        return call(held.model, **options)
 
 
 CHOICES: list[dict[str, float]] = [

@@ -18,18 +18,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lowrank_diffusion import presets, runs
 from lowrank_diffusion.config import Config, ConfigError
-from lowrank_diffusion.export import compress_file
 from lowrank_diffusion.image import text_encoders
 from lowrank_diffusion.image.apply import load_adapter
+from lowrank_diffusion.image.export import compress_file
+from lowrank_diffusion.image.families import FAMILIES, clip
 from lowrank_diffusion.image.generate import Studio
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
-from lowrank_diffusion.paths import EMBEDDED_BASE, EXAMPLES, SDXL_CONFIG
-from lowrank_diffusion.targets import TEXT_ENCODERS, text_encoder_layers
+from lowrank_diffusion.paths import ASSETS, EMBEDDED_BASE, EXAMPLES
 from trainers.dreambooth import DreamBooth
 from trainers.fast import FastStep
 from trainers.step import Step
 
 CPU = torch.device("cpu")
+SDXL = FAMILIES["sdxl"]
+NETWORK = SDXL.network()
 SAMPLE = {
     "data__resolution": 128,
     "sample__prompts": ("a 3d icon of a whale",),
@@ -72,13 +74,11 @@ def test_read_says_what_encode_prompt_says(end: int | None):
     if end is not None:
         for encoder in (pipe.text_encoder, pipe.text_encoder_2):
             encoder.config.eos_token_id = end
-            text_encoders.inner(encoder).eos_token_id = end
-    ids = text_encoders.tokenise([pipe.tokenizer, pipe.tokenizer_2], PROMPTS)
+            clip.inner(encoder).eos_token_id = end
+    ids = clip.tokenise([pipe.tokenizer, pipe.tokenizer_2], PROMPTS)
     with torch.no_grad():
-        found = text_encoders.read(
-            [pipe.text_encoder, pipe.text_encoder_2], torch.stack([ids[prompt] for prompt in PROMPTS])
-        )
-    for mine, theirs in zip(found, spoken(pipe, PROMPTS), strict=True):
+        found = NETWORK.read([pipe.text_encoder, pipe.text_encoder_2], torch.stack([ids[prompt] for prompt in PROMPTS]))
+    for mine, theirs in zip(found.tensors, spoken(pipe, PROMPTS), strict=True):
         assert mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-5
 
 
@@ -101,12 +101,12 @@ def test_long_prompts_are_read_in_chunks(pipeline: StableDiffusionXLPipeline, co
     prompt = " ".join(f"cat{'s' * (n % 2)}" for n in range(count))
     tokenizer = copy.deepcopy(pipeline.tokenizer_2)
     tokenizer.pad_token = pad
-    ids = text_encoders.tokenise([tokenizer] * 2, [prompt], 3)[prompt]
+    ids = clip.tokenise([tokenizer] * 2, [prompt], 3)[prompt]
     expected = torch.tensor(reference_chunks(tokenizer, prompt, 3))
     assert ids.shape == (2, 3, 32) and torch.equal(ids[0], expected)
     encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
     with torch.no_grad():
-        tokens, pooled = text_encoders.read(encoders, ids[None])
+        tokens, pooled = NETWORK.read(encoders, ids[None]).tensors
         parts = [encoder(expected, output_hidden_states=True) for encoder in encoders]
     states = torch.cat([part.hidden_states[-2] for part in parts], dim=-1)
     joined = torch.cat([states[0, :1], *(state[1:-1] for state in states), states[-1, -1:]])
@@ -117,26 +117,26 @@ def test_long_prompts_are_read_in_chunks(pipeline: StableDiffusionXLPipeline, co
 
 def test_one_chunk_of_several_is_what_is_read_without_chunks(pipeline: StableDiffusionXLPipeline):
     encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
-    ids = text_encoders.tokenise([pipeline.tokenizer, pipeline.tokenizer_2], PROMPTS)
+    ids = clip.tokenise([pipeline.tokenizer, pipeline.tokenizer_2], PROMPTS)
     with torch.no_grad():
         plain, in_one = (
-            text_encoders.read(encoders, torch.stack([change(ids[prompt]) for prompt in PROMPTS]))
+            NETWORK.read(encoders, torch.stack([change(ids[prompt]) for prompt in PROMPTS])).tensors
             for change in (lambda said: said, lambda said: said[:, None])
         )
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(plain, in_one, strict=True))
 
 
-@pytest.mark.parametrize("name", TEXT_ENCODERS)
+@pytest.mark.parametrize("name", SDXL.encoders)
 def test_layers_of_real_sdxl_are_there_but_for_the_block_that_is_not_read(name: str):
     kind = CLIPTextModel if name == "text_encoder" else CLIPTextModelWithProjection
     with init_empty_weights():
-        encoder = kind(CLIPTextConfig.from_pretrained(SDXL_CONFIG / name))
+        encoder = kind(CLIPTextConfig.from_pretrained(ASSETS / "sdxl" / name))
     linears = {path for path, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)}
-    chosen = set(text_encoders.targets(name, encoder, "attention+mlp"))
+    chosen = set(text_encoders.targets(SDXL, name, encoder, "attention+mlp"))
     left = {path for path in linears - chosen if path != "text_projection"}
     assert chosen <= linears and len(left) == (6 if name == "text_encoder" else 0)
     assert all(".layers.11." in path for path in left)
-    assert text_encoder_layers("text_encoder", 12, "attention")[-1] == "encoder.layers.10.self_attn.out_proj"
+    assert SDXL.encoder_layers("text_encoder", 12, "attention")[-1] == "encoder.layers.10.self_attn.out_proj"
 
 
 def config(**settings: Any) -> Config:
@@ -168,15 +168,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Step, list[Path]]
 def words(state: Step, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """What the task's own encoders make of prompts now."""
     task: Any = state.task
-    said = task.embeddings(prompts, lambda *_: None)
+    said = task.data.embeddings(prompts, lambda *_: None)
     with state.evaluating():
-        return task._read(torch.stack([said[prompt].ids for prompt in prompts]))
+        return task._read(torch.stack([said[prompt].ids for prompt in prompts])).tensors
 
 
 def test_every_layer_learns_and_the_base_does_not(trained: tuple[Step, list[Path]], pipeline: Any):
     state, _ = trained
     ours = [name for name in state.parameters if name.startswith(("text_encoder.", "text_encoder_2."))]
-    count = sum(len(text_encoders.targets(name, getattr(pipeline, name), "attention+mlp")) for name in TEXT_ENCODERS)
+    count = sum(
+        len(text_encoders.targets(SDXL, name, getattr(pipeline, name), "attention+mlp")) for name in SDXL.encoders
+    )
     assert len(ours) == 2 * count  # A and B
     encoder: Any = state.task.model.text_encoder_2
     assert all(parameter.abs().max() > 0 for parameter in state.parameters.values()), "no B is zero any more"
@@ -197,7 +199,7 @@ def test_files_make_a_pipeline_say_what_the_training_process_says(
     pipe = StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
     before = spoken(pipe, PROMPTS)
     load_adapter(pipe, file, "mine")
-    assert set(pipe.get_list_adapters()) == {"unet", *TEXT_ENCODERS}
+    assert set(pipe.get_list_adapters()) == {"unet", *SDXL.encoders}
     for mine, theirs, plain in zip(words(state, PROMPTS), spoken(pipe, PROMPTS), before, strict=True):
         assert (mine - theirs).abs().max() < 1e-4 < 1e-2 < (mine - plain).abs().max()
     pipe.disable_lora()
@@ -221,7 +223,7 @@ def test_peft_loads_each_model_from_its_folder(trained: tuple[Step, list[Path]])
     state, files = trained
     pipe = StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
     pipe.unet = peft.PeftModel.from_pretrained(pipe.unet, str(files[2]))
-    for name in TEXT_ENCODERS:
+    for name in SDXL.encoders:
         peft.PeftModel.from_pretrained(getattr(pipe, name), str(files[2] / name))  # in place
     for mine, theirs in zip(words(state, PROMPTS), spoken(pipe, PROMPTS), strict=True):
         assert (mine - theirs).abs().max() < 1e-5

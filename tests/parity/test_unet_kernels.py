@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from lowrank_diffusion.image import attention, gated, norms
+from lowrank_diffusion.image.families.unet import attention, gated, norms
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from lowrank_diffusion.errors import AdapterError
 from lowrank_diffusion.image import adapter_files, foreign
+from lowrank_diffusion.image.families import FAMILIES
 
 Q = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 DOWN, UP = f"{Q}.lora_down.weight", f"{Q}.lora_up.weight"
@@ -104,7 +105,6 @@ def test_what_makes_no_pairs_is_told(shapes: dict[str, tuple[int, ...]], words: 
         (["transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"], "is an adapter of Flux"),
         (["lora_unet_joint_blocks_0_context_block_attn_qkv.lora_down.weight"], "is an adapter of Stable Diffusion 3"),
         (["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"], "is an adapter of Stable Diffusion 3"),
-        (["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"], "is an adapter of Stable Diffusion 1 or 2"),
         (["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"], "is an adapter of a language model"),
         (["bundle_emb.x.string_to_param", DOWN, UP], "textual inversion embedding"),
         (["clip_g", "clip_l"], "a textual inversion embedding"),
@@ -119,7 +119,8 @@ def test_other_files_are_named_for_what_they_are(names: list[str], words: str, t
 
 
 @pytest.mark.parametrize(
-    ("width", "family"), [(768, "Stable Diffusion 1,"), (1024, "Stable Diffusion 2,"), (1280, "SDXL's refiner,")]
+    ("width", "family"),
+    [(768, "Stable Diffusion 1"), (1024, "Stable Diffusion 2"), (2048, "SDXL"), (1280, "SDXL's refiner,")],
 )
 @pytest.mark.parametrize(
     "name",
@@ -132,8 +133,17 @@ def test_other_files_are_named_for_what_they_are(names: list[str], words: str, t
 )
 def test_another_unet_is_told_by_the_words_it_reads(name: str, width: int, family: str, tmp_path: Path):
     other = name.replace("down.weight", "up.weight").replace("lora_A", "lora_B")
-    message = refused(write(tmp_path / "x.safetensors", {name: (4, width), other: (6, 4)}))
-    assert f"is an adapter of {family} not of SDXL" in message
+    path = write(tmp_path / "x.safetensors", {name: (4, width), other: (6, 4)})
+    if width == 1280:
+        assert f"is an adapter of {family} which is not supported" in refused(path)
+        return
+    assert f"x.safetensors: a LoRA of {family}, 1 layers of the UNet." in adapter_files.check(path).line()
+    for base in FAMILIES.values():
+        if base.title == family:
+            assert adapter_files.check(path, base).families == [base]
+            continue
+        with pytest.raises(AdapterError, match=f"is an adapter of {family}, and the base is {base.title}"):
+            adapter_files.check(path, base)
 
 
 def small(rows: int = 6, inputs: int = 8) -> Any:

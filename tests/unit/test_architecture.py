@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ LAYERS = (
     "presets events bases",
     "hub loading tensor_files",
     "processes status",
-    "runs supervisor execution devices layer_names factors noise kernels products quantize",
+    "runs supervisor execution devices factors noise kernels products quantize",
     "adapters flat units fused hashes metadata export",
     "image text",
     "preflight",
@@ -40,6 +41,7 @@ LIGHT_IMAGE = (
     "bounds",
     "captions",
     "data",
+    "families",
     "folders",
     "headers",
     "listing",
@@ -49,7 +51,7 @@ LIGHT_IMAGE = (
     "pictures",
     "request",
     "source",
-    "unet",
+    "weights",
     "words",
 )
 """The modules of ``image`` that work without torch; the app and the command line read pictures and models with them."""
@@ -181,3 +183,20 @@ def test_no_file_speaks_of_the_machine_it_was_written_on():
     texts = {path: content for path, content in contents.items() if b"\0" not in content}
     assert len(texts) > 50
     assert [(str(path), word) for path, content in texts.items() for word in private if word in content] == []
+
+
+FAMILY = re.compile(r"(?i)sdxl|\bunets?\b|text_encoder_2|StableDiffusion")
+
+
+def test_only_the_folders_of_families_name_their_parts():
+    """A family is added in a folder of its own; whoever names SDXL's parts elsewhere makes a second place to edit."""
+    families = PROJECT / "lowrank_diffusion" / "image" / "families"
+    found = [
+        f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"
+        for package in PACKAGES
+        for path in sources(package)
+        if families not in path.parents
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if FAMILY.search(line)
+    ]
+    assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""Training crops: what is shown is where time_ids say, for every shape of picture and crop, mirrored or not.
+"""Training crops: what is shown is where framing say, for every shape of picture and crop, mirrored or not.
 
 The pictures tell their own coordinates: red is x and green is y, in pixels of the stored picture.
 """
@@ -37,7 +37,7 @@ def assert_shows_what_it_says(crop: Crop, width: int, height: int) -> None:
     """Every pixel's colour is the stored coordinate that crop corner, scale and mirroring give it."""
     shown = np.asarray(crop.pixels("#ffffff"), dtype=float)
     assert shown.shape == (crop.target[1], crop.target[0], 3)
-    original_height, original_width, top, left, target_height, target_width = crop.time_ids
+    original_height, original_width, top, left, target_height, target_width = crop.framing
     assert (original_width, original_height, target_width, target_height) == (width, height, *crop.target)
     across, down = crop.scaled
     assert 0 <= left <= across - target_width and 0 <= top <= down - target_height
@@ -86,15 +86,15 @@ def test_a_crop_of_any_size_is_where_time_ids_say(tmp_path: Path, width: int, he
 def test_a_crop_of_another_size_scales_no_more_than_it_must(tmp_path: Path):
     source = picture(tmp_path, 192, 128)
     ((wide,), (tall,)) = fit([source, source], [(80, 48), (48, 80)], DataConfig(), 0)
-    assert wide.scaled == (80, 53) and wide.time_ids == (128, 192, 2, 0, 48, 80)
-    assert tall.scaled == (120, 80) and tall.time_ids == (128, 192, 0, 36, 80, 48)
+    assert wide.scaled == (80, 53) and wide.framing == (128, 192, 2, 0, 48, 80)
+    assert tall.scaled == (120, 80) and tall.framing == (128, 192, 0, 36, 80, 48)
 
 
 def test_center_is_the_middle(tmp_path: Path):
     (wide,) = crops(picture(tmp_path, 192, 128))
-    assert wide.scaled == (96, 64) and wide.time_ids == (128, 192, 0, 16, 64, 64)
+    assert wide.scaled == (96, 64) and wide.framing == (128, 192, 0, 16, 64, 64)
     (tall,) = crops(picture(tmp_path, 128, 192, "b.png"))
-    assert tall.scaled == (64, 96) and tall.time_ids == (192, 128, 16, 0, 64, 64)
+    assert tall.scaled == (64, 96) and tall.framing == (192, 128, 16, 0, 64, 64)
 
 
 def test_random_places_reach_every_edge_and_depend_on_seed_and_name_only(tmp_path: Path):
@@ -111,7 +111,7 @@ def test_random_places_reach_every_edge_and_depend_on_seed_and_name_only(tmp_pat
 
 def test_a_mirrored_crop_says_its_distance_from_the_left_edge_of_what_it_sees(tmp_path: Path):
     plain, mirrored = crops(picture(tmp_path, 192, 128), seed=1, crop="random", flip=True)
-    assert plain.time_ids == mirrored.time_ids and plain.left != 16
+    assert plain.framing == mirrored.framing and plain.left != 16
     left_of_plain = np.asarray(plain.pixels("#ffffff"))[32, 32, 0]
     left_of_mirrored = 191 - np.asarray(mirrored.pixels("#ffffff"))[32, 32, 0]
     assert abs(int(left_of_plain) - int(left_of_mirrored)) <= 1
@@ -124,7 +124,7 @@ def test_a_picture_that_its_camera_turned(tmp_path: Path):
     source = picture(tmp_path, 192, 128, exif=exif)
     assert (source.width, source.height) == (128, 192)
     (crop,) = crops(source)
-    assert crop.time_ids == (192, 128, 16, 0, 64, 64)
+    assert crop.framing == (192, 128, 16, 0, 64, 64)
     shown = np.asarray(crop.pixels("#ffffff"), dtype=float)
     x = (crop.top + np.arange(SIDE) + 0.5) * 2 - 0.5  # turned a quarter clockwise: down the picture is its stored x
     y = 127 - ((np.arange(SIDE) + 0.5) * 2 - 0.5)

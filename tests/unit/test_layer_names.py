@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lowrank_diffusion.layer_names import Layout, unet_names
+from lowrank_diffusion.image.families.unet.names import Layout, names
 from lowrank_diffusion.metadata import shareable
 from lowrank_diffusion.paths import EMBEDDED_BASE
 
@@ -41,13 +41,13 @@ EMBEDDED = {
 
 @pytest.mark.parametrize(("path", "name"), SDXL.items())
 def test_names_of_sdxl(path: str, name: str):
-    assert unet_names(path, Layout())[1] == name
+    assert names(path, Layout())[1] == name
 
 
 @pytest.mark.parametrize(("path", "name"), EMBEDDED.items())
 def test_names_of_the_embedded_base(path: str, name: str):
     layout = Layout.of(json.loads((EMBEDDED_BASE / "unet" / "config.json").read_text()))
-    assert unet_names(path, layout)[1] == name
+    assert names(path, layout)[1] == name
     assert Layout.of_metadata(layout.metadata()) == layout
 
 

@@ -21,10 +21,13 @@ from lowrank_diffusion import cli, execution, presets, tensor_files
 from lowrank_diffusion.config import TARGET_SETS, Config, fields
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import memory
-from lowrank_diffusion.image.unet import outline
-from lowrank_diffusion.paths import EMBEDDED_BASE, SDXL_CONFIG
+from lowrank_diffusion.image.families import FAMILIES
+from lowrank_diffusion.image.families.unet.factors import FACTORS
+from lowrank_diffusion.image.families.unet.outline import outline
+from lowrank_diffusion.paths import ASSETS, EMBEDDED_BASE
 
 GIB = memory.GIB
+FAMILY = FAMILIES["sdxl"]
 SDXL = {"base.path": "stabilityai/stable-diffusion-xl-base-1.0", "data.resolution": 1024, "train.precision": "bf16"}
 
 
@@ -32,7 +35,7 @@ def config(**others: Any) -> Config:
     return presets.build({}, SDXL | {key.replace("__", "."): value for key, value in others.items()})
 
 
-@pytest.mark.parametrize("folder", [SDXL_CONFIG, EMBEDDED_BASE], ids=["sdxl", "embedded"])
+@pytest.mark.parametrize("folder", [ASSETS / "sdxl", EMBEDDED_BASE], ids=["sdxl", "embedded"])
 def test_the_outline_of_a_unet_is_that_of_the_real_one(folder: Path):
     facts = json.loads((folder / "unet" / "config.json").read_text())
     with init_empty_weights():
@@ -64,7 +67,7 @@ def test_checkpointed_eager_steps_take_what_was_measured(batch: int, measured: f
     """LoRA of rank 32: peaks of tensors on an H100, PyTorch 2.11, GiB."""
     settings = {"train__batch": batch, "train__checkpointing": True, "train__step": "eager"}
     found = memory.estimate(config(adapter__kind="lora", adapter__rank=32, **settings))
-    assert found.total("steps") / GIB / memory.FACTORS.slack == pytest.approx(measured, rel=0.03)
+    assert found.total("steps") / GIB / FACTORS.slack == pytest.approx(measured, rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["sdxl-8gb", "sdxl-12gb", "sdxl-24gb"])
@@ -83,7 +86,7 @@ def test_the_largest_stage_is_the_peak_and_stages_hold_what_is_there_then():
     assert set(found.stages) == {*memory.estimate(plain).stages, "class pictures", "samples"}
     assert found.peak == max(map(found.total, found.stages)) == found.total(found.stage)
     assert found.stages["reading captions"]["text encoders"] == int(
-        memory.FACTORS.slack * 2 * (memory.SDXL["text_encoder"] + memory.SDXL["text_encoder_2"])
+        FACTORS.slack * 2 * (FAMILY.weights["text_encoder"] + FAMILY.weights["text_encoder_2"])
     )
     assert found.lines()[-1] == f"at most            {found.peak / GIB:6.2f} GiB, in the stage: {found.stage}"
 
@@ -95,14 +98,14 @@ def test_adapted_text_encoders_stay_and_are_trained(kind: str, layers: int):
     sides = 11 * 8 * 768 + 32 * 8 * 1280 + (kind == "attention+mlp") * 2 * 5 * (11 * 768 + 32 * 1280)
     assert len(dict(memory._Job(config(adapter__text_encoders=kind), GIB)._text_layers())) == layers
     more = text.stages["steps"]["optimizer"] - plain.stages["steps"]["optimizer"]
-    assert more == pytest.approx(memory.FACTORS.slack * 8 * 16 * sides, rel=1e-6)
+    assert more == pytest.approx(FACTORS.slack * 8 * 16 * sides, rel=1e-6)
     assert text.stages["steps"]["text encoders"] == plain.stages["reading captions"]["text encoders"]
     assert text.stages["steps"]["activations"] > plain.stages["steps"]["activations"]
 
 
 @pytest.mark.parametrize(("kind", "bytes_each"), [("none", 2), ("8bit", 1), ("nf4", 4.5 / 8)])
 def test_quantised_weights_are_counted_as_they_are_stored(kind: str, bytes_each: float):
-    unet = memory.estimate(config(base__quantize=kind)).stages["steps"]["unet"] / memory.FACTORS.slack
+    unet = memory.estimate(config(base__quantize=kind)).stages["steps"]["unet"] / FACTORS.slack
     linear = 1_228_800_000 + 955_187_200 + 23_756_800  # feed-forward, attention, ways in and out of the transformers
     assert unet == pytest.approx(2 * (2_567_463_684 - linear) + bytes_each * linear, rel=1e-6)
 
@@ -132,7 +135,7 @@ def test_another_vae_is_counted_by_its_own_weights_and_width(tmp_path: Path):
         found = memory.estimate(config(sample__prompts=("x",), base__vae=vae))
         share = width / 128 if vae == str(folder) else 1
         for stage in ("encoding pictures", "samples"):
-            assert found.stages[stage]["vae"] == int(memory.FACTORS.slack * 4 * weights)
+            assert found.stages[stage]["vae"] == int(FACTORS.slack * 4 * weights)
         work = own.stages["encoding pictures"]["vae at work"]
         assert found.stages["encoding pictures"]["vae at work"] == pytest.approx(share * work, rel=1e-6)
         assert found.stages["steps"] == own.stages["steps"]
@@ -182,7 +185,7 @@ def test_every_choice_is_estimated_and_advised_on(key: str, value: Any, flat: fl
 
 def test_all_linear_counts_every_linear_layer_of_the_unet():
     wide, narrow = (memory._Job(config(adapter__targets=name), GIB) for name in ("all-linear", "attention+mlp"))
-    assert wide.adapted == wide.unet.linears and len(wide.adapted) > len(narrow.adapted) > 0
+    assert wide.adapted == wide.outline.linears and len(wide.adapted) > len(narrow.adapted) > 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from lowrank_diffusion import hashes, paths, presets
 from lowrank_diffusion.export import Exported, stored_as
 from lowrank_diffusion.factors import Factors, relative_error
+from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.metadata import Facts, Pictures, common_metadata
 
 CAPTIONS = ("sks Dog, red  ball", "sks dog, a lawn", "sks dog")
@@ -29,7 +30,7 @@ def said(settings: dict[str, Any] | None = None, **facts: Any) -> dict[str, str]
         "name": "rex", "base": "my-sdxl", "prediction": "epsilon", "pictures": pictures, "resolution": 1024, "step": 30,
         "loss": 0.1, "started": 1.7e9, "run": "20260101-120000-rex", "precision": "bfloat16",
     }  # fmt: skip
-    return common_metadata(Facts(config=cfg, **values | facts), 32)
+    return common_metadata(Facts(config=cfg, **values | facts), 32) | dict(FAMILIES["sdxl"].metadata)
 
 
 def test_the_fields_that_other_programs_show():

@@ -14,7 +14,7 @@ from lowrank_diffusion import preflight, presets
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.image.source import resolve
 from lowrank_diffusion.image.words import Reader
-from lowrank_diffusion.paths import PROJECT, SDXL_CONFIG
+from lowrank_diffusion.paths import ASSETS, PROJECT
 
 from .picture_files import noise, save
 
@@ -71,7 +71,7 @@ def test_prompts_that_are_cut_are_named_by_their_settings(folder: Path):
 def test_tokens_are_counted_as_sdxls_own_tokenizers_count_them(encoder: str):
     from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(str(SDXL_CONFIG), subfolder=encoder, local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(str(ASSETS / "sdxl"), subfolder=encoder, local_files_only=True)
     base = config(Path("x")).base.model_copy(update={"path": "owner/name"})
     reader = Reader(resolve(base), 1)
     assert reader.chunk == 75

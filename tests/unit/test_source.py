@@ -41,7 +41,7 @@ def weights(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Pat
 def folder(tmp_path: Path) -> Path:
     """A diffusers folder that passes every check, with next to no weights."""
     root = tmp_path / "my-sdxl"
-    shutil.copytree(paths.SDXL_CONFIG, root)
+    shutil.copytree((paths.ASSETS / "sdxl"), root)
     for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")):
         weights(root / part / f"{name}.safetensors")
     for part in ("text_encoder", "text_encoder_2"):
@@ -72,8 +72,11 @@ def test_the_embedded_base_is_a_sound_model():
 
 def test_a_folder_a_file_and_a_hub_id_are_told_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = weights(tmp_path / "juggernaut xl.v9.safetensors", WHOLE)
-    assert resolve(BaseModelConfig(path=str(folder))) == source.Source("folder", str(folder), "my-sdxl")
-    assert resolve(BaseModelConfig(path=str(file))) == source.Source("file", str(file), "juggernaut xl.v9")
+    assert resolve(BaseModelConfig(path=str(folder))) == source.Source(
+        "folder", str(folder), "my-sdxl", family_name="sdxl"
+    )
+    wanted = source.Source("file", str(file), "juggernaut xl.v9", family_name="sdxl")
+    assert resolve(BaseModelConfig(path=str(file))) == wanted
     hub = resolve(BaseModelConfig(path="owner/name-1.0", revision="main", variant="fp16", prediction="v_prediction"))
     assert hub == source.Source("hub", "owner/name-1.0", "owner/name-1.0", "main", "fp16", "v_prediction")
     (tmp_path / "owner").mkdir()
@@ -152,7 +155,9 @@ def test_folders_that_are_no_pipeline(tmp_path: Path):
     start = f"base.path: {root} "
     assert problems(root) == [start + "is empty. Give a diffusers folder or a .safetensors file."]
     (root / "notes.txt").write_text("hello")
-    assert problems(root)[0].startswith(start + "has no model_index.json. Give a folder that StableDiffusionXLPipe")
+    assert problems(root)[0].startswith(
+        start + "has no model_index.json. Give a folder that save_pretrained of StableDiffusionXLPipe"
+    )
     (root / "model.ckpt").write_bytes(b"x")
     assert problems(root)[0].startswith(start + "holds only pickle checkpoints (model.ckpt), which could run any code.")
     weights(root / "a.safetensors")
@@ -174,10 +179,11 @@ def test_folders_that_are_no_pipeline(tmp_path: Path):
 
 
 def test_a_pipeline_of_another_class_is_named(folder: Path):
-    for kind in ("StableDiffusionPipeline", "StableDiffusionXLInpaintPipeline"):
+    for kind in ("FluxPipeline", "StableDiffusionXLInpaintPipeline"):
         edit(folder / "model_index.json", _class_name=kind)
         assert problems(folder) == [
-            f"base.path: {folder} is of class {kind}, not StableDiffusionXLPipeline. Give a plain text-to-image SDXL."
+            f"base.path: {folder} is of class {kind}, not StableDiffusionXLPipeline or StableDiffusionPipeline. "
+            "Give a plain text-to-image model of those."
         ]
     (folder / "model_index.json").write_text("{")
     assert problems(folder) == [f"base.path: {folder}/model_index.json is not valid JSON. Download it again."]
@@ -293,7 +299,7 @@ def test_other_files_are_refused(tmp_path: Path, folder: Path):
     ]
 
 
-SDXL = "Give a complete SDXL checkpoint, a diffusers folder or a hub id."
+SDXL = "Give a complete SDXL or Stable Diffusion checkpoint, a diffusers folder or a hub id."
 FIELD = "It goes in the adapter field; give the base model that it was trained on here."
 
 
@@ -318,11 +324,11 @@ FIELD = "It goes in the adapter field; give the base model that it was trained o
         ),
         (
             ["model.diffusion_model.out.0.bias", "cond_stage_model.transformer.text_model.x"],
-            f"is a Stable Diffusion 1 checkpoint, not SDXL. {SDXL}",
+            "is a Stable Diffusion 1 checkpoint without its VAE. Give a complete one",
         ),
-        (["cond_stage_model.model.ln_final.bias"], f"is a Stable Diffusion 2 checkpoint, not SDXL. {SDXL}"),
-        (["model.diffusion_model.joint_blocks.0.x"], f"is a Stable Diffusion 3 model, not SDXL. {SDXL}"),
-        (["double_blocks.0.img_attn.norm.key_norm.scale"], f"is a Flux model, not SDXL. {SDXL}"),
+        (["cond_stage_model.model.ln_final.bias"], f"is a text encoder alone. {SDXL}"),
+        (["model.diffusion_model.joint_blocks.0.x"], f"is a Stable Diffusion 3 model, which is not supported. {SDXL}"),
+        (["double_blocks.0.img_attn.norm.key_norm.scale"], f"is a Flux model, which is not supported. {SDXL}"),
         (["model.diffusion_model.label_emb.0.0.bias"], f"is the UNet of an SDXL alone, without text encoders. {SDXL}"),
         (["model.diffusion_model.out.0.bias"], f"is a UNet alone, without text encoders. {SDXL}"),
         (["down_blocks.0.x", "add_embedding.linear_1.bias"], "is the UNet of an SDXL alone, in diffusers' layout."),
@@ -560,7 +566,7 @@ def test_a_file_that_says_what_it_predicts(tmp_path: Path, said: str):
 
 @pytest.mark.parametrize(
     ("channels", "kind"),
-    [(9, "SDXL inpainting model (9"), (8, "SDXL instruct-pix2pix model (8"), (5, "changed model (5")],
+    [(9, "SDXL inpainting model (9"), (8, "SDXL instruct-pix2pix model (8"), (5, "depth-to-image model (5")],
 )
 def test_a_file_of_other_inputs_is_named(tmp_path: Path, channels: int, kind: str):
     """CosXL Edit has eight, and says nothing else of itself that plain CosXL does not."""

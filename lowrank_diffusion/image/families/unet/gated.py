@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 
-from .. import kernels
+from .... import kernels
 
 TILE = 1024
 """Elements per program; it sets the speed only."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
-from .. import kernels
+from .... import kernels
 
 LONGEST = 128
 """Keys that one program can hold."""

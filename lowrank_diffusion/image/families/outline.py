@@ -1,10 +1,36 @@
-"""What cannot be counted of a run's memory, measured on SDXL with benchmarks/memory.py."""
+"""What a denoiser consists of, and what was measured of its memory: the words in which families say it. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-GIB = 2**30
+
+@dataclass(frozen=True)
+class Block:
+    """A part that gradient checkpointing recomputes as a whole."""
+
+    kind: str
+    """"transformer" or "resnet"."""
+    level: int
+    """How often the latent's sides are halved where it works."""
+    inputs: int
+    """Channels that come in."""
+    outputs: int
+    """Channels that go out."""
+
+
+@dataclass
+class Outline:
+    """The layers of a denoiser."""
+
+    linears: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(m, n) of every linear layer by its path."""
+    apart: set[str] = field(default_factory=set)
+    """Linear layers that read another input than their siblings do."""
+    weights: int = 0
+    """All weights and biases, those of the linear layers included."""
+    blocks: list[Block] = field(default_factory=list)
+    """In the order of a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +46,7 @@ class Factors:
     drawing: float
     """Bytes of the largest moment of a forward pass without gradients, per element of its largest block."""
     encoded_pixel: float
-    """Bytes that SDXL's VAE needs for each pixel of a picture that it encodes."""
+    """Bytes that the VAE needs for each pixel of a picture that it encodes."""
     decoded_pixel: float
     """Bytes that it needs for each pixel of a picture that it draws."""
     tight: float
@@ -31,17 +57,3 @@ class Factors:
     """Bytes for weights on the way from their codes to a product."""
     slack: float
     """Memory that is taken from the GPU for each byte in use: the rest lies between the blocks."""
-
-
-FACTORS = Factors(
-    transformer={"eager": 52.0, "fast": 40.0},
-    resnet={"eager": 8.8, "fast": 4.5},
-    checkpoint={"eager": 2.9, "fast": 4.0},
-    drawing=8.0,
-    encoded_pixel=2600.0,
-    decoded_pixel=7800.0,
-    tight=0.66,
-    workspace={"eager": 0.1 * GIB, "fast": 0.5 * GIB},
-    quantized=0.35 * GIB,
-    slack=1.04,
-)

@@ -1,4 +1,4 @@
-"""The parts of an SDXL-type UNet, told from its config.json alone: no torch, no weights.
+"""The parts of a UNet of Stable Diffusion's kind, told from its config.json alone: no torch, no weights.
 
 For estimating: which linear layers there are, how many other weights, and how large the tensors between them get.
 Follows diffusers' UNet2DConditionModel.
@@ -7,34 +7,15 @@ Follows diffusers' UNet2DConditionModel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Block:
-    """A part that gradient checkpointing recomputes as a whole: a resnet, or a transformer block."""
-
-    kind: str
-    """"resnet" or "transformer"."""
-    level: int
-    """How often the latent's sides are halved where it works."""
-    inputs: int
-    """Channels that come in."""
-    outputs: int
-    """Channels that go out."""
+from ..outline import Block, Outline
 
 
 @dataclass
-class Outline:
-    """What a UNet consists of."""
-
-    linears: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(m, n) of every linear layer by its path."""
-    weights: int = 0
-    """All weights and biases, those of the linear layers included."""
-    blocks: list[Block] = field(default_factory=list)
-    """In the order of a forward pass."""
+class _Outline(Outline):
+    """An outline that grows by diffusers' modules."""
 
     def linear(self, path: str, rows: int, columns: int, bias: bool = True) -> None:
         """Add a linear layer."""
@@ -60,10 +41,11 @@ class Outline:
             self.convolution(inputs, outputs, 1)
         self.blocks.append(Block("resnet", level, inputs, outputs))
 
-    def transformer(self, path: str, level: int, width: int, depth: int, context: int) -> None:
+    def transformer(self, path: str, level: int, width: int, depth: int, config: Mapping[str, Any]) -> None:
         """Add a Transformer2DModel of ``depth`` blocks."""
+        context, linear = config["cross_attention_dim"], config["use_linear_projection"]
         self.norm(width)
-        self.linear(f"{path}.proj_in", width, width)
+        self._projection(f"{path}.proj_in", width, linear)
         for number in range(depth):
             block = f"{path}.transformer_blocks.{number}"
             for name, source in (("attn1", width), ("attn2", context)):
@@ -76,28 +58,40 @@ class Outline:
             for _ in range(3):
                 self.norm(width)
             self.blocks.append(Block("transformer", level, width, width))
-        self.linear(f"{path}.proj_out", width, width)
+            self.apart.add(f"{block}.attn2.to_q")
+        self._projection(f"{path}.proj_out", width, linear)
+
+    def _projection(self, path: str, width: int, linear: bool) -> None:
+        """Add the way into or out of a transformer: a linear layer, or a convolution of one pixel."""
+        if linear:
+            self.linear(path, width, width)
+        else:
+            self.convolution(width, width, 1)
 
 
-_DEFAULTS = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "transformer_layers_per_block": 1}
+_DEFAULTS = {
+    "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "transformer_layers_per_block": 1,
+    "use_linear_projection": False,
+}  # fmt: skip
 """What diffusers takes where a config.json says nothing."""
 
 
 def outline(config: Mapping[str, Any]) -> Outline:
     """The outline of the UNet that ``config`` (its config.json) describes."""
-    config, found = {**_DEFAULTS, **config}, Outline()
+    config, found = {**_DEFAULTS, **config}, _Outline()
     widths: list[int] = config["block_out_channels"]
     time = 4 * widths[0]
     found.linear("time_embedding.linear_1", time, widths[0])
     found.linear("time_embedding.linear_2", time, time)
-    found.linear("add_embedding.linear_1", time, config["projection_class_embeddings_input_dim"])
-    found.linear("add_embedding.linear_2", time, time)
+    if config.get("addition_embed_type") == "text_time":
+        found.linear("add_embedding.linear_1", time, config["projection_class_embeddings_input_dim"])
+        found.linear("add_embedding.linear_2", time, time)
     found.convolution(config["in_channels"], widths[0])
     skips = list(_down(found, config, time))
     deepest = len(widths) - 1
     found.resnet("mid_block.resnets.0", deepest, widths[-1], widths[-1], time)
     depth = _each(config["transformer_layers_per_block"], len(widths))[-1]
-    found.transformer("mid_block.attentions.0", deepest, widths[-1], depth, config["cross_attention_dim"])
+    found.transformer("mid_block.attentions.0", deepest, widths[-1], depth, config)
     found.resnet("mid_block.resnets.1", deepest, widths[-1], widths[-1], time)
     _up(found, config, time, skips)
     found.norm(widths[0])
@@ -110,7 +104,7 @@ def _each(value: Any, count: int) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def _down(found: Outline, config: Mapping[str, Any], time: int) -> Iterator[int]:
+def _down(found: _Outline, config: Mapping[str, Any], time: int) -> Iterator[int]:
     """Add the way down; yields the channels of each skip connection."""
     widths = config["block_out_channels"]
     layers, depths = (_each(config[key], len(widths)) for key in ("layers_per_block", "transformer_layers_per_block"))
@@ -121,8 +115,7 @@ def _down(found: Outline, config: Mapping[str, Any], time: int) -> Iterator[int]
             path = f"down_blocks.{level}"
             found.resnet(f"{path}.resnets.{number}", level, before, width, time)
             if "CrossAttn" in kind:
-                context = config["cross_attention_dim"]
-                found.transformer(f"{path}.attentions.{number}", level, width, depths[level], context)
+                found.transformer(f"{path}.attentions.{number}", level, width, depths[level], config)
             before = width
             yield width
         if level < len(widths) - 1:
@@ -130,7 +123,7 @@ def _down(found: Outline, config: Mapping[str, Any], time: int) -> Iterator[int]
             yield width
 
 
-def _up(found: Outline, config: Mapping[str, Any], time: int, skips: list[int]) -> None:
+def _up(found: _Outline, config: Mapping[str, Any], time: int, skips: list[int]) -> None:
     """Add the way up."""
     widths = config["block_out_channels"][::-1]
     layers, depths = (_each(config[key], len(widths)) for key in ("layers_per_block", "transformer_layers_per_block"))
@@ -140,8 +133,7 @@ def _up(found: Outline, config: Mapping[str, Any], time: int, skips: list[int]) 
         for inner in range(layers[level] + 1):
             found.resnet(f"{path}.resnets.{inner}", level, before + skips.pop(), width, time)
             if "CrossAttn" in kind:
-                context = config["cross_attention_dim"]
-                found.transformer(f"{path}.attentions.{inner}", level, width, depths[level], context)
+                found.transformer(f"{path}.attentions.{inner}", level, width, depths[level], config)
             before = width
         if number < len(widths) - 1:
             found.convolution(width, width)

@@ -120,18 +120,11 @@ def _inner(path: str, kind: str, inner: str) -> str:
     return _RESNET[inner]
 
 
-def unet_names(path: str, layout: Layout) -> list[str]:
-    """All names under which files speak of a layer of the UNet; kohya's own is the second."""
+def names(path: str, layout: Layout) -> list[str]:
+    """Every name under which files speak of a layer of a UNet; the second is what kohya's scripts write for SDXL."""
     names = [path, path.replace(".", "_")]
     try:
         original = layout.original(path)
     except ValueError:
         return names
     return [path, original.replace(".", "_"), path.replace(".", "_"), original]
-
-
-def text_names(path: str) -> list[str]:
-    """The same of a text encoder, with and without ``text_model``, which newer transformers leave out."""
-    flat = path.removeprefix("text_model.")
-    forms = [f"text_model.{flat}", flat]
-    return forms + [form.replace(".", "_") for form in forms]
