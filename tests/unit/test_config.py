@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from lowrank_diffusion import adapters, presets
+from lowrank_diffusion.adapters import layers
 from lowrank_diffusion.config import AdapterConfig, Config, ConfigError, Problem, fields, sections
 
 FIELDS = fields()
@@ -179,7 +180,7 @@ def test_expressions_that_people_write_are_taken(expression: str):
 def test_the_same_of_a_peft_folder_for_a_language_model(expression: str, field: str, tmp_path: Path):
     value = {expression: 1} if "pattern" in field else expression
     if expression in SOUND:
-        adapters._refuse_endless(tmp_path, {field: value})
+        layers._refuse_endless(tmp_path, {field: value})
         return
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", field: value}))
     (tmp_path / "adapter_model.safetensors").touch()
