@@ -48,6 +48,7 @@ LABELS = {
     "prior.count": "Number of class pictures",
     "adapter.kind": "Adapter",
     "adapter.k": "Blocks (k)",
+    "adapter.factor": "Small side (factor)",
     "adapter.hybrid_rank": "Extra plain rank",
     "adapter.targets": "Adapted layers",
     "adapter.text_encoders": "Text encoders",

@@ -62,7 +62,7 @@ class AdapterConfig(Section):
                 value, default = getattr(self, name), type(self).model_fields[name].default
                 if value != default:
                     way = "Leave it empty" if default is None else f"Set it to {default}"
-                    rule = f"belongs to {other.title}, got {shown(value)} with adapter.kind={self.kind}."
+                    rule = f"belongs to {other.title}, got {shown(value)}."
                     yield Problem(name, rule, f"{way}, or adapter.kind={other.name}.")
         if isinstance(self.targets, str) and self.targets not in TARGET_SETS and (rule := unsound(self.targets)):
             yield Problem("targets", f"{rule}; got {shown(self.targets)}.", "Names of layers need no expression.")

@@ -18,6 +18,7 @@ from lowrank_diffusion.export import export
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.layer_names import Layout, unet_names
 from lowrank_diffusion.metadata import Facts, Pictures
+from tests.adapter_kinds import EXAMPLES
 
 from .conftest import copied
 
@@ -139,11 +140,10 @@ def test_convolutions_of_locon_are_exact(pipeline: Any, mid: bool, tmp_path: Pat
     assert (said - plain).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("kind", ["lora", "gralora", "hybrid"])
+@pytest.mark.parametrize("kind", EXAMPLES)
 def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, kind: str, tmp_path: Path):
-    """The native GraLoRA and its plain form, by folder and by the bare file in it."""
-    cfg = {"lora": {"adapter.kind": "lora"}, "gralora": {"adapter.k": 2}, "hybrid": {"adapter.hybrid_rank": 4}}[kind]
-    config = presets.build({}, {"adapter.rank": 4, "adapter.alpha": 6.0} | cfg)
+    """The native form, by folder and by the bare file in it, of the kinds that the reader knows; and the plain one."""
+    config = presets.build({}, EXAMPLES[kind])
     trained = copy.deepcopy(pipeline.unet)
     adapters.attach(trained, config.adapter, 0)
     for number, parameter in enumerate(adapters.trainable(trained).values()):
@@ -153,7 +153,12 @@ def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, 
     diffusers, kohya, peft = export({"unet": trained}, tmp_path, facts).paths
     expected = says(trained.eval())
     alone = shutil.copy(peft / "adapter_model.safetensors", tmp_path / "as it was uploaded.safetensors")
-    for path in (diffusers, kohya, peft, peft / "adapter_model.safetensors", Path(alone)):
+    native = (peft, peft / "adapter_model.safetensors", Path(alone))
+    known = config.adapter.kind in ("lora", "gralora")
+    for path in () if known else native:
+        with pytest.raises(AdapterError, match=r"adapter, not a LoRA|of the type '\w+', not LORA"):
+            load_adapter(copied(pipeline), path, "x")
+    for path in (diffusers, kohya, *(native if known else ())):
         fresh = copied(pipeline)
         load_adapter(fresh, path, "x")
         assert (says(fresh.unet) - expected).abs().max() < 1e-5, path.name

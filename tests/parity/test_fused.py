@@ -19,16 +19,13 @@ from lowrank_diffusion.fused import Fused
 from lowrank_diffusion.quantize import QuantizedLinear, quantize
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.units import obstacle
+from tests.adapter_kinds import EXAMPLES
 from trainers import checkpoint, fast
 from trainers.fast import FastStep
 from trainers.step import Diverged, Step
 
 CPU = torch.device("cpu")
-KINDS = {
-    "lora": {"adapter.kind": "lora", "adapter.rank": 4, "adapter.alpha": 6.0},
-    "gralora": {"adapter.kind": "gralora", "adapter.rank": 4, "adapter.k": 2, "adapter.alpha": 6.0},
-    "hybrid": {"adapter.kind": "gralora", "adapter.rank": 8, "adapter.k": 4, "adapter.hybrid_rank": 3},
-}
+KINDS = EXAMPLES
 
 
 @dataclass
