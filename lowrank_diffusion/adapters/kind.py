@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ..declare import Problem
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..factors import Factors
     from .settings import AdapterConfig
@@ -83,11 +83,9 @@ class Kind(Protocol):
         """The class of PEFT's layers."""
         ...
 
-    def inject(self, model: nn.Module, cfg: AdapterConfig, paths: list[str], name: str) -> None:
-        """Put PEFT's layers in the places of a model's. What they hold is written afterwards."""
-        import peft
-
-        peft.inject_adapter_in_model(self.config(cfg, paths), model, adapter_name=name)
+    def adopt(self, module: Any, name: str) -> None:
+        """Let a layer that PEFT made work as this project has it, where that is not as PEFT has it."""
+        return
 
     def trained(self, module: Any, name: str) -> dict[str, Any]:
         """The parameters of one layer's adapter by :attr:`parts`, in that order."""

@@ -104,7 +104,7 @@ def attach(model: nn.Module, cfg: AdapterConfig, seed: int, name: str = "") -> l
     layers = matching_layers(model, cfg.targets)
     check_sizes(layers, cfg)
     model.requires_grad_(False)
-    cfg.method.inject(model, cfg, list(layers), NAME)
+    peft.inject_adapter_in_model(cfg.method.config(cfg, list(layers)), model, adapter_name=NAME)
     adapted = adapted_layers(model)
     if {layer.path for layer in adapted} != set(layers):
         raise RuntimeError(f"PEFT adapted {len(adapted)} layers where {len(layers)} were asked for")
@@ -115,6 +115,8 @@ def attach(model: nn.Module, cfg: AdapterConfig, seed: int, name: str = "") -> l
             parameter.data.zero_()
         else:
             _draw(f"{name}{path}", parameter, seed)
+    for layer in adapted:
+        layer.kind.adopt(layer.module, NAME)
     return adapted
 
 
@@ -152,7 +154,10 @@ def load(model: Any, folder: Path) -> Any:
         raise AdapterError(f"{folder}: {error}") from None
     advice = "Choose the base it is for."
     with reading(lambda reason: AdapterError(f"{folder}: cannot be used with this base ({reason}). {advice}")):
-        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        adapted = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    for layer in adapted_layers(adapted):
+        layer.kind.adopt(layer.module, NAME)
+    return adapted
 
 
 def _refuse_endless(folder: Path, said: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from .kind import Kind, Size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..factors import Factors
     from .settings import AdapterConfig
@@ -90,9 +90,11 @@ class LoKr(Kind):
 
         return LoKrLayer
 
-    def inject(self, model: nn.Module, cfg: AdapterConfig, paths: list[str], name: str) -> None:
-        """As PEFT, with layers that multiply by the factors instead of making the update."""
-        _tuner()(model, self.config(cfg, paths), adapter_name=name)
+    def adopt(self, module: Any, name: str) -> None:
+        """Multiply by the factors instead of making the update."""
+        plain, ours = _layers()
+        if type(module) is plain and not self.beyond_factors(module, name, ""):
+            module.__class__ = ours  # PEFT makes layers itself, of classes that it does not let one choose
 
     def factors(self, module: Any, name: str) -> Factors:
         """In closed form, of rank q r."""
@@ -142,20 +144,19 @@ def _inside(a: Tensor, b: Tensor, w1: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _tuner() -> Any:
-    """PEFT's tuner with layers of our own, made when PEFT is first needed.
+def _layers() -> tuple[type, type]:
+    """PEFT's linear layer and ours, made when PEFT is first needed.
 
-    PEFT's layer makes the update (m, n) in every forward pass and keeps it for the backward pass, reads its shape from
-    the base weight, which quantised ones pack, and draws a number from torch's global generator for its dropout even
+    PEFT's makes the update (m, n) in every forward pass and keeps it for the backward pass, takes its shape from the
+    base's weight, which quantised layers pack, and draws a number from torch's global generator for its dropout even
     where there is none.
     """
     import torch
     import torch.nn.functional as F
     from peft.tuners.lokr.layer import Linear
-    from peft.tuners.lokr.model import LoKrModel
 
     class LowRankLinear(Linear):
-        """PEFT's layer with y = x W^T + b + s vec((w1 X) w2_b^T w2_a^T), X (q, n/q) the input as a matrix."""
+        """y = x W^T + b + s vec(w1 X w2_b^T w2_a^T) with X (q, n/q) the input as a matrix, by rows."""
 
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             """(..., n) -> (..., m)."""
@@ -169,7 +170,4 @@ def _tuner() -> Any:
                 y = y + F.linear(torch.matmul(w1, low), w2_a).flatten(-2) * self.scaling[name]
             return y.to(kind)
 
-    class Tuner(LoKrModel):
-        layers_mapping = LoKrModel.layers_mapping | {torch.nn.Linear: LowRankLinear}
-
-    return Tuner
+    return Linear, LowRankLinear
