@@ -1,8 +1,12 @@
 """LoKr (arXiv 2309.14859): the Kronecker product of a small whole matrix and a low-rank one.
 
 dW = s w1 (x) (w2_a w2_b) with w1 (p, q), w2_a (m/p, r) and w2_b (r, n/q). It is the plain pair B = s w1 (x) w2_a and
-A = I_q (x) w2_b of rank q r, because (X (x) Y) (Z (x) V) = X Z (x) Y V. PEFT can do more that is not needed here, or
-that is no such pair: w1 decomposed too, w2 whole, convolutions, and dropout of whole layers or rows.
+A = I_q (x) w2_b of rank q r, because (X (x) Y) (Z (x) V) = X Z (x) Y V. Not taken from PEFT is what is not such a pair,
+or of no use in one: w1 decomposed too, w2 whole, convolutions, and dropout of whole layers or rows.
+
+How large a learning rate it wants: the first step of Adam sets every number of w1 to +-lr, and those of w2 have a
+standard deviation of 1 / (3 sqrt(n/q)), so the update's is lr / (3 sqrt(n/q)). LoRA's is lr sqrt(r / 3n), which makes
+LoKr's sqrt(q / 3r) times as large at the same rank and scaling.
 """
 
 from __future__ import annotations

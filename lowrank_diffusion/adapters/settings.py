@@ -20,14 +20,16 @@ class AdapterConfig(Section):
     kind: Literal[tuple(KINDS)] = option("gralora", f"{'; '.join(k.about for k in KINDS.values())}.")  # type: ignore[valid-type]
     rank: int = option(
         16, "Rank r; parameters per layer are the same for LoRA and GraLoRA. LoKr: below half the longer side of its "
-        "larger matrix, so at most 15 on SDXL without adapter.factor.", ge=1, le=1024,
+        "larger matrix.", ge=1, le=1024,
     )  # fmt: skip
     alpha: float | None = option(None, "Scaling numerator; empty: the total rank, so the scaling is 1.", gt=0)
     k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
     hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
     factor: int | None = option(
-        None, "LoKr: side of its smaller matrix; the smaller, the more parameters and the larger a rank is possible "
-        "(4 to 8 for much detail). Empty: the nearly square split, with the fewest parameters.", ge=1, le=1024,
+        None, "LoKr: side q of its smaller matrix; 4 or 8 has more parameters and allows larger ranks. Files for other "
+        "programs and captured steps take as much as those of a LoRA of rank q * r, and a first step at the same "
+        "optimizer.lr changes the weights sqrt(q / 3r) times as much as LoRA's. Empty: the nearly square split, with "
+        "the fewest parameters; on SDXL q is then 20 to 64, and r at most 15.", ge=1, le=1024,
     )  # fmt: skip
     targets: str | tuple[str, ...] = option(
         "auto",

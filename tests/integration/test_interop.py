@@ -25,7 +25,7 @@ KINDS = with_every_kind(
         "lora": {"adapter.kind": "lora", "adapter.rank": 4, "adapter.alpha": 6.0},
         "gralora": {"adapter.kind": "gralora", "adapter.rank": 8, "adapter.k": 4},
         "hybrid": {"adapter.rank": 4, "adapter.hybrid_rank": 3, "adapter.targets": "attention+feed_forward"},
-        "lokr": {"adapter.kind": "lokr", "adapter.rank": 6, "adapter.factor": 4, "adapter.alpha": 9.0},
+        "lokr": {"adapter.kind": "lokr", "adapter.rank": 6, "adapter.factor": 4, "adapter.alpha": 24.0},
     }
 )
 LAYERS = dict.fromkeys(KINDS, 56) | {"hybrid": 70}

@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmarks import sdxl
 from lowrank_diffusion import adapters, export, factors
+from lowrank_diffusion.adapters import lokr
 from lowrank_diffusion.config import AdapterConfig, ConfigError
 from tests.adapter_kinds import EXAMPLES, adapter
 
@@ -49,6 +50,9 @@ def test_layer_acts_as_its_factors_say(kind: str, shape: tuple[int, ...]):
         merged = layer.base.weight + layer.factors().delta()
         assert torch.allclose(layer.module(x), nn.functional.linear(x, merged, layer.base.bias), atol=1e-12)
         assert torch.allclose(layer.factors().delta(), layer.module.get_delta_weight("default"), atol=1e-12)
+        layer.module.merge()
+        assert torch.allclose(layer.base.weight, merged, atol=1e-12)
+        assert torch.allclose(layer.module(x), nn.functional.linear(x, merged, layer.base.bias), atol=1e-12)
     assert [layer.path for layer in layers] == ["to_q", "to_v"]
 
 
@@ -99,6 +103,22 @@ def test_everything_trained_learns(kind: str):
         assert moved if step == 0 else moved == grads.keys()
         for name, parameter in adapters.trainable(model).items():
             parameter.data -= 0.1 * grads[name]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("side", "rank", "factor"), [(640, 8, None), (640, 4, None), (512, 16, 4), (512, 8, 8)])
+def test_a_first_step_of_lokr_is_as_large_as_its_file_says(side: int, rank: int, factor: int | None):
+    """sqrt(q / 3r) times LoRA's, at the same learning rate."""
+    x, y = torch.randn(2, 256, side, generator=torch.Generator().manual_seed(3)).unbind()
+    sizes = []
+    for cfg in (AdapterConfig(kind="lora", rank=rank), AdapterConfig(kind="lokr", rank=rank, factor=factor)):
+        torch.manual_seed(1)
+        model = nn.ModuleDict({"to_q": nn.Linear(side, side)})
+        (layer,) = adapters.attach(model, cfg.model_copy(update={"targets": ("to_q",)}), 0)
+        (layer.module(x) * y).sum().backward()
+        torch.optim.Adam(adapters.trainable(model).values(), lr=0.01).step()
+        sizes.append(float(layer.factors().delta().norm().detach()))
+    q = lokr.split(side, factor)[0]
+    assert sizes[1] / sizes[0] == pytest.approx((q / (3 * rank)) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import adapters, flat, presets, seeds
+from lowrank_diffusion.adapters import kinds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.fused import Fused
@@ -233,9 +234,9 @@ def test_results_come_late_and_all_of_them():
     assert [result.step for result in state.drain()] == [5] and state.drain() == []
 
 
-def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run) -> None:
+def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run, kind: str) -> None:
     """Stopped after 6 of 12 steps and begun again, a run ends where it would have."""
-    cfg = settings("gralora", flat__sigma=0.1)
+    cfg = settings(kind, flat__sigma=0.1)
     state = begin(cfg)
     for step in range(6):
         state(step)
@@ -249,8 +250,9 @@ def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run) -> None:
         assert torch.equal(state.averaged[name], again.averaged[name])
 
 
-def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
-    assert_resumes_exactly(begin, Run(tmp_path))
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_goes_on_from_a_checkpoint_to_the_bit(kind: str, tmp_path: Path):
+    assert_resumes_exactly(begin, Run(tmp_path), kind)
 
 
 def test_a_checkpoint_of_the_eager_step_goes_on_fast(tmp_path: Path):
