@@ -91,6 +91,15 @@ def test_starts_as_the_identity_and_as_the_seed_says(kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_layer_draws_from_torchs_global_generator(kind: str):
+    """A run's numbers are functions of its seed; without dropout a layer needs none at all."""
+    model, _ = adapted(KINDS[kind])
+    before = torch.get_rng_state()
+    model.train()(torch.ones(2, 16, dtype=torch.float64))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_everything_trained_learns(kind: str):
     """Nothing that begins at zero keeps the rest from ever moving: after a first step every gradient is there."""
     model, _ = adapted(KINDS[kind], trained=False)

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks import sdxl
 from lowrank_diffusion import kernels, presets
+from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
 from tests.adapter_kinds import EXAMPLES
 from trainers import compiling
@@ -18,7 +19,7 @@ from trainers.fast import FastStep
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.MonkeyPatch):
     """With all that CUDA would swap in: its kernels step aside on a CPU, but what calls them does not."""
     monkeypatch.setattr(kernels, "missing", lambda device: "")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from lowrank_diffusion import adapters, presets
 from lowrank_diffusion.adapters import AdapterError, matching_layers
+from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.export import export
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.layer_names import Layout, unet_names
@@ -140,7 +141,7 @@ def test_convolutions_of_locon_are_exact(pipeline: Any, mid: bool, tmp_path: Pat
     assert (said - plain).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize("kind", [*KINDS, "hybrid"])
 def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, kind: str, tmp_path: Path):
     """The native form, by folder and by the bare file in it, of the kinds that the reader knows; and the plain one."""
     config = presets.build({}, EXAMPLES[kind])
