@@ -1,4 +1,4 @@
-"""Personalise diffusion models with GraLoRA and LoRA, trained flat."""
+"""Personalise diffusion models with LoRA, GraLoRA and LoKr, trained flat."""
 
 import logging
 import os

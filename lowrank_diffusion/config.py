@@ -13,11 +13,12 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic.fields import FieldInfo
 
+from .adapters.settings import TARGET_SETS as TARGET_SETS
+from .adapters.settings import AdapterConfig as AdapterConfig
 from .declare import ConfigError as ConfigError
 from .declare import Problem, Section, option, shown
 from .paths import too_long
 from .sections import ExportConfig, LossConfig, PriorConfig, TextConfig
-from .targets import unsound
 
 EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
@@ -31,9 +32,6 @@ ONLY = {
 
 PATHS = ("base.path", "base.vae", "data.instance", "prior.pictures", "text.held_out")
 """The parameters that name a file or folder."""
-
-TARGET_SETS = ("auto", "attention", "attention+feed_forward", "attention+mlp", "all-linear")
-"""Names of groups of layers; the layers are listed in :mod:`.targets`."""
 
 
 class BaseModelConfig(Section):
@@ -93,47 +91,6 @@ class DataConfig(Section):
             yield Problem("crops", f"must be 1 with data.crop=center, got {self.crops}.", "Set data.crop=random.")
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.background):
             yield Problem("background", f"must look like #ffffff, got {shown(self.background)}.")
-
-
-class AdapterConfig(Section):
-    """The trainable low-rank update and the layers it goes to."""
-
-    kind: Literal["lora", "gralora"] = option("gralora", "LoRA, or GraLoRA (k x k blocks, rank up to k * rank).")
-    rank: int = option(16, "Rank r; parameters per layer are the same for LoRA and GraLoRA.", ge=1, le=1024)
-    alpha: float | None = option(None, "Scaling numerator; empty: the total rank, so the scaling is 1.", gt=0)
-    k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
-    hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
-    targets: str | tuple[str, ...] = option(
-        "auto",
-        "attention, attention+feed_forward (also called attention+mlp), all-linear, a list of layer names, or one "
-        "regular expression of layer paths. auto: attention of a picture model, attention+mlp of a language model.",
-    )
-    text_encoders: Literal["none", "attention", "attention+mlp"] = option(
-        "none", "Layers of the text encoders that are adapted too: words then learn, not only the drawing."
-    )
-    dropout: float = option(0.0, "Probability of dropping an input of the adapter.", ge=0, lt=1)
-
-    @property
-    def total_rank(self) -> int:
-        """The rank that alpha is divided by."""
-        return self.rank + (self.hybrid_rank if self.kind == "gralora" else 0)
-
-    @property
-    def scaling(self) -> float:
-        """The factor s of the update: alpha / (r + r_h)."""
-        return 1.0 if self.alpha is None else self.alpha / self.total_rank
-
-    def check(self) -> Iterator[Problem]:
-        """GraLoRA cuts the rank into k parts; LoRA has no blocks."""
-        if self.kind == "gralora" and self.rank % self.k:
-            allowed = [k for k in range(1, 17) if self.rank % k == 0]
-            yield Problem("k", f"must divide adapter.rank={self.rank}, got {self.k}.", f"Allowed: {allowed}.")
-        if self.kind == "lora" and self.hybrid_rank:
-            yield Problem("hybrid_rank", "belongs to GraLoRA.", "Set it to 0, or adapter.kind=gralora.")
-        if isinstance(self.targets, str) and self.targets not in TARGET_SETS and (rule := unsound(self.targets)):
-            yield Problem("targets", f"{rule}; got {shown(self.targets)}.", "Names of layers need no expression.")
-        if not self.targets:
-            yield Problem("targets", "must name at least one layer.", "Use attention.")
 
 
 class FlatConfig(Section):

@@ -29,6 +29,7 @@ def obstacle(cfg: Config, device: str, precision: str, no_kernel: str, rows: Ite
         (precision == "fp16", "fp16 scales its loss; bf16 and fp32 do not"),
         (cfg.optimizer.name != "adamw", f"optimizer.name={cfg.optimizer.name} cannot be captured, adamw can"),
         (cfg.adapter.dropout > 0, "adapter.dropout draws a mask at every layer"),
+        (True, cfg.adapter.method.obstacle),
         (bool(cfg.flat.sigma), no_kernel),
         *((True, f"the rows of {path} are {n} long, no multiple of nf4's {NF4_BLOCK}") for path, n in uneven[:1]),
     )

@@ -1,7 +1,7 @@
 """Adapted layers as the fast step runs them: one low-rank product per input, in the base's precision.
 
-A LoRA, a GraLoRA and a hybrid are all exactly a plain pair A (R, n), B (m, R) with the scaling in B (factors.py), so
-one forward serves them: y = x W^T + b + (x A^T) B^T. Layers that read the same input (queries, keys and values) are one
+An adapter of any kind is exactly a plain pair A (R, n), B (m, R) with the scaling in B (factors.py), so one forward
+serves them all: y = x W^T + b + (x A^T) B^T. Layers that read the same input (queries, keys and values) are one
 unit: their weights and A stand below each other, and B has a block for each layer, so that they are one product too.
 Units of one shape form a group, whose trainable tensors, working pairs, gradients and base weights are stacks with the
 unit as first dimension. Making the working pairs of a step, and bringing their gradients back, is then a handful of
@@ -27,7 +27,7 @@ from .factors import row_norms_squared
 from .kernels import perturb_anywhere
 from .products import FusedLinear, Unit
 from .quantize import QuantizedLinear, dequantize
-from .units import groups_of, kind_of
+from .units import groups_of
 
 
 class Group:
@@ -50,30 +50,30 @@ class Group:
         self.layers = [layer for unit in units for layer in unit]
         module: Any = self.layers[0].module
         self.scaling = float(module.scaling[NAME])
-        self.kind = kind_of(self.layers[0])
+        self.kind, self.rank = self.layers[0].kind, self.layers[0].kind.shape(module, NAME)[0]
         self.heights, self.width = [layer.base.out_features for layer in units[0]], units[0][0].base.in_features
-        names = _NAMES[self.kind[0]] + (_GENERAL if self.kind[0] == "gralora" and self.kind[2] else ())
-        places = [(part, name) for part in range(len(self.heights)) for name in names]
+        places = [(part, name) for part in range(len(self.heights)) for name in self.kind.trained(module, NAME)]
         self.masters = [self._stacked(part, name) for part, name in places]
         self.grads = [torch.zeros_like(master) for master in self.masters]
         for stack, (part, name) in zip(self.grads, places, strict=True):
             for unit, view in zip(units, stack, strict=True):
-                _parameter(unit[part], name).grad = view
+                self._parameter(unit[part], name).grad = view
         self._make_pairs(dtype)
         self._stack_base(first)
 
     def _stacked(self, part: int, name: str) -> Tensor:
         """One parameter of the units' layers ``part`` in one tensor (L, ...), which they become views of."""
-        parameters = [_parameter(unit[part], name) for unit in self.units]
+        parameters = [self._parameter(unit[part], name) for unit in self.units]
         stack = torch.stack([parameter.detach() for parameter in parameters])
         for parameter, view in zip(parameters, stack, strict=True):
             parameter.data = view
         return stack
 
+    def _parameter(self, layer: AdaptedLayer, name: str) -> Any:
+        return self.kind.trained(layer.module, NAME)[name]
+
     def _make_pairs(self, dtype: torch.dtype) -> None:
         """A (L, P R, n), B (L, M, P R) with zeros outside its blocks, and their gradients."""
-        kind, rank, hybrid, k = self.kind
-        self.rank = k * rank + hybrid if kind == "gralora" else rank
         count, width = len(self.units), len(self.heights) * self.rank
         self.a = self.masters[0].new_zeros((count, width, self.width), dtype=dtype)
         self.b = self.masters[0].new_zeros((count, sum(self.heights), width), dtype=dtype)
@@ -119,45 +119,22 @@ class Group:
     @torch.no_grad()
     def refresh(self) -> None:
         """Working pairs from the trainable tensors; zeros were written once and stay."""
-        for view, master, factor in self._pattern(self.a, self.b, self.masters):
-            view.copy_(master * factor if factor != 1 else master)
+        for blocks, own in self._each_part(self.a, self.b):
+            self.kind.refresh(*blocks, self.masters[own], self.scaling)
 
     @torch.no_grad()
     def collect(self, divisor: Tensor) -> None:
         """Gradients of the trainable tensors from those of the working pairs, divided by ``divisor`` ()."""
         self.grad_a.div_(divisor)
         self.grad_b.div_(divisor)
-        for view, grad, factor in self._pattern(self.grad_a, self.grad_b, self.grads):
-            grad.copy_(view * factor if factor != 1 else view)
+        for blocks, own in self._each_part(self.grad_a, self.grad_b):
+            self.kind.collect(*blocks, self.masters[own], self.grads[own], self.scaling)
 
-    def _pattern(self, a: Tensor, b: Tensor, stored: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """(part of a pair, the same numbers as stored, factor) with equal shapes, for all layers of the units."""
-        each = len(stored) // len(self.heights)
+    def _each_part(self, a: Tensor, b: Tensor) -> Iterator[tuple[tuple[Tensor, Tensor], slice]]:
+        """A (L, R, n) and B (L, m, R) of each layer of the units, and which trainable tensors are theirs."""
+        each = len(self.masters) // len(self.heights)
         for part, (rows, columns) in enumerate(self._parts()):
-            blocks = a[:, columns], b[:, rows, columns]
-            yield from self._pattern_of_one(*blocks, stored[part * each : (part + 1) * each])
-
-    def _pattern_of_one(self, a: Tensor, b: Tensor, stored: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """The same for one layer; :func:`lowrank_diffusion.factors.gralora_to_lora` as views.
-
-        GraLoRA's rank index is (i, j, t) of output block i, input block j.
-        """
-        kind, rank, hybrid, k = self.kind
-        if kind == "lora":
-            yield a, stored[0], 1.0
-            yield b, stored[1], self.scaling
-            return
-        t, count = rank // k, len(self.units)
-        columns, rows = a.shape[2] // k, b.shape[1] // k
-        # (L, i, j, t, J, c), of which J = j is not zero -> (L, i, t, c, j)
-        inside = a[:, : k * rank].unflatten(2, (k, columns)).unflatten(1, (k, k, t)).diagonal(dim1=2, dim2=4)
-        yield inside, stored[0].view(count, k, columns, k, t).permute(0, 3, 4, 2, 1), 1.0
-        # (L, I, o, i, j, t), of which I = i is not zero -> (L, o, j, t, i)
-        inside = b[:, :, : k * rank].unflatten(2, (k, k, t)).unflatten(1, (k, rows)).diagonal(dim1=1, dim2=3)
-        yield inside, stored[1].view(count, k, k, t, rows).permute(0, 4, 2, 3, 1), self.scaling
-        if hybrid:
-            yield a[:, k * rank :], stored[2], 1.0
-            yield b[:, :, k * rank :], stored[3], self.scaling
+            yield (a[:, columns], b[:, rows, columns]), slice(part * each, (part + 1) * each)
 
     @torch.no_grad()
     def gather(self) -> None:
@@ -216,11 +193,6 @@ class Group:
                 yield layer.path, FusedLinear(unit, part)
 
 
-def _parameter(layer: AdaptedLayer, name: str) -> Any:
-    found: Any = getattr(layer.module, name)[NAME]
-    return found.weight if isinstance(found, nn.Linear) else found
-
-
 def _bias(layers: list[AdaptedLayer]) -> Tensor | None:
     """The biases of a unit below each other (M,), zero where a layer has none; None if none has one."""
     if all(layer.base.bias is None for layer in layers):
@@ -228,10 +200,6 @@ def _bias(layers: list[AdaptedLayer]) -> Tensor | None:
     like = next(layer.base.bias for layer in layers if layer.base.bias is not None)
     found = [(layer.base.bias, layer.base.out_features) for layer in layers]
     return torch.cat([like.new_zeros(height) if bias is None else bias.detach() for bias, height in found])
-
-
-_NAMES = {"lora": ("lora_A", "lora_B"), "gralora": ("gralora_A", "gralora_B")}
-_GENERAL = ("gralora_A_general", "gralora_B_general")
 
 
 def _slot(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:

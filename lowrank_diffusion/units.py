@@ -21,13 +21,9 @@ def obstacle(layers: list[AdaptedLayer]) -> str:
     return ""
 
 
-def kind_of(layer: AdaptedLayer) -> tuple[str, int, int, int]:
-    """(kind, rank, hybrid rank, k) of a layer's adapter."""
-    module: Any = layer.module
-    if hasattr(module, "lora_A"):
-        return "lora", module.lora_A[NAME].weight.shape[0], 0, 1
-    k, _, rank = module.gralora_A[NAME].shape
-    return "gralora", rank, int(module.hybrid_r[NAME]), k
+def kind_of(layer: AdaptedLayer) -> tuple[Any, ...]:
+    """What layers of one product have in common: the kind of adapter, the rank of its plain pair, and its shape."""
+    return layer.kind.name, *layer.kind.shape(layer.module, NAME)
 
 
 def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedLayer]]:

@@ -22,6 +22,7 @@ from lowrank_diffusion.image.export import export
 from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.metadata import Facts, Pictures
 from lowrank_diffusion.paths import ASSETS
+from tests.adapter_kinds import with_every_kind
 
 SDXL = FAMILIES["sdxl"]
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -35,12 +36,15 @@ WIDTHS: dict[str, dict[str, Any]] = {
 """What differs from SDXL's own configuration: sizes and nothing else."""
 _TOKENS = {"vocab_size": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {"adapter.kind": "lora"},
-    "gralora-2": {"adapter.k": 2},
-    "gralora-4": {"adapter.k": 4},
-    "hybrid": {"adapter.k": 2, "adapter.hybrid_rank": 3},
-}
+KINDS = with_every_kind(
+    {
+        "lora": {"adapter.kind": "lora"},
+        "gralora-2": {"adapter.k": 2},
+        "gralora-4": {"adapter.k": 4},
+        "hybrid": {"adapter.k": 2, "adapter.hybrid_rank": 3},
+        "lokr": {"adapter.kind": "lokr", "adapter.rank": 1},
+    }
+)
 TARGETS: dict[str, tuple[dict[str, Any], int]] = {
     "attention": ({"adapter.targets": "attention"}, 560),
     "feed-forward": ({"adapter.targets": "attention+feed_forward"}, 700),

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import devices
+from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.config import PATHS
 from lowrank_diffusion.marks import listed
 
 from .step import Step
 
 MEANINGLESS = (
-    "task", "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.k", "adapter.hybrid_rank", "adapter.targets",
-    "adapter.text_encoders", "optimizer.name", "base.quantize",
+    "task", "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.targets", "adapter.text_encoders",
+    *(f"adapter.{field}" for kind in KINDS.values() for field in kind.fields), "optimizer.name", "base.quantize",
 )  # fmt: skip
 """Settings without which an adapter or an optimiser's state says something else."""
 _APART = (

@@ -21,13 +21,13 @@ from .toolkit import gr
 MAIN = {
     "image": (
         "data.subject", "data.word", "data.trigger", "base.path",
-        "adapter.kind", "adapter.rank", "adapter.k", "flat.sigma",
+        "adapter.kind", "adapter.rank", "adapter.k", "adapter.factor", "flat.sigma",
         "train.steps", "optimizer.lr", "train.batch",
         "data.prompt", "sample.prompts",
     ),
     "text": (
         "base.path", "text.loss_on", "text.length",
-        "adapter.kind", "adapter.rank", "adapter.k", "flat.sigma",
+        "adapter.kind", "adapter.rank", "adapter.k", "adapter.factor", "flat.sigma",
         "train.steps", "optimizer.lr", "train.batch", "train.accumulate",
         "sample.prompts",
     ),
@@ -48,6 +48,7 @@ LABELS = {
     "prior.count": "Number of class pictures",
     "adapter.kind": "Adapter",
     "adapter.k": "Blocks (k)",
+    "adapter.factor": "Small side (factor)",
     "adapter.hybrid_rank": "Extra plain rank",
     "adapter.targets": "Adapted layers",
     "adapter.text_encoders": "Text encoders",

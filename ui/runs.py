@@ -59,10 +59,7 @@ def _kind(run: Run) -> str:
         config = run.config()
     except UserError:
         return "unreadable config.yaml"
-    adapter = config.adapter
-    words = f"LoRA r{adapter.rank}" if adapter.kind == "lora" else f"GraLoRA r{adapter.rank} k{adapter.k}"
-    words += f"+{adapter.hybrid_rank}" if adapter.hybrid_rank else ""
-    return words + (", flat" if config.flat.sigma else "")
+    return config.adapter.method.words(config.adapter) + (", flat" if config.flat.sigma else "")
 
 
 def files_of(run: Run) -> list[str]:

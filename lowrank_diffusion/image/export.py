@@ -3,8 +3,8 @@
 Three forms of one adapter, each named after who reads it (:data:`.runs.FORMS`) and exact up to ``export.dtype``:
 
 ``NAME-diffusers.safetensors``      ``<part>.<path>.lora_A/lora_B.weight`` and ``lora_adapter_metadata``, for
-                                    ``load_lora_weights``. GraLoRA becomes a plain pair of rank k*r + r_h in closed
-                                    form.
+                                    ``load_lora_weights``. Every kind becomes a plain pair in closed form, such as
+                                    GraLoRA one of rank k*r + r_h.
 ``NAME-comfyui-forge.safetensors``  kohya's format, ``lora_unet_<path_>.lora_down/lora_up.weight`` and ``.alpha``, which
                                     A1111 and sd-scripts read too. Paths are what kohya's scripts write for the base's
                                     family. Rank and alpha are the same in all layers and alpha = rank, because

@@ -132,10 +132,8 @@ class _Job:
         found, _ = matching(self.outline.linears, cfg.adapter.targets)
         self.adapted = {path: self.outline.linears[path] for path in found} | text_layers
         self.shapes = Counter(self.adapted.values())
-        extra = cfg.adapter.hybrid_rank if cfg.adapter.kind == "gralora" else 0
-        self.sides = sum(m + n for m, n in self.adapted.values())
-        self.trained = (cfg.adapter.rank + extra) * self.sides
-        self.rank = cfg.adapter.rank * (cfg.adapter.k if cfg.adapter.kind == "gralora" else 1) + extra
+        self.sizes = {path: cfg.adapter.method.size(cfg.adapter, m, n) for path, (m, n) in self.adapted.items()}
+        self.trained = sum(size.trained for size in self.sizes.values())
 
     def _text_layers(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """The adapted layers of the text encoders and their sides (m, n)."""
@@ -205,12 +203,12 @@ class _Job:
 
     def _pairs(self) -> int:
         """Numbers in the working pairs of fused units, the zeros between their blocks included."""
-        units: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        units: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for path, (m, n) in self.adapted.items():
             parent, _, name = path.rpartition(".")
             alone = not any(name in names for names in SHARED) or path in self.outline.apart
-            units[path if alone else f"{parent} {n}"].append((m, n))
-        return sum(len(unit) * self.rank * (unit[0][1] + sum(m for m, _ in unit)) for unit in units.values())
+            units[path if alone else f"{parent} {n}"].append((m, n, self.sizes[path].rank))
+        return sum(len(unit) * unit[0][2] * (unit[0][1] + sum(m for m, *_ in unit)) for unit in units.values())
 
     def _workspace(self) -> float:
         kind = "fast" if self.fast else "eager"

@@ -2,7 +2,7 @@
 
 ``NAME-peft/``       PEFT's folder, the adapter in its native form.
 ``NAME-lora-peft/``  PEFT's folder, the same adapter as plain LoRA, exactly: what vLLM, llama.cpp's converter and other
-                     users of PEFT read. GraLoRA becomes a pair of rank k*r + r_h in closed form.
+                     users of PEFT read. GraLoRA becomes a pair of rank k*r + r_h, LoKr of q*r.
 A merged model's folder is made on request only: it is as large as the base.
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lowrank_diffusion.adapters import kinds
 from lowrank_diffusion.runs import Run
 from trainers import fast
 from trainers.fast import FastStep
@@ -67,12 +68,13 @@ def test_captured_equals_uncaptured_and_eager(kind: str):
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_captured_runs_repeat_to_the_bit(dtype: torch.dtype, keep: bool):
-    cfg = settings("gralora", flat__sigma=0.1, flat__keep=keep)
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_captured_runs_repeat_to_the_bit(kind: str, dtype: torch.dtype, keep: bool):
+    cfg = settings(kind, flat__sigma=0.1, flat__keep=keep)
     one, other = begin(cfg, dtype=dtype), begin(cfg, dtype=dtype)
     assert trace(one) == trace(other)
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
-    assert trace(begin(settings("gralora"), dtype=dtype)) != trace(one)
+    assert trace(begin(settings(kind), dtype=dtype)) != trace(one)
 
 
 def test_kept_and_redrawn_noise_agree():
@@ -80,8 +82,9 @@ def test_kept_and_redrawn_noise_agree():
     assert traces[0] == pytest.approx(traces[1], rel=1e-6)
 
 
-def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
-    assert_resumes_exactly(begin, Run(tmp_path))
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_goes_on_from_a_checkpoint_to_the_bit(kind: str, tmp_path: Path):
+    assert_resumes_exactly(begin, Run(tmp_path), kind)
 
 
 def test_a_loss_that_is_no_number_changes_nothing():

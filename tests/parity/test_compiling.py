@@ -10,21 +10,23 @@ from torch._dynamo.utils import counters
 
 from benchmarks import sdxl
 from lowrank_diffusion import kernels, presets
+from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
+from tests.adapter_kinds import EXAMPLES
 from trainers import compiling
 from trainers.fast import FastStep
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", ["lora", "gralora"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.MonkeyPatch):
     """With all that CUDA would swap in: its kernels step aside on a CPU, but what calls them does not."""
     monkeypatch.setattr(kernels, "missing", lambda device: "")
     torch.manual_seed(0)
     unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
-    cfg = presets.build({}, {"adapter.kind": kind, "adapter.rank": 4, "adapter.targets": tuple(sdxl.TARGETS)})
+    cfg = presets.build({}, EXAMPLES[kind] | {"adapter.targets": tuple(sdxl.TARGETS)})
     task: Any = sdxl.CachedDreamBooth(unet, cfg, sdxl.inputs(unet, 1, 64))
     state = FastStep(task, cfg, CPU, torch.float32, "compiled")
     torch.compiler.reset()

@@ -9,7 +9,6 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from lowrank_diffusion import adapters, flat, noise, units
-from lowrank_diffusion.config import AdapterConfig
 from lowrank_diffusion.flat import Flat
 
 from .test_adapters import KINDS, Block, adapted
@@ -144,11 +143,12 @@ def test_schedule_is_a_half_cosine():
     assert flat.sigma_at(0.1, 100, 100) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_base_under_autocast(dtype: torch.dtype):
+def test_half_precision_base_under_autocast(dtype: torch.dtype, kind: str):
     torch.manual_seed(1)
     model = Block().to(dtype)
-    layers = adapters.attach(model, AdapterConfig(kind="gralora", rank=4, k=2), 0)
+    layers = adapters.attach(model, KINDS[kind], 0)
     hashes = [layer.base.weight.clone() for layer in layers]
     with Flat(model, layers, SIGMA, STEPS, seed=3).perturbed(5), torch.autocast("cpu", dtype):
         out = model(torch.randn(2, 5, 16))

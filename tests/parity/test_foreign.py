@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 
 from lowrank_diffusion import adapters, presets
 from lowrank_diffusion.adapters import AdapterError, matching_layers
+from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.image.export import export
 from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.image.families.unet.names import Layout, names
 from lowrank_diffusion.metadata import Facts, Pictures
+from tests.adapter_kinds import EXAMPLES
 
 from .conftest import copied
 
@@ -140,11 +142,10 @@ def test_convolutions_of_locon_are_exact(pipeline: Any, mid: bool, tmp_path: Pat
     assert (said - plain).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("kind", ["lora", "gralora", "hybrid"])
+@pytest.mark.parametrize("kind", [*KINDS, "hybrid"])
 def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, kind: str, tmp_path: Path):
-    """The native GraLoRA and its plain form, by folder and by the bare file in it."""
-    cfg = {"lora": {"adapter.kind": "lora"}, "gralora": {"adapter.k": 2}, "hybrid": {"adapter.hybrid_rank": 4}}[kind]
-    config = presets.build({}, {"adapter.rank": 4, "adapter.alpha": 6.0} | cfg)
+    """The native form, by folder and by the bare file in it, of the kinds that the reader knows; and the plain one."""
+    config = presets.build({}, EXAMPLES[kind])
     trained = copy.deepcopy(pipeline.unet)
     adapters.attach(trained, config.adapter, 0)
     for number, parameter in enumerate(adapters.trainable(trained).values()):
@@ -154,7 +155,12 @@ def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, 
     diffusers, kohya, peft = export(FAMILIES["sdxl"], {"unet": trained}, tmp_path, facts).paths
     expected = says(trained.eval())
     alone = shutil.copy(peft / "adapter_model.safetensors", tmp_path / "as it was uploaded.safetensors")
-    for path in (diffusers, kohya, peft, peft / "adapter_model.safetensors", Path(alone)):
+    native = (peft, peft / "adapter_model.safetensors", Path(alone))
+    known = config.adapter.kind in ("lora", "gralora")
+    for path in () if known else native:
+        with pytest.raises(AdapterError, match=r"adapter, not a LoRA|of the type '\w+', not LORA"):
+            load_adapter(copied(pipeline), path, "x")
+    for path in (diffusers, kohya, *(native if known else ())):
         fresh = copied(pipeline)
         load_adapter(fresh, path, "x")
         assert (says(fresh.unet) - expected).abs().max() < 1e-5, path.name

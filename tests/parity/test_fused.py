@@ -13,22 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import adapters, flat, presets, seeds
+from lowrank_diffusion.adapters import kinds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.fused import Fused
 from lowrank_diffusion.quantize import QuantizedLinear, quantize
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.units import obstacle
+from tests.adapter_kinds import EXAMPLES
 from trainers import checkpoint, fast
 from trainers.fast import FastStep
 from trainers.step import Diverged, Step
 
 CPU = torch.device("cpu")
-KINDS = {
-    "lora": {"adapter.kind": "lora", "adapter.rank": 4, "adapter.alpha": 6.0},
-    "gralora": {"adapter.kind": "gralora", "adapter.rank": 4, "adapter.k": 2, "adapter.alpha": 6.0},
-    "hybrid": {"adapter.kind": "gralora", "adapter.rank": 8, "adapter.k": 4, "adapter.hybrid_rank": 3},
-}
+KINDS = EXAMPLES
 
 
 @dataclass
@@ -236,9 +234,9 @@ def test_results_come_late_and_all_of_them():
     assert [result.step for result in state.drain()] == [5] and state.drain() == []
 
 
-def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run) -> None:
+def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run, kind: str) -> None:
     """Stopped after 6 of 12 steps and begun again, a run ends where it would have."""
-    cfg = settings("gralora", flat__sigma=0.1)
+    cfg = settings(kind, flat__sigma=0.1)
     state = begin(cfg)
     for step in range(6):
         state(step)
@@ -252,8 +250,9 @@ def assert_resumes_exactly(begin: Callable[[Config], Step], run: Run) -> None:
         assert torch.equal(state.averaged[name], again.averaged[name])
 
 
-def test_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path):
-    assert_resumes_exactly(begin, Run(tmp_path))
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_goes_on_from_a_checkpoint_to_the_bit(kind: str, tmp_path: Path):
+    assert_resumes_exactly(begin, Run(tmp_path), kind)
 
 
 def test_a_checkpoint_of_the_eager_step_goes_on_fast(tmp_path: Path):

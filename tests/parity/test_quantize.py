@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks import sdxl
 from lowrank_diffusion import adapters
-from lowrank_diffusion.config import AdapterConfig, ConfigError
+from lowrank_diffusion.config import ConfigError
 from lowrank_diffusion.flat import Flat
 from lowrank_diffusion.noise import normals_reference
 from lowrank_diffusion.quantize import QuantizedLinear, quantize
+from tests.adapter_kinds import EXAMPLES, adapter
 
 CPU = torch.device("cpu")
 ERRORS = {"8bit": 0.009, "nf4": 0.1}
@@ -107,10 +108,8 @@ class Block(nn.Module):
         return self.lm_head(self.to_v(torch.tanh(self.to_q(x))))
 
 
-KINDS = {
-    "lora": AdapterConfig(kind="lora", rank=4, targets=("to_q", "to_v")),
-    "gralora": AdapterConfig(rank=4, hybrid_rank=2, targets=("to_q", "to_v")),
-}
+TARGETS = ("to_q", "to_v")
+KINDS = {name: adapter(settings | {"adapter.targets": TARGETS}) for name, settings in EXAMPLES.items()}
 
 
 @pytest.mark.parametrize("kind", ERRORS)

@@ -18,6 +18,7 @@ from lowrank_diffusion import adapters
 from lowrank_diffusion.config import AdapterConfig
 from lowrank_diffusion.image import replay
 from lowrank_diffusion.image.replay import ORDINARY_CALLS, Replay
+from tests.adapter_kinds import EXAMPLES, adapter
 
 ATTENTION = ["to_q", "to_v", "to_out.0"]
 CONVOLUTIONS = ["conv1", "conv_shortcut"]
@@ -88,10 +89,10 @@ def test_static_adapters_do_what_pefts_layers_do():
     assert seen == [1, 1, 2, 2, 3, 0, 3], "a layout is left only for more layers or a larger rank"
 
 
-@pytest.mark.parametrize("kind", [{"kind": "lora"}, {"kind": "gralora", "k": 2}, {"kind": "gralora", "hybrid_rank": 2}])
-def test_static_adapters_do_what_an_adapter_in_training_does(kind: dict[str, Any]):
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_static_adapters_do_what_an_adapter_in_training_does(kind: str):
     unet = build()
-    adapters.attach(unet, AdapterConfig(rank=4, alpha=6, **kind), 0)
+    adapters.attach(unet, adapter(EXAMPLES[kind]), 0)
     for parameter in adapters.trainable(unet).values():
         parameter.data = torch.randn_like(parameter) * 0.1
     torch.testing.assert_close(through(Replay(unet)), call(unet), atol=2e-5, rtol=1e-4)

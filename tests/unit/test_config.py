@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from lowrank_diffusion import adapters, presets
+from lowrank_diffusion.adapters import layers
 from lowrank_diffusion.config import AdapterConfig, Config, ConfigError, Problem, fields, sections
 
 FIELDS = fields()
@@ -104,7 +105,11 @@ def test_numbers_are_finite_and_true_is_not_one():
     [
         ({"adapter__rank": 12, "adapter__k": 5}, "adapter.k", "adapter.rank=12, got 5. Allowed: [1, 2, 3, 4, 6, 12]."),
         ({"adapter__rank": 7}, "adapter.k", "Allowed: [1, 7]."),
-        ({"adapter__kind": "lora", "adapter__hybrid_rank": 4}, "adapter.hybrid_rank", "belongs to GraLoRA"),
+        (
+            {"adapter__kind": "lora", "adapter__hybrid_rank": 4},
+            "adapter.hybrid_rank",
+            "belongs to GraLoRA, got 4. Set it to 0, or",
+        ),
         ({"adapter__targets": "to_(q"}, "adapter.targets", "is not a regular expression"),
         ({"adapter__targets": ()}, "adapter.targets", "at least one layer"),
         ({"adapter__targets": ""}, "adapter.targets", "at least one layer"),
@@ -131,7 +136,7 @@ def test_rules_between_fields(settings: dict[str, Any], key: str, says: str):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"adapter__kind": "lora", "adapter__rank": 7},  # k means nothing to LoRA
+        {"adapter__kind": "lora", "adapter__rank": 7},  # GraLoRA's k, at its default, means nothing to LoRA
         {"adapter__rank": 12, "adapter__k": 4, "adapter__hybrid_rank": 5},
         {"adapter__targets": r".*attn\d+\.to_(q|v)"},
         {"adapter__targets": ["to_q", "to_out.0"]},
@@ -179,7 +184,7 @@ def test_expressions_that_people_write_are_taken(expression: str):
 def test_the_same_of_a_peft_folder_for_a_language_model(expression: str, field: str, tmp_path: Path):
     value = {expression: 1} if "pattern" in field else expression
     if expression in SOUND:
-        adapters._refuse_endless(tmp_path, {field: value})
+        layers._refuse_endless(tmp_path, {field: value})
         return
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", field: value}))
     (tmp_path / "adapter_model.safetensors").touch()

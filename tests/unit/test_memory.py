@@ -179,7 +179,7 @@ def test_every_choice_is_estimated_and_advised_on(key: str, value: Any, flat: fl
     cfg = presets.build({}, SDXL | given | {key: value})
     for no_kernel in ("", "The fused kernel needs the package triton, which is not installed."):
         found = memory.estimate(cfg, no_kernel=no_kernel)
-        assert found.stages["steps"]["adapter"] > 0.01 * GIB and found.peak > GIB
+        assert found.stages["steps"]["adapter"] > 0.005 * GIB and found.peak > GIB
         assert "This run may need" in memory.advice(cfg, 2 * GIB, no_kernel)
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from lowrank_diffusion import plain_yaml, presets
+from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.config import Config, ConfigError, fields
 from lowrank_diffusion.paths import PRESETS
 
@@ -225,17 +226,20 @@ def test_to_yaml_and_back_with_every_field_changed(text: str, task: str):
     values = {key: changed(key, text) for key in fields(task)} | {"task": task}
     if task == "text":
         values["validation.holdout"] = 0  # text.held_out is the other way
-    for values_of_kind in (
-        values | {"adapter.kind": "gralora", "adapter.rank": 18, "adapter.k": 3},
-        values | {"adapter.kind": "lora", "adapter.hybrid_rank": 0},
-    ):
-        config = presets.build({}, values_of_kind)
+    for kind in KINDS.values():
+        others = [f"adapter.{field}" for other in KINDS.values() if other is not kind for field in other.fields]
+        alone = {"adapter.rank": 18, "adapter.k": 3} if "k" in kind.fields else {}
+        if kind.name == "lokr":
+            others.append("adapter.dropout")
+        of_others = {key: Config().dotted()[key] for key in others}
+        config = presets.build({}, values | of_others | alone | {"adapter.kind": kind.name})
         written = presets.to_yaml(config)
         assert presets.from_yaml(written, "x") == config
         assert presets.build({}, config.dotted()) == config
         same = {key for key in fields(task) if config.dotted()[key] == Config().dotted()[key]}
         kept = {"task"} if task == "image" else {"validation.holdout"}
-        assert same == kept | {"adapter.hybrid_rank" if config.adapter.kind == "lora" else "adapter.kind"}
+        default = {"adapter.kind"} if config.adapter.kind == Config().adapter.kind else set()
+        assert same == kept | set(others) | default
 
 
 def test_yaml_holds_every_value_so_that_new_defaults_change_nothing():

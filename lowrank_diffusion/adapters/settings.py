@@ -1,0 +1,72 @@
+"""The settings of an adapter: declared here once, and each kind of :data:`.kinds.KINDS` has its rules about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from ..declare import Problem, Section, option, shown
+from ..targets import unsound
+from .kind import Kind
+from .kinds import KINDS
+
+TARGET_SETS = ("auto", "attention", "attention+feed_forward", "attention+mlp", "all-linear")
+"""Names of groups of layers; the layers are listed in :mod:`lowrank_diffusion.targets`."""
+
+
+class AdapterConfig(Section):
+    """The trainable low-rank update and the layers it goes to."""
+
+    kind: Literal[tuple(KINDS)] = option("gralora", f"{'; '.join(k.about for k in KINDS.values())}.")  # type: ignore[valid-type]
+    rank: int = option(
+        16, "Rank r; parameters per layer are the same for LoRA and GraLoRA. LoKr: below half the longer side of its "
+        "larger matrix.", ge=1, le=1024,
+    )  # fmt: skip
+    alpha: float | None = option(None, "Scaling numerator; empty: the total rank, so the scaling is 1.", gt=0)
+    k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
+    hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
+    factor: int | None = option(
+        None, "LoKr: side q of its smaller matrix; 4 or 8 has more parameters and allows larger ranks. Files for other "
+        "programs and captured steps take as much as those of a LoRA of rank q * r, and a first step at the same "
+        "optimizer.lr changes the weights sqrt(q / 3r) times as much as LoRA's. Empty: the nearly square split, with "
+        "the fewest parameters; on SDXL q is then 20 to 64, and r at most 15.", ge=1, le=1024,
+    )  # fmt: skip
+    targets: str | tuple[str, ...] = option(
+        "auto",
+        "attention, attention+feed_forward (also called attention+mlp), all-linear, a list of layer names, or one "
+        "regular expression of layer paths. auto: attention of a picture model, attention+mlp of a language model.",
+    )
+    text_encoders: Literal["none", "attention", "attention+mlp"] = option(
+        "none", "Layers of the text encoders that are adapted too: words then learn, not only the drawing."
+    )
+    dropout: float = option(0.0, "Probability of dropping an input of the adapter; not with LoKr.", ge=0, lt=1)
+
+    @property
+    def method(self) -> Kind:
+        """The row of ``KINDS`` that ``kind`` names."""
+        return KINDS[self.kind]
+
+    @property
+    def total_rank(self) -> int:
+        """The rank that alpha is divided by."""
+        return self.method.total_rank(self)
+
+    @property
+    def scaling(self) -> float:
+        """The factor s of the update: alpha / total rank."""
+        return 1.0 if self.alpha is None else self.alpha / self.total_rank
+
+    def check(self) -> Iterator[Problem]:
+        """The kind's own rules, no settings of other kinds, and layers that can be found."""
+        yield from self.method.check(self)
+        for other in (other for other in KINDS.values() if other is not self.method):
+            for name in other.fields:
+                value, default = getattr(self, name), type(self).model_fields[name].default
+                if value != default:
+                    way = "Leave it empty" if default is None else f"Set it to {default}"
+                    rule = f"belongs to {other.title}, got {shown(value)}."
+                    yield Problem(name, rule, f"{way}, or adapter.kind={other.name}.")
+        if isinstance(self.targets, str) and self.targets not in TARGET_SETS and (rule := unsound(self.targets)):
+            yield Problem("targets", f"{rule}; got {shown(self.targets)}.", "Names of layers need no expression.")
+        if not self.targets:
+            yield Problem("targets", "must name at least one layer.", "Use attention.")
