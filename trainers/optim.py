@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -52,7 +54,8 @@ def build(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> torch.op
     if cfg.name == "prodigy":
         from prodigyopt import Prodigy
 
-        return Prodigy(found, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
+        with redirect_stdout(StringIO()):  # it prints which kind of weight decay it has
+            return Prodigy(found, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
     if device != "cuda":
         raise DeviceError("optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device.")
     from bitsandbytes.optim import AdamW8bit

@@ -21,6 +21,7 @@ from lowrank_diffusion.image.replay import ORDINARY_CALLS, Replay
 
 ATTENTION = ["to_q", "to_v", "to_out.0"]
 CONVOLUTIONS = ["conv1", "conv_shortcut"]
+SEVERAL = pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # several are meant
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
@@ -68,6 +69,8 @@ CHOICES: list[dict[str, float]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
+@SEVERAL
 def test_static_adapters_do_what_pefts_layers_do():
     unet = build()
     add(unet, "one", 4)
@@ -154,6 +157,7 @@ def test_a_shape_is_captured_after_its_first_calls_and_gets_new_inputs_every_tim
     assert (recorder.captured, held.graphs) == (2, 2)
 
 
+@SEVERAL
 def test_switching_and_rescaling_adapters_captures_nothing_new(recorder: Recorder):
     unet = build()
     add(unet, "one", 4)

@@ -75,6 +75,7 @@ print("ended")
 """
 
 
+@pytest.mark.slow
 def test_whatever_is_taken_ends():
     """In a process of its own, which is ended if it hangs."""
     command = [sys.executable, "-c", SLOWEST]
