@@ -88,7 +88,7 @@ def tops(names: set[str]) -> set[str]:
     ],
 )
 def test_packages_import_only_what_they_may(package: str, allowed: set[str]):
-    ours = {*PACKAGES, "app", "tests", "scripts", "benchmarks"}
+    ours = {*PACKAGES, "app", "tests", "scripts", "recipes", "benchmarks"}
     assert sources(package)
     for path in sources(package):
         assert tops(imported(path)) & ours <= allowed, path
@@ -96,7 +96,7 @@ def test_packages_import_only_what_they_may(package: str, allowed: set[str]):
 
 def test_nobody_imports_trainers_it_is_started():
     """By nobody but its own files, and those that measure its parts: tests and benchmarks."""
-    folders = ("lowrank_diffusion", "ui", "scripts")
+    folders = ("lowrank_diffusion", "ui", "scripts", "recipes")
     for path in [*(path for folder in folders for path in sources(folder)), *PROJECT.glob("*.py")]:
         assert "trainers" not in tops(imported(path)), path
 
