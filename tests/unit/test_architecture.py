@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import lowrank_diffusion
 from lowrank_diffusion.paths import PROJECT
 
 PACKAGES = ("lowrank_diffusion", "trainers", "ui")
@@ -27,7 +28,10 @@ LAYERS = (
     "adapters flat units fused hashes metadata export",
     "image text",
     "preflight",
-    "terminal cli_text cli_image cli",
+    "terminal",
+    "cli_text cli_image",
+    "api",
+    "cli",
     "__init__ __main__",
 )
 """Left to right is top to bottom: a module imports from its own layer and from those above it."""
@@ -128,7 +132,19 @@ def test_the_app_names_nothing_heavy_when_it_is_imported():
 @pytest.mark.parametrize(
     "modules",
     [
-        ["config", "presets", "events", "runs", "supervisor", "devices", "seeds", "preflight", "terminal", "cli"],
+        [
+            "config",
+            "presets",
+            "events",
+            "runs",
+            "supervisor",
+            "devices",
+            "seeds",
+            "preflight",
+            "terminal",
+            "cli",
+            "api",
+        ],
         [f"image.{name}" for name in LIGHT_IMAGE],
         [f"text.{name}" for name in LIGHT_TEXT],
     ],
@@ -181,3 +197,18 @@ def test_no_file_speaks_of_the_machine_it_was_written_on():
     texts = {path: content for path, content in contents.items() if b"\0" not in content}
     assert len(texts) > 50
     assert [(str(path), word) for path, content in texts.items() for word in private if word in content] == []
+
+
+def test_the_front_door_opens_without_torch():
+    code = (
+        "import sys, lowrank_diffusion\n"
+        "print('pydantic' in sys.modules)\n"
+        "print(*(getattr(lowrank_diffusion, name).__name__ for name in lowrank_diffusion.__all__))\n"
+        "print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    first, names, loaded = shown.stdout.splitlines()
+    assert first == "False" and names == "draw evaluate load train"
+    assert not set(HEAVY) & set(loaded.split())
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        lowrank_diffusion.nothing  # noqa: B018
