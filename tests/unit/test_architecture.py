@@ -15,26 +15,9 @@ from lowrank_diffusion.paths import PROJECT
 PACKAGES = ("lowrank_diffusion", "trainers", "ui")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
-LAYERS = (
-    "errors paths seeds targets files marks",
-    "declare",
-    "sections",
-    "config",
-    "blanks plain_yaml",
-    "presets events bases",
-    "hub loading tensor_files",
-    "processes status",
-    "runs supervisor execution devices layer_names factors noise kernels products quantize",
-    "adapters flat units fused hashes metadata export",
-    "image text",
-    "preflight",
-    "terminal",
-    "cli_text cli_image",
-    "api",
-    "cli",
-    "__init__ __main__",
-)
-"""Left to right is top to bottom: a module imports from its own layer and from those above it."""
+CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+LAYERS = CONTRIBUTING.partition("```layers\n")[2].partition("```")[0].splitlines()
+"""From top to bottom: a module imports from its own layer and from those above it."""
 
 LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 """The same of ``text``."""
