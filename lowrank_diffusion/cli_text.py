@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import devices, presets, runs, terminal
-from .config import BaseModelConfig, Config, ConfigError, Problem
+from .config import BaseModelConfig, Config, ConfigError, Problem, choices
 from .errors import UserError
 from .paths import expanded
 from .text.request import LIMITS, Settings, broken
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from .text.generate import Speaker
     from .text.metrics import Measures
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DEVICES = ("auto", "cuda", "mps", "cpu")
+PRECISIONS, DEVICES = choices("train.precision"), choices("train.device")
 
 
 def add_ask(sub: argparse.ArgumentParser) -> None:

@@ -134,7 +134,7 @@ class DreamBooth:
     ) -> list[list[list[Example]]]:
         """Crops, grouped as they are, with their latents and embeddings."""
         flat = [crop for group in groups for picture in group for crop in picture]
-        encoded = iter(model.encode(self.base, flat, self.cfg.data.background, progress))
+        encoded = iter(model.encode(self.base, flat, self.cfg.data, progress))
 
         def example(crop: crops.Crop) -> Example:
             latent = next(encoded)

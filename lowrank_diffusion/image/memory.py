@@ -20,6 +20,7 @@ from ..bases import MODEL_KEY
 from ..config import Config
 from ..files import read_object
 from ..loading import explained
+from ..optimizers import OPTIMIZERS
 from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
 from . import folders, headers
 from .memory_factors import FACTORS, GIB
@@ -30,8 +31,6 @@ TILE = 512
 """Side of the tiles that the VAE falls back on, pixels."""
 SDXL = {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "vae": 83_653_863}
 """Weights of SDXL's other parts, for a base whose files are not here yet."""
-STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0, "adafactor": 0.1}
-"""Bytes that an optimiser keeps for each trained number."""
 QUANTIZED = {"none": 0.0, "8bit": 1.0, "nf4": 4.5 / 8}
 """Bytes of a weight that is quantised."""
 EASIER = (
@@ -217,7 +216,7 @@ class _Job:
         return FACTORS.workspace[kind] + (FACTORS.quantized if self.cfg.base.quantize != "none" else 0)
 
     def _optimizer(self) -> float:
-        return STATE[self.cfg.optimizer.name] * self.trained
+        return OPTIMIZERS[self.cfg.optimizer.name].state_bytes * self.trained
 
     def _perturbed(self) -> float:
         if not self.cfg.flat.sigma:
