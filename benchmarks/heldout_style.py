@@ -113,7 +113,8 @@ def _train(wanted: tuple[str, int], options: argparse.Namespace) -> dict[str, fl
 
 def held_out_examples(task: DreamBooth) -> list[dreambooth.Example]:
     """The 100 pictures as the task's model needs them."""
-    pictures = crops.plan(scan(HELD_OUT), task.cfg.data, task.side, seed=0)
+    held_out = scan(HELD_OUT)
+    pictures = crops.fit(held_out, [(task.side, task.side)] * len(held_out), task.cfg.data, seed=0)
     prompts = task.embeddings([picture[0].caption for picture in pictures], lambda *_: None)
     return [example[0] for example in task.examples([[p[:1] for p in pictures]], prompts, lambda *_: None)[0]]
 

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from .. import devices
-from ..errors import AdapterError as AdapterError
+from ..errors import AdapterError
 from ..paths import expanded
 from .apply import load_adapter, select
 from .model import Base, draw, native_size, prompts

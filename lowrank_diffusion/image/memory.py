@@ -18,17 +18,19 @@ from pathlib import Path
 from .. import execution, paths, presets
 from ..bases import MODEL_KEY
 from ..config import Config
+from ..devices import GIB
 from ..files import read_object
 from ..loading import explained
 from ..optimizers import OPTIMIZERS
 from ..targets import SHARED, TEXT_ENCODERS, UNQUANTIZED, matching, text_encoder_layers
 from . import folders, headers
-from .memory_factors import FACTORS, GIB
+from .memory_factors import FACTORS
 from .source import Source, locate, resolve
 from .unet import Outline, outline
 
 TILE = 512
-"""Side of the tiles that the VAE falls back on, pixels."""
+"""Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
+made for, which for SDXL means no tiles at all at 1024 px."""
 SDXL = {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "vae": 83_653_863}
 """Weights of SDXL's other parts, for a base whose files are not here yet."""
 QUANTIZED = {"none": 0.0, "8bit": 1.0, "nf4": 4.5 / 8}

@@ -20,16 +20,13 @@ from . import cache, text_encoders
 from .crops import Crop
 from .data import content_key
 from .load import load_config, load_part, load_pipeline
+from .memory import TILE
 from .source import Source, fingerprint, resolve
 
 Progress = Callable[[str, int, int], None]
 
 CHUNKS = 8
 """As many as data.caption_chunks may be."""
-
-TILE = 512
-"""Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
-made for, which for SDXL means no tiles at all at 1024 px."""
 
 
 @dataclass(frozen=True)

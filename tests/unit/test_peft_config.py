@@ -14,10 +14,10 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
 from lowrank_diffusion.errors import AdapterError
-from lowrank_diffusion.factors import gralora_delta
 from lowrank_diffusion.image import adapter_files, foreign, peft_config
 from lowrank_diffusion.image.peft_config import Stated
 from lowrank_diffusion.paths import PROJECT
+from tests.formulas import gralora_delta
 
 
 @pytest.mark.parametrize(
