@@ -18,8 +18,9 @@ test: $(VENV)/.test chromium lint  ## everything: lint, types, unit, parity, int
 	$(if $(ARGS),,$(BIN)/python -m pytest $(ALONE))
 
 # What to run while working: no process is started but where starting one is the point, no browser.
-check: lint  ## lint, types, unit and parity tests, in under two minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --durations=0 --durations-min=5 $(or $(ARGS),tests/unit tests/parity)
+check: lint  ## lint, types, unit and parity tests but for the slow ones, in under two minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -r fE -m "not slow" --durations=3 --durations-min=2 \
+	  $(or $(ARGS),tests/unit tests/parity)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

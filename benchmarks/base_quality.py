@@ -1,7 +1,7 @@
 """How well a base model obeys: retrieval per family of prompts, colours, backgrounds, PSNR, seconds per picture.
 
-    python benchmarks/base_quality.py assets/base --encoder assets/base-encoder
-    python benchmarks/base_quality.py NEW OLD --names new,old --pictures build/pretrain/pictures
+    python -m benchmarks.base_quality assets/base --encoder assets/base-encoder
+    python -m benchmarks.base_quality NEW OLD --names new,old --pictures build/pretrain/pictures
 
 Every model answers the same prompts with the same noise. A picture counts as right when its concept is the
 nearest one (top 1) among the concepts of its family, by the encoder's gallery; "of all" is the same among
@@ -16,7 +16,6 @@ import hashlib
 import json
 import platform
 import statistics
-import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -26,12 +25,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from lowrank_diffusion.paths import EMBEDDED_ENCODER
+from recipes.embedded_base import measure, rasterise, splits
+from recipes.embedded_base.measure import Catalogue, Eye, Prompt
 
-from lowrank_diffusion.paths import EMBEDDED_ENCODER  # noqa: E402
-from scripts.pretrain_base import measure, rasterise, splits  # noqa: E402
-from scripts.pretrain_base.measure import Catalogue, Eye, Prompt  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 STEPS, GUIDANCE = 20, 5.0
 THUMB = 64  # px on a contact sheet
@@ -130,7 +128,7 @@ def seconds(pipe: Any, repeats: int = 5) -> float:
 
 def psnr(pipe: Any, pictures: np.ndarray) -> float:
     """Mean PSNR in dB of the autoencoder on (N, H, W, 3) bytes."""
-    from scripts.pretrain_base import vae
+    from recipes.embedded_base import vae
 
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(pipe.device)
     return vae.psnr(pipe.vae, pixels)

@@ -27,13 +27,13 @@ import torch
 
 from lowrank_diffusion import events, presets, runs
 from lowrank_diffusion.config import Config
+from lowrank_diffusion.devices import GIB
 from lowrank_diffusion.image import memory
 from lowrank_diffusion.paths import EXAMPLES, PROJECT
 from scripts.write_base import Recipe, write_folder
 
 from . import report
 
-GIB = 2**30
 PLAIN = "sdxl-subject-lora;adapter.rank=32"
 ROWS = {
     "sdxl-8gb": "sdxl-8gb",

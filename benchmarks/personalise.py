@@ -34,7 +34,7 @@ from PIL import Image
 from lowrank_diffusion import devices
 from lowrank_diffusion.image.apply import load_adapter
 from lowrank_diffusion.paths import EMBEDDED_ENCODER
-from scripts.pretrain_base.measure import Eye
+from recipes.embedded_base.measure import Eye
 
 from . import report
 from .heldout_style import HELD_OUT

@@ -8,8 +8,8 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from . import cli_image, cli_text, config, preflight, presets, runs, supervisor, terminal
-from .config import ConfigError, Problem
+from . import api, cli_image, cli_text, config, presets, runs, supervisor, terminal
+from .config import ConfigError
 from .errors import UserError, of_disk
 from .files import read_text
 from .image import memory
@@ -98,19 +98,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
-    preset = presets.find_preset(options.preset)
-    cfg = presets.build(preset.values, presets.parse_overrides(options.settings))
-    found = preflight.look(presets.with_absolute_paths(cfg))
-    if found.problems:
-        raise ConfigError(found.problems)
-    for note in found.notes:
+    run, notes = api.prepare(options.preset, presets.parse_overrides(options.settings), options.name)
+    for note in notes:
         print(terminal.plain(f"note: {note}"), file=sys.stderr, flush=True)
-    run = runs.create(cfg, options.name or preset.name)
     print(f"run {run.path}", flush=True)
     if options.prepare:
         print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
         return terminal.DONE
-    return _start(run, options.detach, found.notes)
+    return _start(run, options.detach, notes)
 
 
 def _memory(options: argparse.Namespace) -> int:
@@ -191,14 +186,9 @@ def _export(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     """Measure base and adapter of a run: pictures against its set and prompts, or answers to held-out rows."""
     run = runs.find(options.run)
-    pictures = run.config().task == "image"
-    own, other = (cli_image, cli_text) if pictures else (cli_text, cli_image)
-    rule = f"is for {'language' if pictures else 'picture'} models; {run.name} is none."
-    given = [name for name in other.EVALUATE_OPTIONS if getattr(options, name) is not None]
-    problems = [Problem(f"--{name.replace('_', '-')}", rule) for name in given]
-    if problems:
+    if problems := api.foreign(run, vars(options), "--"):
         raise ConfigError(problems)
-    return own.evaluate(run, options)
+    return (cli_image if run.config().task == "image" else cli_text).evaluate(run, options)
 
 
 def _presets(options: argparse.Namespace) -> int:

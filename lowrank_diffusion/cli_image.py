@@ -7,9 +7,11 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import presets, runs, terminal
 from .cli_text import DEVICES, PRECISIONS
@@ -19,6 +21,12 @@ from .image.adapter_files import SUFFIXES, is_folder
 from .image.data import open_picture, scan
 from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
 from .paths import expanded
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .image.generate import Drawn
+    from .image.metrics import Figures
 
 
 def add_generate(sub: argparse.ArgumentParser) -> None:
@@ -42,7 +50,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> int:
     """Draw pictures with a base and adapters (language models answer with `ask`)."""
-    if problems := _out_of_bounds({name: getattr(options, name) for name in LIMITS}):
+    if problems := out_of_bounds({name: getattr(options, name) for name in LIMITS}):
         raise ConfigError(problems)
     request = request_of(options)
     leave_out_quantisation()
@@ -77,32 +85,53 @@ EVALUATE_OPTIONS = ("prompt", "references", "count", "seed", "encoder", "out")
 PICTURES = 4
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What is drawn of a run, and what the pictures are compared with."""
+
+    requests: list[DrawRequest]
+    references: list[Image.Image]
+    encoder: str
+    out: Path | None
+
+    def measure(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Figures]:
+        """Base and adapted, prompt by prompt and over all prompts; the pictures are kept in ``out``."""
+        leave_out_quantisation()
+        from .image import encoder, metrics  # torch
+
+        found = encoder.find(self.encoder)
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+        return metrics.measure(self.requests, self.references, found, self._keep, progress)
+
+    def _keep(self, prompt: str, drawn: Drawn) -> None:
+        if self.out:
+            number = [request.prompt for request in self.requests].index(prompt)
+            words = "-".join(re.findall(r"\w+", prompt))[:60]
+            kind = "adapted" if drawn.adapted else "base"
+            drawn.image.save(self.out / f"{number}-{words}-seed{drawn.seed}-{kind}.png")
+
+
+def evaluation(run: runs.Run, given: Mapping[str, Any], dashes: str = "--") -> Evaluation:
+    """What ``evaluate`` measures.
+
+    ``given``: its options by name; ``dashes``: what an error writes before such a name. Raises UserError.
+    """
+    cfg = run.config()
+    requests = _evaluated(run, cfg, given, dashes)
+    folder = given["references"] or Path(cfg.data.instance)
+    paths = [picture.path for picture in scan(folder, "reference" if given["references"] else cfg.data.prompt)]
+    references = [open_picture(path, cfg.data.background) for path in paths]
+    return Evaluation(requests, references, given["encoder"] or EMBEDDED, given["out"])
+
+
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Draw the run's prompts with base and adapter: how like are they to its pictures, and to what the prompts say?"""
-    cfg = run.config()
-    requests = _evaluated(run, cfg, options)
-    folder = options.references or Path(cfg.data.instance)
-    paths = [picture.path for picture in scan(folder, "reference" if options.references else cfg.data.prompt)]
-    references = [open_picture(path, cfg.data.background) for path in paths]
-    leave_out_quantisation()
-    from .image import encoder, metrics  # torch
-
-    where = options.encoder or EMBEDDED
-    found = encoder.find(where)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-
-    prompts = [request.prompt for request in requests]
-
-    def keep(prompt: str, drawn: metrics.Drawn) -> None:
-        if options.out:
-            words = "-".join(re.findall(r"\w+", prompt))[:60]
-            name = f"{prompts.index(prompt)}-{words}-seed{drawn.seed}-{'adapted' if drawn.adapted else 'base'}.png"
-            drawn.image.save(options.out / name)
-
+    found = evaluation(run, vars(options))
     with _bar() as bar:
-        rows = metrics.measure(requests, references, found, keep, bar)
-    print(f"{run.name}: pictures of each prompt {requests[0].count}, references {len(references)}, encoder {where}")
+        rows = found.measure(bar)
+    facts = f"{found.requests[0].count}, references {len(found.references)}, encoder {found.encoder}"
+    print(f"{run.name}: pictures of each prompt {facts}")
     for row in rows:
         if not row.adapted:
             print(row.prompt or "all prompts")
@@ -111,21 +140,21 @@ def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     return terminal.DONE
 
 
-def _evaluated(run: runs.Run, cfg: Config, options: argparse.Namespace) -> list[DrawRequest]:
+def _evaluated(run: runs.Run, cfg: Config, given: Mapping[str, Any], dashes: str) -> list[DrawRequest]:
     """A request for each prompt. Raises ConfigError for what is out of bounds or missing."""
-    count = PICTURES if options.count is None else options.count
-    seed = options.seed or 0
-    problems = _out_of_bounds({"count": count, "seed": seed})
-    prompts = list(dict.fromkeys(options.prompt or cfg.sample.prompts))
+    count = PICTURES if given["count"] is None else given["count"]
+    seed = given["seed"] or 0
+    problems = out_of_bounds({"count": count, "seed": seed}, dashes)
+    prompts = list(dict.fromkeys(given["prompt"] or cfg.sample.prompts))
     if not prompts:
-        problems.append(Problem("--prompt", f"is needed: {run.name} has no sample prompts."))
+        problems.append(Problem(f"{dashes}prompt", f"is needed: {run.name} has no sample prompts."))
     if problems:
         raise ConfigError(problems)
-    adapter, sample = AdapterChoice(str(run.files(options.step)[0])), cfg.sample
+    adapter, sample = AdapterChoice(str(run.files(given["step"])[0])), cfg.sample
     return [
         DrawRequest(
             prompt, base=_unquantised(cfg), adapters=(adapter,), negative=sample.negative, seed=seed, count=count,
-            steps=sample.steps, guidance=sample.guidance, device=options.device, precision=options.precision,
+            steps=sample.steps, guidance=sample.guidance, device=given["device"], precision=given["precision"],
         )
         for prompt in prompts
     ]  # fmt: skip
@@ -150,25 +179,34 @@ def _unquantised(cfg: Config) -> BaseModelConfig:
 
 def request_of(options: argparse.Namespace) -> DrawRequest:
     """What to draw. A run brings its base, and its samples' steps and guidance, where the options name none."""
-    adapters = [_adapter(text) for text in options.adapter]
-    cfg = next((cfg for _, cfg in adapters if cfg), Config())
     names = ("prompt", "negative", "seed", "count", "width", "height", "compare", "device", "precision")
+    given = {name: getattr(options, name) for name in (*names, "steps", "guidance")}
+    return request(options.adapter, options.base, given)
+
+
+def request(adapters: Sequence[str], base: str | None, given: Mapping[str, Any], dashes: str = "--") -> DrawRequest:
+    """:func:`request_of`, of plain values; ``given``: fields of a request, of which None means the default.
+
+    Raises:
+        UserError: there is no such adapter; it is called by ``dashes`` and "adapter".
+    """
+    chosen = [adapter_of(text, dashes) for text in adapters]
+    cfg = next((cfg for _, cfg in chosen if cfg), Config())
+    sample = {"steps": cfg.sample.steps, "guidance": cfg.sample.guidance}
     return DrawRequest(
-        base=presets.build({}, {"base.path": options.base}).base if options.base else _unquantised(cfg),
-        adapters=tuple(choice for choice, _ in adapters),
-        steps=cfg.sample.steps if options.steps is None else options.steps,
-        guidance=cfg.sample.guidance if options.guidance is None else options.guidance,
-        **{name: getattr(options, name) for name in names},
+        base=presets.build({}, {"base.path": base}).base if base else _unquantised(cfg),
+        adapters=tuple(choice for choice, _ in chosen),
+        **sample | {name: value for name, value in given.items() if value is not None},
     )
 
 
-def _out_of_bounds(given: dict[str, float | None]) -> list[Problem]:
+def out_of_bounds(given: Mapping[str, float | None], dashes: str = "--") -> list[Problem]:
     """The numbers that break a limit, by the options that they were given with."""
     rules = {name: broken(name, value) for name, value in given.items() if value is not None}
-    return [Problem(f"--{name}", rule) for name, rule in rules.items() if rule]
+    return [Problem(f"{dashes}{name}", rule) for name, rule in rules.items() if rule]
 
 
-def _adapter(text: str) -> tuple[AdapterChoice, Config | None]:
+def adapter_of(text: str, dashes: str = "--") -> tuple[AdapterChoice, Config | None]:
     """A file, a folder, or a run and its settings, with @strength behind it if it is not 1."""
     if path := _existing(text):
         return AdapterChoice(str(path)), None
@@ -178,15 +216,15 @@ def _adapter(text: str) -> tuple[AdapterChoice, Config | None]:
     except ValueError:
         factor = math.nan
     if not math.isfinite(factor):
-        raise UserError(f"--adapter {text}: the strength behind '@' must be a number, got {strength!r}.")
+        raise UserError(f"{dashes}adapter {text}: the strength behind '@' must be a number, got {strength!r}.")
     if path := _existing(name):
         return AdapterChoice(str(path), factor), None
     if name.lower().endswith(SUFFIXES) and not (expanded(name) / "config.yaml").is_file():
-        raise UserError(f"--adapter {text}: there is no file {name}. Check the spelling.")
+        raise UserError(f"{dashes}adapter {text}: there is no file {name}. Check the spelling.")
     run = runs.find(name)
     cfg = run.config()
     if cfg.task == "text":
-        raise UserError(f"--adapter {text}: {run.name} is a run of a language model. Use the command ask.")
+        raise UserError(f"{dashes}adapter {text}: {run.name} is a run of a language model. Use the command ask.")
     return AdapterChoice(str(run.files()[0]), factor), cfg
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import devices, presets, runs, terminal
-from .config import BaseModelConfig, Config, ConfigError, Problem
+from .config import BaseModelConfig, Config, ConfigError, Problem, choices
 from .errors import UserError
 from .paths import expanded
 from .text.request import LIMITS, Settings, broken
 from .text.rows import Message, read
 
 if TYPE_CHECKING:
+    from .text.dataset import Dataset
     from .text.generate import Speaker
+    from .text.metrics import Measures
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DEVICES = ("auto", "cuda", "mps", "cpu")
+PRECISIONS, DEVICES = choices("train.precision"), choices("train.device")
 
 
 def add_ask(sub: argparse.ArgumentParser) -> None:
@@ -65,7 +67,7 @@ def ask(options: argparse.Namespace) -> int:
     if wrong:
         raise ConfigError(wrong)
     chosen = _chosen(options)
-    speaker = _speaker(chosen.base, chosen.template, options)
+    speaker = _speaker(chosen.base, chosen.template, options.device, options.precision)
     speaker.load(chosen.folder)
     system = [Message("system", options.system)] if options.system else []
     messages, settings = [*system, Message("user", options.prompt)], Settings(**given)
@@ -112,33 +114,56 @@ def text_run(name: str) -> tuple[runs.Run, Config]:
     return run, cfg
 
 
-def _speaker(base: BaseModelConfig, template: str, options: argparse.Namespace) -> Speaker:
+def _speaker(base: BaseModelConfig, template: str, device_name: str, precision: str) -> Speaker:
     from .text.generate import Speaker  # torch
     from .text.model import Base
 
-    device = devices.pick(options.device)
-    return Speaker(Base.of(base, device, devices.dtype(options.precision, device)), template)
+    device = devices.pick(device_name)
+    return Speaker(Base.of(base, device, devices.dtype(precision, device)), template)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out rows, and the base and adapter that are to answer them."""
+
+    cfg: Config
+    folder: Path
+    speaker: Speaker
+    data: Dataset
+    answers: int | None
+    max_tokens: int
+
+    def measure(self) -> Iterator[tuple[str, Measures]]:
+        """("base" or "adapted", its figures), one after the other."""
+        for name, place in (("base", None), ("adapted", self.folder)):
+            self.speaker.load(place)
+            yield name, self.speaker.measure(self.data, self.cfg, self.answers, self.max_tokens)
+
+
+def evaluation(run: runs.Run, given: Mapping[str, Any]) -> Evaluation:
+    """What ``evaluate`` measures; ``given``: its options by name. Raises UserError."""
+    cfg = run.config()
+    folder = run.files(given["step"])[0]
+    if given["data"]:
+        read(given["data"])  # what is wrong with it comes before seconds of loading
+        text = cfg.text.model_copy(update={"held_out": str(given["data"].resolve())})
+        cfg = cfg.model_copy(update={"text": text, "validation": cfg.validation.model_copy(update={"holdout": 0})})
+    if not cfg.text.held_out and not cfg.validation.holdout:
+        raise UserError(f"{run.name} has held out no rows. Give some with --data FILE.")
+    speaker = _speaker(cfg.base, cfg.text.template, given["device"], given["precision"])
+    from .text.dataset import dataset  # torch
+
+    longest = given["max_tokens"] or cfg.sample.tokens
+    return Evaluation(cfg, folder, speaker, dataset(cfg, speaker.tokenizer), given["answers"], longest)
 
 
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Perplexity, exact answers and speed on held-out rows, of a run's base and with its adapter."""
-    cfg = run.config()
-    folder = run.files(options.step)[0]
-    if options.data:
-        read(options.data)  # what is wrong with it comes before seconds of loading
-        text = cfg.text.model_copy(update={"held_out": str(options.data.resolve())})
-        cfg = cfg.model_copy(update={"text": text, "validation": cfg.validation.model_copy(update={"holdout": 0})})
-    if not cfg.text.held_out and not cfg.validation.holdout:
-        raise UserError(f"{run.name} has held out no rows. Give some with --data FILE.")
-    speaker = _speaker(cfg.base, cfg.text.template, options)
-    from .text.dataset import dataset  # torch
-
-    data = dataset(cfg, speaker.tokenizer)
-    print(f"{run.name}: {len(data.held_out)} held-out examples")
-    for name, place in (("base", None), ("adapted", folder)):
-        speaker.load(place)
-        figures = speaker.measure(data, cfg, options.answers, options.max_tokens or cfg.sample.tokens)
-        print(f"{name:8} " + "  ".join(f"{label} {value}" for label, value in figures.items()), flush=True)
+    found = evaluation(run, vars(options))
+    print(f"{run.name}: {len(found.data.held_out)} held-out examples")
+    for name, figures in found.measure():
+        said = "  ".join(f"{label} {value}" for label, value in figures.words().items())
+        print(f"{name:8} {said}", flush=True)
     return terminal.DONE
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import field_validator
 from pydantic.fields import FieldInfo
@@ -23,13 +23,6 @@ from .sections import ExportConfig, LossConfig, PriorConfig, TextConfig
 EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
 
-ONLY = {
-    "image": r"(prior|loss)\..*|data\.(?!instance$).*|base\.(variant|vae|prediction)|adapter\.text_encoders|"
-    r"optimizer\.text_encoder_lr|sample\.(negative|steps|guidance)",
-    "text": r"text\..*|sample\.(system|tokens|temperature)",
-}
-"""The parameters that only one task has, by their dotted keys."""
-
 PATHS = ("base.path", "base.vae", "data.instance", "prior.pictures", "text.held_out")
 """The parameters that name a file or folder."""
 
@@ -41,13 +34,14 @@ class BaseModelConfig(Section):
         EMBEDDED,
         "Base model: 'embedded', a model's folder, a hub id (owner/name), or one file (.safetensors for pictures, "
         ".gguf for text).",
+        tokens=True,
         min_length=1,
     )
-    revision: str | None = option(None, "Branch, tag or commit of a hub id.")
-    variant: str | None = option(None, "File variant of a diffusers folder or hub id, for example fp16.")
-    vae: str | None = option(None, "Folder, one file or hub id of another VAE to use with this base.")
+    revision: str | None = option(None, "Branch, tag or commit of a hub id.", tokens=True)
+    variant: str | None = option(None, "File variant of a diffusers folder or hub id, for example fp16.", only="image")
+    vae: str | None = option(None, "Folder, one file or hub id of another VAE to use with this base.", only="image")
     prediction: Literal["auto", "epsilon", "v_prediction"] = option(
-        "auto", "What the base predicts; auto reads it from its scheduler."
+        "auto", "What the base predicts; auto reads it from its scheduler.", only="image"
     )
     quantize: Literal["none", "8bit", "nf4"] = option(
         "none", "Keep the frozen linear layers in 8 or about 4 bits: less memory, more time. Files are not changed."
@@ -57,7 +51,9 @@ class BaseModelConfig(Section):
 class DataConfig(Section):
     """What to learn from: pictures and their captions, or texts."""
 
-    instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.")
+    only: ClassVar[str] = "image"
+
+    instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.", only="")
     subject: str = option("", "What the pictures show: robot. Fills {subject} in captions and prompts.", max_length=200)
     word: str = option(
         "", "The word that will mean the subject (a rare one: sks) or the style; fills {word} there.", max_length=200
@@ -78,7 +74,7 @@ class DataConfig(Section):
     crop: Literal["center", "random"] = option("center", "Where the square crop is taken.")
     crops: int = option(1, "Crops kept of each picture when crop is random.", ge=1, le=64)
     flip: bool = option(False, "Also learn from mirrored pictures (not for faces or lettering).")
-    background: str = option("#ffffff", "Colour under transparent pictures.")
+    background: str = option("#ffffff", "Colour under transparent pictures.", pixels=True)
     buckets: bool = option(False, "Crop each picture to a shape near its own, of the square's area, not to a square.")
     bucket_step: int = option(
         64, "Buckets: sides are multiples of this; 16 with the embedded base.", unit="px", ge=8, le=512, multiple_of=8
@@ -115,7 +111,7 @@ class OptimizerConfig(Section):
     )
     lr: float = option(1e-4, "Peak learning rate.", gt=0, le=10)
     text_encoder_lr: float | None = option(
-        None, "Peak learning rate of the text encoders' adapters; empty: as optimizer.lr.", gt=0, le=10
+        None, "Peak learning rate of the text encoders' adapters; empty: as optimizer.lr.", only="image", gt=0, le=10
     )
     weight_decay: float = option(0.01, "Decoupled weight decay.", ge=0, le=1)
     beta1: float = option(0.9, "Decay of the first moment.", ge=0, lt=1)
@@ -171,12 +167,14 @@ class SampleConfig(Section):
     prompts: tuple[str, ...] = option((), "Prompts answered during training; empty: no samples.")
     every: int = option(100, "Steps between samples.", unit="steps", ge=1)
     seed: int = option(0, "Seed of the samples.", ge=0, lt=2**32)
-    negative: str = option("", "What the samples should not show.")
-    steps: int = option(20, "Denoising steps of a sample.", ge=1, le=200)
-    guidance: float = option(5.0, "Classifier-free guidance of a sample.", ge=0, le=30)
-    system: str = option("", "System prompt of the samples; empty: none.")
-    tokens: int = option(128, "Longest answer.", unit="tokens", ge=1, le=8192)
-    temperature: float = option(0.0, "Randomness of the answers; 0: always the likeliest token.", ge=0, le=5)
+    negative: str = option("", "What the samples should not show.", only="image")
+    steps: int = option(20, "Denoising steps of a sample.", only="image", ge=1, le=200)
+    guidance: float = option(5.0, "Classifier-free guidance of a sample.", only="image", ge=0, le=30)
+    system: str = option("", "System prompt of the samples; empty: none.", only="text")
+    tokens: int = option(128, "Longest answer.", unit="tokens", only="text", ge=1, le=8192)
+    temperature: float = option(
+        0.0, "Randomness of the answers; 0: always the likeliest token.", only="text", ge=0, le=5
+    )
 
 
 class SaveConfig(Section):
@@ -247,9 +245,10 @@ def fields(task: str | None = None) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
     for name, field in Config.model_fields.items():
         section = sections().get(name)
-        if section is None:
-            found[name] = field
-        else:
-            found.update({f"{name}.{inner}": declared for inner, declared in section.model_fields.items()})
-    others = [pattern for other, pattern in ONLY.items() if task not in (None, other)]
-    return {key: field for key, field in found.items() if not any(re.fullmatch(other, key) for other in others)}
+        found |= section.of_task(task, f"{name}.") if section else {name: field}
+    return found
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The words that a parameter may be."""
+    return get_args(fields()[key].annotation)

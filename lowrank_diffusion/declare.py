@@ -5,9 +5,10 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from .errors import UserError, listed
@@ -53,13 +54,36 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
 _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 8
 
 
-def option(default: Any, help: str, *, unit: str = "", **bounds: Any) -> Any:
-    """Declare a parameter; ``bounds`` are pydantic's (``ge``, ``le``, ``multiple_of``...)."""
-    return Field(default, description=help, json_schema_extra={"unit": unit}, **bounds)
+def option(
+    default: Any, help: str, *, unit: str = "", only: str | None = None, pixels: bool = False, tokens: bool = False,
+    **bounds: Any,
+) -> Any:  # fmt: skip
+    """Declare a parameter.
+
+    Args:
+        default: Its value where nobody gives one.
+        help: What it means, in a sentence.
+        unit: Of a number.
+        only: The task that has it, "" for both; None: as its section says.
+        pixels: Pictures made with another value are other pictures, cached under another key.
+        tokens: A language model reads the same rows as other tokens.
+        bounds: pydantic's (``ge``, ``le``, ``multiple_of``...).
+    """
+    facts = {"unit": unit, "only": only, "pixels": pixels, "tokens": tokens}
+    return Field(default, description=help, json_schema_extra=facts, **bounds)
+
+
+def fact(field: FieldInfo, name: str) -> Any:
+    """What :func:`option` was told of a parameter: "unit", "only", "pixels" or "tokens"."""
+    extra = field.json_schema_extra
+    return extra[name] if isinstance(extra, dict) else None
 
 
 class Section(BaseModel):
     """A frozen group of parameters that refuses unknown names."""
+
+    only: ClassVar[str] = ""
+    """The task that has these parameters; empty: both."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -80,6 +104,17 @@ class Section(BaseModel):
         ):
             raise PydanticCustomError("zero_byte", "must not hold a zero byte")
         return value
+
+    @classmethod
+    def of_task(cls, task: str | None, prefix: str) -> dict[str, FieldInfo]:
+        """The parameters that ``task`` has, by ``prefix`` and name; None: all of them."""
+        declared = cls.model_fields.items()
+        owns = {name: cls.only if (own := fact(field, "only")) is None else own for name, field in declared}
+        return {f"{prefix}{name}": field for name, field in declared if task is None or owns[name] in ("", task)}
+
+    def of_pixels(self) -> list[Any]:
+        """The values that a cached picture depends on, in the order of their declaration."""
+        return [getattr(self, name) for name, field in type(self).model_fields.items() if fact(field, "pixels")]
 
     def check(self) -> Iterator[Problem]:
         """Rules between the fields of one section; keys are relative to it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Config, Problem
 from .errors import UserError
 from .errors import is_out_of_memory as is_out_of_memory  # asked of a device
+from .optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +32,10 @@ def problems(config: Config) -> list[Problem]:
         found.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
     if config.train.device == "mps" and sys.platform != "darwin":
         found.append(Problem("train.device", "asks for mps, which only Apple's machines have.", _CPU_HINT))
-    if config.optimizer.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        found.append(
-            Problem("optimizer.name", "adamw8bit needs the package bitsandbytes.", "Install it, or take adamw.")
-        )
+    optimizer = OPTIMIZERS[config.optimizer.name]
+    if optimizer.package and importlib.util.find_spec(optimizer.package) is None:
+        rule = f"{optimizer.name} needs the package {optimizer.package}."
+        found.append(Problem("optimizer.name", rule, "Install it, or take adamw."))
     if config.base.quantize == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         found.append(Problem("base.quantize", "nf4 needs the package bitsandbytes.", "Install it, or take 8bit."))
     return found

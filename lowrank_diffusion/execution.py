@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .config import Config
+from .optimizers import OPTIMIZERS
 
+CAPTURED = [row.name for row in OPTIMIZERS.values() if row.captured]
 NF4_BLOCK = 64
 """Weights of a row that share a scale in base.quantize=nf4."""
 
@@ -23,11 +25,12 @@ def obstacle(cfg: Config, device: str, precision: str, no_kernel: str, rows: Ite
         no_kernel: Why Flat-LoRA's kernel is not there; empty if it is (:func:`.kernels.missing`).
         rows: (path, inputs) of the adapted layers whose weights are quantised.
     """
+    optimizer = OPTIMIZERS[cfg.optimizer.name]
     uneven = [row for row in rows if row[1] % NF4_BLOCK] if cfg.base.quantize == "nf4" else []
     reasons = (
         (device != "cuda", f"the device is {device}, and only CUDA captures steps"),
         (precision == "fp16", "fp16 scales its loss; bf16 and fp32 do not"),
-        (cfg.optimizer.name != "adamw", f"optimizer.name={cfg.optimizer.name} cannot be captured, adamw can"),
+        (not optimizer.captured, f"optimizer.name={optimizer.name} cannot be captured, {', '.join(CAPTURED)} can"),
         (cfg.adapter.dropout > 0, "adapter.dropout draws a mask at every layer"),
         (True, cfg.adapter.method.obstacle),
         (bool(cfg.flat.sigma), no_kernel),

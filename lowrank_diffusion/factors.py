@@ -44,17 +44,6 @@ def _norm(pair: Factors) -> float:
     return float(((pair.b.T @ pair.b) * (pair.a @ pair.a.T)).sum().clamp(min=0).sqrt())
 
 
-def gralora_delta(a: Tensor, b: Tensor) -> Tensor:
-    """GraLoRA's update block by block (arXiv 2505.20355, eq. 5), unscaled: (k, n/k, r), (k, r, m/k) -> (m, n)."""
-    k, _, r = a.shape
-    t = r // k
-    rows = []
-    for i in range(k):
-        blocks = [(a[j, :, i * t : (i + 1) * t] @ b[i, j * t : (j + 1) * t, :]).T for j in range(k)]
-        rows.append(torch.cat(blocks, dim=1))
-    return torch.cat(rows, dim=0)
-
-
 def gralora_to_lora(a: Tensor, b: Tensor, scaling: float) -> Factors:
     """The plain pair of rank k*r with exactly GraLoRA's update: every (block pair, rank) gets a rank index of its own.
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .execution import NF4_BLOCK
 from .noise import GROUP, MASK, ROUNDS, perturb_reference
-from .quantize import NF4_BLOCK, NF4_LEVELS
+from .quantize import NF4_LEVELS
 
 TILE, WARPS = 2048, 4
 """Elements and warps per program. They set the speed and never a value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .declare import Problem, Section, option
 
@@ -11,12 +11,14 @@ from .declare import Problem, Section, option
 class PriorConfig(Section):
     """DreamBooth's prior preservation: keep the class as the base draws it."""
 
+    only: ClassVar[str] = "image"
+
     weight: float = option(0.0, "Weight of the loss on class pictures; 0 turns it off.", ge=0, le=10)
-    prompt: str = option("", "Prompt of the class without the trigger, for example 'a photo of a dog'.")
+    prompt: str = option("", "Prompt of the class without the trigger, for example 'a photo of a dog'.", pixels=True)
     pictures: str = option("", "Folder of class pictures; empty: the base draws them.")
     count: int = option(100, "How many class pictures to use.", ge=1, le=10_000)
-    guidance: float = option(5.0, "Guidance when the base draws class pictures.", ge=0, le=30)
-    steps: int = option(20, "Denoising steps when the base draws class pictures.", ge=1, le=200)
+    guidance: float = option(5.0, "Guidance when the base draws class pictures.", pixels=True, ge=0, le=30)
+    steps: int = option(20, "Denoising steps when the base draws class pictures.", pixels=True, ge=1, le=200)
 
     def check(self) -> Iterator[Problem]:
         """The class needs a prompt."""
@@ -27,6 +29,8 @@ class PriorConfig(Section):
 class LossConfig(Section):
     """The denoising objective."""
 
+    only: ClassVar[str] = "image"
+
     min_snr: float = option(5.0, "Min-SNR gamma: caps the weight of low-noise timesteps; 0: off.", ge=0, le=100)
     noise_offset: float = option(
         0.0, "Constant noise per channel, for darker and brighter pictures; 0: off.", ge=0, le=1
@@ -36,13 +40,21 @@ class LossConfig(Section):
 class TextConfig(Section):
     """How texts become sequences of tokens, and which tokens are learned."""
 
-    length: int = option(512, "Tokens of a sequence.", unit="tokens", ge=16, le=131_072)
-    packing: bool = option(True, "Put several rows into one sequence, each seeing only itself; else one, padded.")
-    loss_on: Literal["assistant", "all"] = option("assistant", "Learn what the assistant says, or every token.")
-    template: Literal["auto", "plain"] = option(
-        "auto", "Chat template: the model's own, or a plain one for a base that has none."
+    only: ClassVar[str] = "text"
+
+    length: int = option(512, "Tokens of a sequence.", unit="tokens", tokens=True, ge=16, le=131_072)
+    packing: bool = option(
+        True, "Put several rows into one sequence, each seeing only itself; else one, padded.", tokens=True
     )
-    overlong: Literal["refuse", "cut"] = option("refuse", "Rows longer than a sequence: an error, or cut at the end.")
+    loss_on: Literal["assistant", "all"] = option(
+        "assistant", "Learn what the assistant says, or every token.", tokens=True
+    )
+    template: Literal["auto", "plain"] = option(
+        "auto", "Chat template: the model's own, or a plain one for a base that has none.", tokens=True
+    )
+    overlong: Literal["refuse", "cut"] = option(
+        "refuse", "Rows longer than a sequence: an error, or cut at the end.", tokens=True
+    )
     held_out: str = option("", "File of rows for validation; empty: validation.holdout rows of the set.")
     scored: int = option(
         0, "Held-out rows whose loss is measured at every validation, the first ones; 0: all.", unit="rows", ge=0,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from . import supervisor
+from .devices import GIB
 from .runs import Run, RunError, Status, Watch
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -124,7 +125,7 @@ class Screen:
             self._bar.close()
         self.say(f"{self.run.name}: {status.state} after step {status.step}. {status.message}".rstrip())
         if status.memory:
-            self.say(f"  most GPU memory taken: {status.memory / 2**30:.2f} GiB")
+            self.say(f"  most GPU memory taken: {status.memory / GIB:.2f} GiB")
         if status.state == "finished":
             for path in self.run.files():
                 self.say(f"  {path}")

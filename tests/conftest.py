@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lowrank_diffusion.image  # noqa: F401  # before any library, so that those are as quiet as in the commands
 from tests import tiny_language as tiny_language_model
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

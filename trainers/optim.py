@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -40,20 +43,40 @@ def build(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> torch.op
     Raises:
         DeviceError: 8-bit AdamW without CUDA.
     """
-    betas = (cfg.beta1, cfg.beta2)
-    common: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
-    found, device = groups(cfg, parameters), next(iter(parameters.values())).device.type
-    if cfg.name == "adamw":
-        return torch.optim.AdamW(found, betas=betas, fused=device != "mps", **common)
-    if cfg.name == "adafactor":
-        # eps: its step is scaled by the weight's size, and every B starts at zero; with 1.0 the step is lr itself
-        return torch.optim.Adafactor(found, eps=(None, 1.0), **common)
-    if cfg.name == "prodigy":
-        from prodigyopt import Prodigy
+    common = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    device = next(iter(parameters.values())).device.type
+    return MAKERS[cfg.name](cfg, groups(cfg, parameters), device, common)
 
-        return Prodigy(found, betas=betas, use_bias_correction=True, safeguard_warmup=cfg.warmup > 0, **common)
+
+Groups = list[dict[str, Any]]
+
+
+def _adamw(cfg: OptimizerConfig, found: Groups, device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(found, betas=(cfg.beta1, cfg.beta2), fused=device != "mps", **common)
+
+
+def _adamw8bit(cfg: OptimizerConfig, found: Groups, device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
     if device != "cuda":
         raise DeviceError("optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device.")
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(found, betas=betas, **common)
+    return AdamW8bit(found, betas=(cfg.beta1, cfg.beta2), **common)
+
+
+def _prodigy(cfg: OptimizerConfig, found: Groups, _device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+    from prodigyopt import Prodigy
+
+    own = {"betas": (cfg.beta1, cfg.beta2), "use_bias_correction": True, "safeguard_warmup": cfg.warmup > 0}
+    with redirect_stdout(StringIO()):  # it prints which kind of weight decay it has
+        return Prodigy(found, **own, **common)
+
+
+def _adafactor(_cfg: OptimizerConfig, found: Groups, _device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+    # eps: its step is scaled by the weight's size, and every B starts at zero; with 1.0 the step is lr itself
+    return torch.optim.Adafactor(found, eps=(None, 1.0), **common)
+
+
+MAKERS: dict[str, Callable[[OptimizerConfig, Groups, str, dict[str, Any]], torch.optim.Optimizer]] = {
+    "adamw": _adamw, "adamw8bit": _adamw8bit, "prodigy": _prodigy, "adafactor": _adafactor,
+}  # fmt: skip
+"""How each row of :data:`~lowrank_diffusion.optimizers.OPTIMIZERS` is made."""

@@ -137,8 +137,9 @@ class Step:
             average.lerp_(self.parameters[name], 1 - self.cfg.train.ema)
 
     def autocast(self) -> AbstractContextManager:
-        """Matrix products in the base's precision; nothing in float32."""
-        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+        """Matrix products in the base's precision where that is half; nothing in float32 and float64."""
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        return torch.autocast(self.device.type, self.dtype) if half else nullcontext()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from itertools import groupby
 
+from lowrank_diffusion.devices import GIB
 from lowrank_diffusion.files import Unreadable, read_part
 from lowrank_diffusion.runs import Run, Status
 
@@ -83,7 +84,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     if status.mode:
         facts.append(("execution", status.mode))
     if status.memory:
-        facts.append(("GPU memory", f"{status.memory / 2**30:.1f} GiB"))
+        facts.append(("GPU memory", f"{status.memory / GIB:.1f} GiB"))
     if status.parameters:
         facts.append(("parameters", f"{status.parameters / 1e6:.2f} M"))
     facts += [(name, measure(name, points)) for name, points in status.measures.items() if points]

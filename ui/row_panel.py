@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lowrank_diffusion import presets
-from lowrank_diffusion.config import Config, ConfigError
+from lowrank_diffusion.config import Config, ConfigError, fields
+from lowrank_diffusion.declare import fact
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
 from lowrank_diffusion.text.rows import Row
@@ -23,15 +24,7 @@ from .train import TrainTab
 
 PAGE = 5
 """Rows shown at a time."""
-SEEN_BY = (
-    "base.path",
-    "base.revision",
-    "text.length",
-    "text.packing",
-    "text.loss_on",
-    "text.template",
-    "text.overlong",
-)
+SEEN_BY = tuple(key for key, field in fields("text").items() if fact(field, "tokens"))
 """The settings on which it depends what the model sees."""
 FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
 NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}

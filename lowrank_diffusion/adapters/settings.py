@@ -37,7 +37,9 @@ class AdapterConfig(Section):
         "regular expression of layer paths. auto: attention of a picture model, attention+mlp of a language model.",
     )
     text_encoders: Literal["none", "attention", "attention+mlp"] = option(
-        "none", "Layers of the text encoders that are adapted too: words then learn, not only the drawing."
+        "none",
+        "Layers of the text encoders that are adapted too: words then learn, not only the drawing.",
+        only="image",
     )
     dropout: float = option(0.0, "Probability of dropping an input of the adapter; not with LoKr.", ge=0, lt=1)
 

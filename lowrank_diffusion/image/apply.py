@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,10 @@ def _inject(model: Any, pairs: dict[str, Factors], name: str) -> None:
     """
     rank = max(pair.a.shape[0] for pair in pairs.values())
     targets: Any = sorted(pairs)
-    # transformers' add_adapter refuses PEFT releases that work
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model, name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # several are meant
+        # transformers' add_adapter refuses PEFT releases that work
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model, name)
     model._hf_peft_config_loaded = True
     for path, pair in pairs.items():
         _fill(model.get_submodule(path), name, pair)

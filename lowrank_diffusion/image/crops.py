@@ -54,11 +54,6 @@ class Crop:
         return scaled.crop((self.left, self.top, self.left + self.target[0], self.top + self.target[1]))
 
 
-def plan(pictures: list[Picture], cfg: DataConfig, side: int, seed: int) -> list[list[Crop]]:
-    """Square crops of every picture; see :func:`fit`."""
-    return fit(pictures, [(side, side)] * len(pictures), cfg, seed)
-
-
 def fit(pictures: list[Picture], sizes: list[Size], cfg: DataConfig, seed: int) -> list[list[Crop]]:
     """For every picture the crops that training chooses among: ``data.crops`` places, mirrored as well with flip.
 

@@ -135,7 +135,7 @@ class Dataset:
     def examples(self, groups: list[list[list[Crop]]], progress: Progress) -> list[list[Variants]]:
         """Crops, grouped as they are, with their latents and their captions of ``prompts``."""
         flat = [crop for group in groups for picture in group for crop in picture]
-        latents = iter(model.encode(self.base, flat, self.cfg.data.background, progress))
+        latents = iter(model.encode(self.base, flat, self.cfg.data, progress))
 
         def example(crop: Crop) -> Example:
             latent = next(latents)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from .. import devices
-from ..errors import AdapterError as AdapterError
+from ..errors import AdapterError
 from ..paths import expanded
 from .apply import load_adapter, select
 from .model import Base, denoiser, draw, native_size, prompts

@@ -18,17 +18,17 @@ from pathlib import Path
 from .. import execution, presets
 from ..bases import MODEL_KEY
 from ..config import Config
+from ..devices import GIB
 from ..files import read_object
 from ..loading import explained
+from ..optimizers import OPTIMIZERS
 from ..targets import SHARED, UNQUANTIZED, matching
 from . import folders, weights
 from .source import Source, locate, resolve
 
-GIB = 2**30
 TILE = 512
-"""Side of the tiles that the VAE falls back on, pixels."""
-STATE = {"adamw": 8.0, "adamw8bit": 2.04, "prodigy": 16.0, "adafactor": 0.1}
-"""Bytes that an optimiser keeps for each trained number."""
+"""Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
+made for, which means no tiles at all at that size."""
 QUANTIZED = {"none": 0.0, "8bit": 1.0, "nf4": 4.5 / 8}
 """Bytes of a weight that is quantised."""
 EASIER = (
@@ -217,7 +217,7 @@ class _Job:
         )
 
     def _optimizer(self) -> float:
-        return STATE[self.cfg.optimizer.name] * self.trained
+        return OPTIMIZERS[self.cfg.optimizer.name].state_bytes * self.trained
 
     def _perturbed(self) -> float:
         if not self.cfg.flat.sigma:

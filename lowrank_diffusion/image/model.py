@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import devices
-from ..config import BaseModelConfig
+from ..config import BaseModelConfig, DataConfig
 from ..errors import UserError
 from ..quantize import quantize
 from . import cache, families
@@ -20,16 +20,13 @@ from .crops import Crop
 from .data import content_key
 from .families import Embedding, Family
 from .load import identified, load_config, load_part, load_pipeline
+from .memory import TILE
 from .source import Source, fingerprint, resolve
 
 Progress = Callable[[str, int, int], None]
 
 CHUNKS = 8
 """As many as data.caption_chunks may be."""
-
-TILE = 512
-"""Side of the tiles in which the VAE works when memory is short, pixels. diffusers' own choice is the size the VAE was
-made for, which means no tiles at all at that size."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ def _text_pipeline(base: Base) -> Any:
     return base.family.network().pipeline({name: base.part(name) for name in names}, {})
 
 
-def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -> list[cache.Tensors]:
+def encode(base: Base, crops: list[Crop], data: DataConfig, progress: Progress) -> list[cache.Tensors]:
     """Latent distribution of every crop, {"mean", "std"}: (C, h, w) float32 on the CPU, in the denoiser's scale.
 
     The VAE works in float32 whatever the run's precision: some VAEs overflow in float16. It sees one crop
@@ -159,7 +156,7 @@ def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -
         if not encoder:
             encoder.append(base.part("vae", torch.float32))
         vae = encoder[0]
-        pixels = to_tensor(crops[index].pixels(background)).to(base.device)
+        pixels = to_tensor(crops[index].pixels(data.background)).to(base.device)
         with torch.no_grad():
             distribution = _whole_or_in_tiles(vae, vae.encode, pixels[None]).latent_dist
         shift = vae.config.shift_factor or 0.0
@@ -167,14 +164,16 @@ def encode(base: Base, crops: list[Crop], background: str, progress: Progress) -
         std = distribution.std[0].float() * vae.config.scaling_factor
         return {"mean": mean.float().cpu(), "std": std.cpu()}
 
-    names = [
-        cache.key(base.key, content_key(c.path), c.scaled, c.top, c.left, c.target, c.flipped, background)
-        for c in crops
-    ]
-    found = cache.fill("latents", names, make, tell)
+    found = cache.fill("latents", [latent_key(base.key, crop, data) for crop in crops], make, tell)
     encoder.clear()
     devices.release(base.device)
     return found
+
+
+def latent_key(base: str, crop: Crop, data: DataConfig) -> str:
+    """Under which a crop's latents are kept; ``base``: the key of the base."""
+    place = (crop.scaled, crop.top, crop.left, crop.target, crop.flipped)
+    return cache.key(base, content_key(crop.path), *place, *data.of_pixels())
 
 
 def _whole_or_in_tiles(vae: Any, work: Callable[[Tensor], Any], tensor: Tensor) -> Any:

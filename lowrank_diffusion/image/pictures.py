@@ -21,6 +21,9 @@ from ..errors import DataError
 from . import bounds
 from .bounds import LARGEST_MEGAPIXELS
 
+# Cameras and editors write metadata that breaks TIFF's rules; of all of it only the orientation is used.
+warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning)
+
 SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",

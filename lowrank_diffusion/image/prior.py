@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import devices
-from ..config import Config
+from ..config import Config, PriorConfig
 from ..paths import cache_folder
 from . import cache
 from .data import DataError, Picture, check_picture, scan
@@ -31,9 +31,7 @@ def pictures(base: Base, cfg: Config, side: int, progress: Progress) -> list[Pic
 def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
     """The folder of pictures that this base draws for this prompt; only missing ones are drawn."""
     prior = cfg.prior
-    stored = [] if base.quantize == "none" else [base.quantize]
-    name = cache.key(base.key, base.source.prediction, prior.prompt, prior.guidance, prior.steps, side, *stored)
-    folder = cache_folder() / "class" / name
+    folder = cache_folder() / "class" / class_key(base, prior, side)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in range(prior.count) if not _is_whole(folder / f"{seed:05d}.png")]
     if missing:
@@ -52,6 +50,12 @@ def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:
         del pipeline, replay
         devices.release(base.device)
     return folder
+
+
+def class_key(base: Base, prior: PriorConfig, side: int) -> str:
+    """Under which class pictures of ``side`` pixels are kept."""
+    stored = [] if base.quantize == "none" else [base.quantize]
+    return cache.key(base.key, base.source.prediction, *prior.of_pixels(), side, *stored)
 
 
 def _is_whole(path: Path) -> bool:

@@ -112,19 +112,17 @@ class Speaker:
         with nullcontext() if adapted else adapters.disabled(self._model):
             return (yield from stream(self._model, self.tokenizer, messages, settings))
 
-    def measure(self, data: Dataset, cfg: Config, rows: int | None, max_tokens: int) -> dict[str, str]:
-        """Perplexity, and of conversations the share of exact answers and the speed, in words, with what is loaded."""
+    def measure(self, data: Dataset, cfg: Config, rows: int | None, max_tokens: int) -> metrics.Measures:
+        """Perplexity, and of conversations the share of exact answers and the speed, with what is loaded."""
         if self._model is None:
             self._model = self.base.model()
         tokens = cfg.train.batch * cfg.text.length
         loss = metrics.token_loss(self._model, data.held_out, pad_id(self.tokenizer), tokens)
-        found = {"perplexity": f"{metrics.perplexity(loss):.4g}"}
-        asked = metrics.answerable(data.held_out_rows)[:rows]
-        if asked:
-            answers = metrics.answer(self._model, self.tokenizer, asked, max_tokens)
-            found["exact match"] = f"{answers.exact_match:.1%} of {len(asked)}"
-            found["tokens/s"] = f"{answers.tokens_per_second:.1f}"
-        return found
+        perplexity, asked = metrics.perplexity(loss), metrics.answerable(data.held_out_rows)[:rows]
+        if not asked:
+            return metrics.Measures(perplexity)
+        answers = metrics.answer(self._model, self.tokenizer, asked, max_tokens)
+        return metrics.Measures(perplexity, answers.exact_match, len(asked), answers.tokens_per_second)
 
     def release(self) -> None:
         """Forget the model and give its memory back."""

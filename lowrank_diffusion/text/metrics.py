@@ -86,6 +86,27 @@ def token_loss(model: Any, examples: Sequence[Encoded], pad: int, tokens: int) -
     return total / count
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What held-out rows say of a model; None where none of them has an answer."""
+
+    perplexity: float
+    exact_match: float | None = None
+    """Share of the answers that are right to the letter, or as JSON."""
+    answered: int = 0
+    """Rows that were answered."""
+    tokens_per_second: float | None = None
+
+    def words(self) -> dict[str, str]:
+        """The figures for a person, by what they are called."""
+        said = {"perplexity": f"{self.perplexity:.4g}"}
+        if self.exact_match is not None:
+            said["exact match"] = f"{self.exact_match:.1%} of {self.answered}"
+        if self.tokens_per_second is not None:
+            said["tokens/s"] = f"{self.tokens_per_second:.1f}"
+        return said
+
+
 def perplexity(loss: float) -> float:
     """exp of a mean cross entropy in nats."""
     return math.exp(min(loss, 700.0))

@@ -204,14 +204,17 @@ def _read_once() -> Iterator[None]:
     for every module of the model: two thirds of the time that a conversion takes.
     """
     import gguf
+    from transformers import modeling_gguf_pytorch_utils as reader
 
     with _CONVERTING:
         slow = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+        bar, reader.tqdm = reader.tqdm, functools.partial(reader.tqdm, disable=True)  # not one of transformers' own
         try:
             for name, made in slow.items():
                 setattr(gguf, name, functools.cache(made))
             yield
         finally:
+            reader.tqdm = bar
             for name, made in slow.items():
                 setattr(gguf, name, made)
 

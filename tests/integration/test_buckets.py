@@ -203,7 +203,7 @@ class TestMemory:
         with monkeypatch.context() as patch:
             patch.setattr(Base, "part", part)
             base = Base.of(BaseModelConfig(), CPU, torch.float16)  # the run's precision is not the VAE's
-            return model.encode(base, large, "#ffffff", lambda *what: said.append(what)), said
+            return model.encode(base, large, DataConfig(), lambda *what: said.append(what)), said
 
     def test_it_goes_on_in_tiles_and_says_so(self, large, tmp_path: Path, monkeypatch):
         attempts = []

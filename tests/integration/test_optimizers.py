@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from lowrank_diffusion import adapters, presets, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
+from lowrank_diffusion.optimizers import OPTIMIZERS
 from lowrank_diffusion.runs import Run
 from trainers import checkpoint
 from trainers.step import Diverged, Step
 
 CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OPTIMIZERS = {"adamw": (0.02, 12), "prodigy": (1.0, 60), "adafactor": (0.02, 12)}
+RATES = {"adamw": (0.02, 12), "prodigy": (1.0, 60), "adafactor": (0.02, 12)}
 """A learning rate, and steps after which it shows; Prodigy looks for its step size first."""
+CUDA_ONLY = {"adamw8bit"}
+"""What this file tests by its moments, and on a CPU by its refusal."""
 
 
 class Block(nn.Module):
@@ -67,8 +70,8 @@ class Regression:
 
 def settings(optimizer: str = "adamw", **others: Any) -> Config:
     values = {
-        "optimizer.name": optimizer, "optimizer.lr": OPTIMIZERS[optimizer][0], "optimizer.schedule": "cosine",
-        "adapter.rank": 4, "adapter.dropout": 0.1, "flat.sigma": 0.05, "train.steps": OPTIMIZERS[optimizer][1],
+        "optimizer.name": optimizer, "optimizer.lr": RATES[optimizer][0], "optimizer.schedule": "cosine",
+        "adapter.rank": 4, "adapter.dropout": 0.1, "flat.sigma": 0.05, "train.steps": RATES[optimizer][1],
         "train.accumulate": 2, "train.ema": 0.5,
     }  # fmt: skip
     return presets.build({}, values | {key.replace("__", "."): value for key, value in others.items()})
@@ -111,10 +114,14 @@ def assert_equal(one: Any, other: Any, where: str = "") -> None:
         assert float(one) == float(other) if isinstance(one, Tensor | float) else one == other, where
 
 
+def test_every_optimiser_is_tested_here():
+    assert RATES.keys() | CUDA_ONLY == OPTIMIZERS.keys()
+
+
 @pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", RATES)
 def test_learns_and_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path, optimizer: str, precision: str):
-    cfg, run, steps = settings(optimizer), Run(tmp_path), OPTIMIZERS[optimizer][1]
+    cfg, run, steps = settings(optimizer), Run(tmp_path), RATES[optimizer][1]
     state = begin(cfg, precision)
     base = {layer.path: layer.base.weight.clone() for layer in state.task.layers}
     before = loss(state)

@@ -11,10 +11,11 @@ from peft import PeftModel
 from torch import nn
 
 from benchmarks import sdxl
-from lowrank_diffusion import adapters, export, factors
+from lowrank_diffusion import adapters, export
 from lowrank_diffusion.adapters import lokr
 from lowrank_diffusion.config import AdapterConfig, ConfigError
 from tests.adapter_kinds import EXAMPLES, adapter
+from tests.formulas import gralora_delta
 
 KINDS = {name: adapter(settings) for name, settings in EXAMPLES.items()}
 
@@ -59,7 +60,7 @@ def test_layer_acts_as_its_factors_say(kind: str, shape: tuple[int, ...]):
 def test_gralora_layer_is_the_block_formula():
     _, layers = adapted(AdapterConfig(kind="gralora", rank=8, k=4, alpha=4))
     layer = layers[0].module
-    delta = 0.5 * factors.gralora_delta(layer.gralora_A["default"], layer.gralora_B["default"])
+    delta = 0.5 * gralora_delta(layer.gralora_A["default"], layer.gralora_B["default"])
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = nn.functional.linear(x, layers[0].base.weight + delta, layers[0].base.bias)
     assert torch.allclose(layer(x), expected, atol=1e-12)

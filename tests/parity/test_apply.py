@@ -111,6 +111,7 @@ class Fuse:
         return stepped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loaded", [False, True], ids=["the first", "a second"])
 def test_a_load_that_fails_anywhere_leaves_no_trace(
     pipeline: Any, loaded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

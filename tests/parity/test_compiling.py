@@ -20,6 +20,7 @@ from trainers.fast import FastStep
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.MonkeyPatch):
     """With all that CUDA would swap in: its kernels step aside on a CPU, but what calls them does not."""

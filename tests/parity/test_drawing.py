@@ -17,6 +17,8 @@ from lowrank_diffusion.image.generate import Drawn, Studio
 from lowrank_diffusion.image.model import draw
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"prompt": "an emoji of a fox", "steps": 2, "width": 64, "height": 64, "device": "cpu"}
 
 
@@ -55,6 +57,7 @@ def test_a_batch_of_seeds_gives_the_pictures_that_each_seed_gives_alone(studio: 
     assert difference(together[0].image, together[1].image) > 50
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # several are meant
 def test_adapters_are_switched_and_rescaled_as_diffusers_does_it(studio: Studio, files: list[Path]):
     one, two = (AdapterChoice(str(path), strength) for path, strength in zip(files, (1.0, 0.5), strict=True))
     pipeline = Studio().prepare(DrawRequest(**SMALL))[0]

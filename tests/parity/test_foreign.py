@@ -142,6 +142,7 @@ def test_convolutions_of_locon_are_exact(pipeline: Any, mid: bool, tmp_path: Pat
     assert (said - plain).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "hybrid"])
 def test_a_peft_folder_of_our_own_means_what_its_plain_file_does(pipeline: Any, kind: str, tmp_path: Path):
     """The native form, by folder and by the bare file in it, of the kinds that the reader knows; and the plain one."""

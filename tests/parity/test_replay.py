@@ -22,6 +22,7 @@ from tests.adapter_kinds import EXAMPLES, adapter
 
 ATTENTION = ["to_q", "to_v", "to_out.0"]
 CONVOLUTIONS = ["conv1", "conv_shortcut"]
+SEVERAL = pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # several are meant
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
@@ -69,6 +70,8 @@ CHOICES: list[dict[str, float]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
+@SEVERAL
 def test_static_adapters_do_what_pefts_layers_do():
     unet = build()
     add(unet, "one", 4)
@@ -155,6 +158,7 @@ def test_a_shape_is_captured_after_its_first_calls_and_gets_new_inputs_every_tim
     assert (recorder.captured, held.graphs) == (2, 2)
 
 
+@SEVERAL
 def test_switching_and_rescaling_adapters_captures_nothing_new(recorder: Recorder):
     unet = build()
     add(unet, "one", 4)

@@ -173,6 +173,7 @@ def words(state: Step, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return task._read(torch.stack([said[prompt].ids for prompt in prompts])).tensors
 
 
+@pytest.mark.slow
 def test_every_layer_learns_and_the_base_does_not(trained: tuple[Step, list[Path]], pipeline: Any):
     state, _ = trained
     ours = [name for name in state.parameters if name.startswith(("text_encoder.", "text_encoder_2."))]
@@ -188,6 +189,7 @@ def test_every_layer_learns_and_the_base_does_not(trained: tuple[Step, list[Path
     assert [group["share"] for group in state.optimizer.param_groups] == [1.0, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["diffusers", "kohya", "compressed"])
 def test_files_make_a_pipeline_say_what_the_training_process_says(
     trained: tuple[Step, list[Path]], form: str, tmp_path: Path
@@ -206,6 +208,7 @@ def test_files_make_a_pipeline_say_what_the_training_process_says(
     assert all(torch.equal(a, b) for a, b in zip(before, spoken(pipe, PROMPTS), strict=True))
 
 
+@pytest.mark.slow
 def test_samples_show_what_the_studio_draws(trained: tuple[Step, list[Path]]):
     """Of all linear layers: pipelines look at some of those that are stood in for."""
     state, files = trained
@@ -217,6 +220,7 @@ def test_samples_show_what_the_studio_draws(trained: tuple[Step, list[Path]]):
     assert np.abs(ours - theirs).max() <= 1 and ours.std() > 10
 
 
+@pytest.mark.slow
 def test_peft_loads_each_model_from_its_folder(trained: tuple[Step, list[Path]]):
     import peft
 
@@ -229,6 +233,7 @@ def test_peft_loads_each_model_from_its_folder(trained: tuple[Step, list[Path]])
         assert (mine - theirs).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_fast_steps_equal_eager_ones(tmp_path: Path):
     eager, fast = (begin(tmp_path / kind.__name__, kind, data__caption_dropout=0.3) for kind in (Step, FastStep))
     for step in range(4):
@@ -239,6 +244,7 @@ def test_fast_steps_equal_eager_ones(tmp_path: Path):
         assert (one - other).abs().max() < 2e-4
 
 
+@pytest.mark.slow
 def test_adapted_encoders_begin_as_frozen_ones(tmp_path: Path):
     """Before the first step, cached embeddings and captions that go through adapted encoders are the same thing."""
     kinds = {"none": None, "attention": 5e-4}

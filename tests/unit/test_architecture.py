@@ -10,29 +10,16 @@ from pathlib import Path
 
 import pytest
 
+import lowrank_diffusion
 from lowrank_diffusion.paths import PROJECT
 
 PACKAGES = ("lowrank_diffusion", "trainers", "ui")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
-LAYERS = (
-    "errors paths seeds targets files marks factors",
-    "declare",
-    "sections adapters",
-    "config",
-    "blanks plain_yaml",
-    "presets events bases",
-    "hub loading tensor_files",
-    "processes status",
-    "runs supervisor execution devices noise kernels products quantize",
-    "adapters.__init__ adapters.layers flat units fused hashes metadata export",
-    "image text",
-    "preflight",
-    "terminal cli_text cli_image cli",
-    "__init__ __main__",
-)
-"""Left to right is top to bottom: a module imports from its own layer and from those above it. What is not named itself
-is in the layer of its folder: of ``adapters``, the settings and the kinds; the package itself only passes on."""
+CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+LAYERS = CONTRIBUTING.partition("```layers\n")[2].partition("```")[0].splitlines()
+"""From top to bottom: a module imports from its own layer and from those above it. What is not named itself is in the
+layer of its folder: of ``adapters``, the settings and the kinds; the package itself only passes on."""
 
 LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 """The same of ``text``."""
@@ -91,7 +78,7 @@ def tops(names: set[str]) -> set[str]:
     ],
 )
 def test_packages_import_only_what_they_may(package: str, allowed: set[str]):
-    ours = {*PACKAGES, "app", "tests", "scripts", "benchmarks"}
+    ours = {*PACKAGES, "app", "tests", "scripts", "recipes", "benchmarks"}
     assert sources(package)
     for path in sources(package):
         assert tops(imported(path)) & ours <= allowed, path
@@ -99,7 +86,7 @@ def test_packages_import_only_what_they_may(package: str, allowed: set[str]):
 
 def test_nobody_imports_trainers_it_is_started():
     """By nobody but its own files, and those that measure its parts: tests and benchmarks."""
-    folders = ("lowrank_diffusion", "ui", "scripts")
+    folders = ("lowrank_diffusion", "ui", "scripts", "recipes")
     for path in [*(path for folder in folders for path in sources(folder)), *PROJECT.glob("*.py")]:
         assert "trainers" not in tops(imported(path)), path
 
@@ -136,7 +123,19 @@ def test_the_app_names_nothing_heavy_when_it_is_imported():
 @pytest.mark.parametrize(
     "modules",
     [
-        ["config", "presets", "events", "runs", "supervisor", "devices", "seeds", "preflight", "terminal", "cli"],
+        [
+            "config",
+            "presets",
+            "events",
+            "runs",
+            "supervisor",
+            "devices",
+            "seeds",
+            "preflight",
+            "terminal",
+            "cli",
+            "api",
+        ],
         [f"image.{name}" for name in LIGHT_IMAGE],
         [f"text.{name}" for name in LIGHT_TEXT],
     ],
@@ -206,3 +205,18 @@ def test_only_the_folders_of_families_name_their_parts():
         if FAMILY.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_the_front_door_opens_without_torch():
+    code = (
+        "import sys, lowrank_diffusion\n"
+        "print('pydantic' in sys.modules)\n"
+        "print(*(getattr(lowrank_diffusion, name).__name__ for name in lowrank_diffusion.__all__))\n"
+        "print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    first, names, loaded = shown.stdout.splitlines()
+    assert first == "False" and names == "draw evaluate load train"
+    assert not set(HEAVY) & set(loaded.split())
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        lowrank_diffusion.nothing  # noqa: B018

@@ -38,6 +38,7 @@ class Latents:
         return type("Output", (), {"images": self.latents})()
 
 
+@pytest.mark.slow
 def test_a_picture_that_does_not_fit_in_memory_whole_is_drawn_in_tiles(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(model, "TILE", 64)
     pipeline = Base.of(BaseModelConfig(), CPU, torch.float32).pipeline()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lowrank_diffusion.config import DataConfig
 from lowrank_diffusion.image.buckets import Size
-from lowrank_diffusion.image.crops import Crop, fit, plan
+from lowrank_diffusion.image.crops import Crop, fit
 from lowrank_diffusion.image.data import Picture, scan
 
 SIDE = 64
@@ -29,7 +29,7 @@ def picture(folder: Path, width: int, height: int, name: str = "a.png", **option
 
 
 def crops(source: Picture, side: int = SIDE, seed: int = 0, **settings: object) -> list[Crop]:
-    (found,) = plan([source], DataConfig(**settings), side, seed)  # type: ignore[arg-type]
+    (found,) = fit([source], [(side, side)], DataConfig(**settings), seed)  # type: ignore[arg-type]
     return found
 
 

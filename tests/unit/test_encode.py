@@ -55,6 +55,7 @@ TALK = ("Hello there!", "Hi.\nHow are you? é🙂", "user\nassistant", " Hi. ")
 """Words that are also role names, line breaks, characters of several tokens, white space at both ends."""
 
 
+@pytest.mark.slow
 def test_smollm2(smollm2):
     default = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     assert_learnt(

@@ -33,6 +33,7 @@ SLOW = {
 """By hand, and only in the long form."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_a_few_files_of_each_kind(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     began = time.monotonic()

@@ -70,6 +70,7 @@ def test_every_answer_is_strict_json_with_the_same_keys(script, path, count):
             assert item["quantity"] in script.NUMBERS and item["size"] in (None, *script.SIZES)
 
 
+@pytest.mark.slow
 def test_the_embedded_base_need_not_spell(script, converted_bases):
     """A word is cut alike where it is ordered, after a space, and where it is answered, after a quotation mark."""
     tokenizer = Base.of(BaseModelConfig(), torch.device("cpu"), torch.float32).tokenizer()

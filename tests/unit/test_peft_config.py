@@ -14,10 +14,10 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
 from lowrank_diffusion.errors import AdapterError
-from lowrank_diffusion.factors import gralora_delta
 from lowrank_diffusion.image import adapter_files, foreign, peft_config
 from lowrank_diffusion.image.peft_config import Stated
 from lowrank_diffusion.paths import PROJECT
+from tests.formulas import gralora_delta
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,7 @@ print("ended")
 """
 
 
+@pytest.mark.slow
 def test_whatever_is_taken_ends():
     """In a process of its own, which is ended if it hangs."""
     command = [sys.executable, "-c", SLOWEST]

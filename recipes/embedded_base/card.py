@@ -59,11 +59,11 @@ pipe("a twemoji icon of a blue cat on a yellow background", num_inference_steps=
 ## How it was made
 v-prediction on SDXL's noise schedule with zero terminal SNR; Euler sampling with trailing timesteps. Captions are
 generated: hundreds of sentence forms, style words that mean nothing, synonyms. Scenes are composed from the drawings:
-repainted in other colours, on backgrounds, side by side. `scripts/pretrain_base` holds the whole recipe and
+repainted in other colours, on backgrounds, side by side. `recipes/embedded_base` holds the whole recipe and
 `benchmarks/base_quality.py` measures the result. Seed {seed}.
 
 ## What it has not seen
-`scripts/pretrain_base/heldout.json` lists it: one concept in ten of every style, {objects} things in no style at all,
+`recipes/embedded_base/heldout.json` lists it: one concept in ten of every style, {objects} things in no style at all,
 50 pairs of thing and colour, and the whole Fluent Emoji 3D set, which the examples use for personalisation.
 
 ## Limits

@@ -1,7 +1,7 @@
 """The recipe of the embedded base runs from drawings to a loadable pipeline, resumes exactly, and keeps its promises.
 
 Tiny networks and a few hand-made drawings; no package is downloaded.
-    pytest tests/integration/test_pretrain_base.py
+    pytest tests/integration/test_embedded_base.py
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from scripts.pretrain_base import __main__ as command
-from scripts.pretrain_base import (
+from recipes.embedded_base import __main__ as command
+from recipes.embedded_base import (
     base,
     captions,
     colours,
@@ -33,10 +33,12 @@ from scripts.pretrain_base import (
     tokenizer,
     words,
 )
-from scripts.pretrain_base.fit import Run
-from scripts.pretrain_base.pool import Pool
-from scripts.pretrain_base.settings import SIDE
-from scripts.pretrain_base.towers import TextTower
+from recipes.embedded_base.fit import Run
+from recipes.embedded_base.pool import Pool
+from recipes.embedded_base.settings import SIDE
+from recipes.embedded_base.towers import TextTower
+
+pytestmark = pytest.mark.slow
 
 NAMES = ["cat", "dog", "rocket", "red apple", "house", "tree", "car", "fish", "bird", "cup", "chair", "ball"]
 CODES = [f"1f4{i:02x}" for i in range(len(NAMES))]
@@ -125,7 +127,7 @@ def test_the_encoder_reads_pictures_and_texts(made, work):
 def test_text_towers_equal_those_of_transformers():
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from scripts.pretrain_base.judge import text_config
+    from recipes.embedded_base.judge import text_config
 
     reference = CLIPTextModelWithProjection(CLIPTextConfig(**text_config(100, 64, 3, 48))).eval()
     tower = TextTower(100, 64, 3, 32, 48)
