@@ -3,9 +3,9 @@
 A kind is one file of this package and one row of :data:`.kinds.KINDS`. Whatever it trains, its update is exactly a
 plain pair B A (factors.py), and everything else works from that pair: Flat-LoRA, the files, the fused step, drawing.
 
-Settings, sizes and words come without torch, for the page, the command line and the memory estimate need them. Methods
-that take tensors or modules import torch and PEFT when they are called. ``module`` is PEFT's layer, and ``name`` that
-of an adapter on it. Letters as in factors.py; L is the number of layers in a stack.
+Settings, sizes and words work without torch, because the page, the command line and the memory estimate use them.
+Methods that take tensors or modules import torch and PEFT when they are called. ``module`` is PEFT's layer, and
+``name`` that of an adapter on it. Letters as in factors.py; L is the number of layers in a stack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 
 class Kind(Protocol):
-    """One kind of adapter; what it does not override holds for most."""
+    """One kind of adapter. What has a body here is right for most kinds; the rest a kind must define."""
 
     name: str
     """The value of ``adapter.kind``."""
@@ -47,13 +47,14 @@ class Kind(Protocol):
     fields: tuple[str, ...] = ()
     """The settings of :class:`.settings.AdapterConfig` that only this kind has."""
     parts: tuple[str, ...]
-    """PEFT's names of what a layer trains, the first of which every layer has. The settings decide about the others."""
+    """PEFT's names of the tensors that a layer trains. Every adapted layer has the first; the others may depend on the
+    settings."""
     zeros: tuple[str, ...]
     """Those that begin as zeros, so that the update does; all others are drawn."""
     kept: tuple[str, ...]
     """The fields of adapter_config.json that say this kind's settings, as far as they are not PEFT's defaults."""
     obstacle: str = ""
-    """Why no step over fused layers is possible; empty where :meth:`refresh` and :meth:`collect` can do it."""
+    """Why layers of this kind cannot be fused, so that steps are eager; empty if they can."""
 
     def total_rank(self, cfg: AdapterConfig) -> int:
         """The rank that alpha is divided by."""

@@ -1,10 +1,10 @@
 """LoKr (arXiv 2309.14859): the Kronecker product of a small whole matrix and a low-rank one.
 
 dW = s w1 (x) (w2_a w2_b) with w1 (p, q), w2_a (m/p, r) and w2_b (r, n/q). It is the plain pair B = s w1 (x) w2_a and
-A = I_q (x) w2_b of rank q r, because (X (x) Y) (Z (x) V) = X Z (x) Y V. Not taken from PEFT is what is not such a pair,
-or of no use in one: w1 decomposed too, w2 whole, convolutions, and dropout of whole layers or rows.
+A = I_q (x) w2_b of rank q r, because (X (x) Y) (Z (x) V) = X Z (x) Y V. PEFT's other forms are left out: w1 decomposed
+too, w2 whole (its pair would have rank n), convolutions, and dropout of whole layers or rows.
 
-How large a learning rate it wants: the first step of Adam sets every number of w1 to +-lr, and those of w2 have a
+How large a learning rate it needs: the first step of Adam sets every number of w1 to +-lr, and those of w2 have a
 standard deviation of 1 / (3 sqrt(n/q)), so the update's is lr / (3 sqrt(n/q)). LoRA's is lr sqrt(r / 3n), which makes
 LoKr's sqrt(q / 3r) times as large at the same rank and scaling.
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def split(side: int, factor: int | None) -> tuple[int, int]:
     """The sides of w1 and w2 whose product is that of a layer, as LyCORIS and PEFT choose them (``factorization``).
 
-    A ``factor`` that divides the side is the side of w1. Of another it is the largest divisor up to it, and without a
-    factor the largest of all, that still leaves w2 the longer side: the nearly square split.
+    A ``factor`` that divides ``side`` is the side of w1. Otherwise w1 gets the largest divisor of ``side`` that is at
+    most ``factor`` and leaves w2 at least as long; without a factor that is the nearly square split.
     """
     if factor and side % factor == 0:
         return factor, side // factor
