@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from . import cli_image, cli_text, preflight, presets, runs, supervisor, terminal
 from .config import Config, ConfigError, Problem
 from .errors import UserError
+from .image import families
 from .image.request import LIMITS, leave_out_quantisation
 from .paths import expanded
 from .runs import Run, RunError
@@ -143,7 +144,7 @@ def load(adapter: Adapter, model: Any = None) -> Any:
 
     Args:
         adapter: Of pictures: any file or folder that :func:`draw` takes. Of a language model: a run or PEFT's folder.
-        model: A StableDiffusionXLPipeline or a causal language model of transformers. None: the base of the run that
+        model: A diffusers pipeline, or a causal language model of transformers. None: the base of the run that
             ``adapter`` is, loaded in float32 on the CPU.
 
     Returns:
@@ -153,7 +154,7 @@ def load(adapter: Adapter, model: Any = None) -> Any:
         UserError: The adapter is broken, for another base, or needs a ``model``.
     """
     model = _base_of(adapter) if model is None else model
-    if not hasattr(model, "unet"):
+    if not families.knows(model):
         from . import adapters  # torch
 
         return adapters.load(model, _peft_folder(adapter))

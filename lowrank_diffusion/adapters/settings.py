@@ -29,7 +29,7 @@ class AdapterConfig(Section):
         None, "LoKr: side q of its smaller matrix; 4 or 8 has more parameters and allows larger ranks. Files for other "
         "programs and captured steps take as much as those of a LoRA of rank q * r, and a first step at the same "
         "optimizer.lr changes the weights sqrt(q / 3r) times as much as LoRA's. Empty: the nearly square split, with "
-        "the fewest parameters; on SDXL q is then 20 to 64, and r at most 15.", ge=1, le=1024,
+        "the fewest parameters; of sides from 640 to 5120 q is then 20 to 64, and r at most 15.", ge=1, le=1024,
     )  # fmt: skip
     targets: str | tuple[str, ...] = option(
         "auto",

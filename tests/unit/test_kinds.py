@@ -63,10 +63,11 @@ def test_words_tell_the_settings_of_a_kind():
 PARTS = "|".join(part for kind in KINDS.values() for part in kind.parts)
 NAMES = re.compile(rf"""["'](?:{"|".join(KINDS)})["']|\b(?:{PARTS}|gralora_k|hybrid_r|decompose_factor)\b""")
 EXCEPTIONS = {
-    "lowrank_diffusion/export.py": "plain LoRA is the form that diffusers reads",
+    "lowrank_diffusion/image/export.py": "plain LoRA is the form that diffusers reads",
     "lowrank_diffusion/text/export.py": "plain LoRA is a form that others read",
     "lowrank_diffusion/image/apply.py": "what was read from a file acts as plain LoRA",
     "lowrank_diffusion/image/adapter_files.py": "the formats of files",
+    "lowrank_diffusion/image/families/strangers.py": "the formats of files",
     "lowrank_diffusion/image/foreign.py": "the formats of files",
     "lowrank_diffusion/image/peft_config.py": "the formats of files",
 }

@@ -54,6 +54,11 @@ def of_file(header: Header) -> Family | None:
     return next((family for family in FAMILIES.values() if family.owns_file(header)), None)
 
 
+def knows(model: Any) -> bool:
+    """Whether this is a pipeline of a family that is known here."""
+    return any(family.pipeline == type(model).__name__ for family in FAMILIES.values())
+
+
 def of_pipeline(pipeline: Any) -> Family:
     """The family of a pipeline, which may lack parts."""
     return _of_class(type(pipeline).__name__, lambda part: getattr(getattr(pipeline, part, None), "config", {}))[0]
