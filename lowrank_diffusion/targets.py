@@ -76,7 +76,12 @@ def matching(paths: Iterable[str], targets: str | tuple[str, ...]) -> tuple[set[
         found = {path for path in paths if re.fullmatch(targets, path)}
         return found, [] if found else [targets]
     names = _NAMED[targets] if isinstance(targets, str) else targets
-    hits = {name: {path for path in paths if path == name or path.endswith(f".{name}")} for name in names}
+    hits = {name: _ending(paths, f".{name}") for name in names}
     found = set().union(*hits.values())
     # A group of names is for models of several kinds: it is enough that some of it is there.
     return found, [name for name in names if not hits[name] and (not found or not isinstance(targets, str))]
+
+
+def _ending(paths: list[str], ending: str) -> set[str]:
+    """The paths that end in ".name", or are just "name"."""
+    return {path for path in paths if path.endswith(ending) or path == ending[1:]}

@@ -1,4 +1,7 @@
-"""Fixtures of the tests that compare tensors: the embedded base, loaded once."""
+"""Fixtures of the tests that compare tensors: the embedded base, loaded once.
+
+diffusers is imported where it is used: the process that hands out tests reads this file too, before any of them starts.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import copy
 from typing import Any
 
 import pytest
-from diffusers import StableDiffusionXLPipeline
 
 from lowrank_diffusion.paths import EMBEDDED_BASE
 
 
 def copied(pipeline: Any) -> Any:
     """A pipeline whose models can be changed without changing those of this one."""
+    from diffusers import StableDiffusionXLPipeline
+
     models = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "text_encoder", "text_encoder_2")}
     return StableDiffusionXLPipeline(**pipeline.components | models)
 
@@ -20,6 +24,8 @@ def copied(pipeline: Any) -> Any:
 @pytest.fixture(scope="session")
 def embedded() -> Any:
     """The embedded base; tests take a ``pipeline`` of their own."""
+    from diffusers import StableDiffusionXLPipeline
+
     return StableDiffusionXLPipeline.from_pretrained(EMBEDDED_BASE)
 
 

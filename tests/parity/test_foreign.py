@@ -24,6 +24,8 @@ from tests.adapter_kinds import EXAMPLES
 
 from .conftest import copied
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 def says(unet: Any) -> torch.Tensor:
     draws, cfg = torch.Generator().manual_seed(0), unet.config
@@ -60,7 +62,7 @@ def mixed(unet: Any, form: str, dtype: torch.dtype) -> tuple[dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("form", ["sgm", "kohya", "new", "old"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, *(pytest.param(t, marks=pytest.mark.slow) for t in HALVES)])
 def test_the_unet_says_what_the_formula_says(pipeline: Any, form: str, dtype: torch.dtype, tmp_path: Path):
     tensors, deltas = mixed(pipeline.unet, form, dtype)
     save_file(tensors, tmp_path / "X.SAFETENSORS")

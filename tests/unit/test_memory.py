@@ -171,7 +171,7 @@ def choices(field: FieldInfo) -> list[Any]:
 CHOICES = [(key, value) for key, field in fields("image").items() if key != "task" for value in choices(field)]
 
 
-@pytest.mark.parametrize("flat", [0.0, 0.1])
+@pytest.mark.parametrize("flat", [0.1, pytest.param(0.0, marks=pytest.mark.slow)])  # the first counts more
 @pytest.mark.parametrize(("key", "value"), [*CHOICES, *(("adapter.targets", name) for name in TARGET_SETS)])
 def test_every_choice_is_estimated_and_advised_on(key: str, value: Any, flat: float):
     """On a machine with Triton and on one without: nothing of the adapter is forgotten, and nothing is raised."""
