@@ -119,7 +119,7 @@ def test_base_and_adapted_answer_differently_and_each_the_same_again(linguist: E
 
 
 def test_an_answer_can_be_stopped_and_the_next_one_comes(linguist: Engine, answers: dict[str, Any]) -> None:
-    job, _ = chatting.build_job(answers | {"max_tokens": 400, "temperature": 2}, ())
+    job, _ = chatting.build_job(answers | {"max_tokens": 400}, ())
     talking = linguist.run("mine", job)
     while not (isinstance(part := next(talking), Saying) and part.texts[0]):
         pass
