@@ -26,10 +26,8 @@ class AdapterConfig(Section):
     k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
     hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
     factor: int | None = option(
-        None, "LoKr: side q of its smaller matrix; 4 or 8 has more parameters and allows larger ranks. Files for other "
-        "programs and captured steps take as much as those of a LoRA of rank q * r, and a first step at the same "
-        "optimizer.lr changes the weights sqrt(q / 3r) times as much as LoRA's. Empty: the nearly square split, with "
-        "the fewest parameters; of sides from 640 to 5120 q is then 20 to 64, and r at most 15.", ge=1, le=1024,
+        None, "LoKr: side q of its smaller matrix. Empty: nearly square, the fewest parameters; 4 or 8 allow larger ranks.",
+        ge=1, le=1024,
     )  # fmt: skip
     targets: str | tuple[str, ...] = option(
         "auto",
