@@ -26,7 +26,8 @@ class AdapterConfig(Section):
     k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
     hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
     factor: int | None = option(
-        None, "LoKr: side q of its smaller matrix. Empty: nearly square, the fewest parameters; 4 or 8 allow larger ranks.",
+        None, "LoKr: side q of its smaller matrix; empty: nearly square, the fewest parameters. 4 or 8 allow larger "
+        "ranks.",
         ge=1, le=1024,
     )  # fmt: skip
     targets: str | tuple[str, ...] = option(
