@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     begin, args = time.monotonic(), arguments(argv)
     work = args.work.resolve()
     common: dict[str, Any] = {
-        "base.variant": None, "data.instance": str(EXAMPLES / "subject-cat"),
+        "base.variant": None, "data.word": "sks", "data.subject": "cat", "data.instance": str(EXAMPLES / "subject-cat"),
         "train.steps": args.steps, "train.accumulate": 1, "sample.every": 1_000_000, "sample.steps": 2,
         "sample.prompts": ["a photo of sks cat"], "prior.weight": 0.0, "optimizer.warmup": 0,
     }  # fmt: skip
