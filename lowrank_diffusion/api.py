@@ -105,7 +105,7 @@ def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str 
     seen = preflight.look(presets.with_absolute_paths(cfg))
     if seen.problems:
         raise ConfigError(seen.problems)
-    return runs.create(cfg, name or title), seen.notes
+    return runs.create(cfg, name or title), presets.notes(values, settings) + seen.notes
 
 
 def draw(

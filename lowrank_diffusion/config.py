@@ -142,7 +142,7 @@ class TrainConfig(Section):
     checkpointing: bool = option(False, "Gradient checkpointing: less memory, about a third more time.")
     clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", ge=0)
     ema: float = option(0.0, "Decay of the averaged weights that are exported; 0: off.", ge=0, lt=1)
-    step: Literal["auto", "eager", "compiled", "captured"] = option(
+    execution: Literal["auto", "eager", "compiled", "captured"] = option(
         "auto",
         "How a step runs: captured in CUDA graphs, with compiled blocks, or eager; auto takes the fastest that works.",
     )

@@ -75,7 +75,7 @@ class Flat:
         steps: T, the optimiser steps of the whole run.
         seed: the run's.
         keep: keep W + eps for the rest of the step once it is made, for as much memory as the adapted weights take;
-            see :func:`.execution.keeps_noise`.
+            see :func:`.plan.keeps_noise`.
     """
 
     def __init__(

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import blanks, devices
+from . import plan as plans
 from .bases import ModelError
 from .config import Config, Problem
 from .errors import DataError
+from .image import adapted
 from .image import notes as image_notes
 from .image.data import Survey, survey
 from .image.source import resolve as resolve_image
@@ -32,11 +34,8 @@ def look(cfg: Config, pictures: Survey | None = None) -> Preflight:
     ``pictures``: what is learnt from in place of ``data.instance``, where it is not in a folder yet.
     """
     found = Preflight(devices.problems(cfg) + blanks.problems(cfg))
-    source = None
-    try:
-        source = resolve_image(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
-    except ModelError as error:
-        found.problems += error.problems
+    source, problems = base(cfg)
+    found.problems += problems
     if not cfg.data.instance and pictures is None:
         what = "the folder with your pictures" if cfg.task == "image" else "the file with your rows"
         found.problems.append(Problem("data.instance", "is empty.", f"Give {what}."))
@@ -52,6 +51,33 @@ def notes(cfg: Config, pictures: Survey | None = None) -> list[str]:
     """What a run cuts, leaves out or replaces; nothing is said of one that cannot start."""
     found = look(cfg, pictures)
     return [] if found.problems else found.notes
+
+
+def base(cfg: Config) -> tuple[object, list[Problem]]:
+    """The base, and what can be said without loading it against it, or against the adapter's settings for its layers.
+
+    None for a base that cannot be used. The layers of language models, and of hub ids, are not known yet.
+    """
+    try:
+        if cfg.task == "text":
+            return resolve_text(cfg.base), []
+        source = resolve_image(cfg.base)
+        return source, adapted.problems(cfg, source)
+    except ModelError as error:
+        return None, error.problems
+
+
+def plan(cfg: Config) -> plans.Plan:
+    """How steps will run, as far as that can be told without torch: by settings and machine, and of pictures layers.
+
+    Raises:
+        ModelError: the base cannot be used.
+    """
+    machine = plans.here(cfg)
+    if cfg.task == "text":
+        return plans.of(cfg, machine)
+    source = resolve_image(cfg.base)
+    return plans.of(cfg, machine, adapted.layers(cfg, source, adapted.architecture(source)))
 
 
 def class_pictures(cfg: Config) -> tuple[Survey | None, list[Problem]]:

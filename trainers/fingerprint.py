@@ -113,7 +113,7 @@ def _machine(state: Step) -> dict[str, Any]:
         "torch": torch.__version__,
         "the device": devices.describe(state.device),
         "the precision": str(state.dtype).removeprefix("torch."),
-        "the kind of step": state.mode,
+        "the kind of step": state.plan.mode,
     }
     return facts | ({"the number of threads": torch.get_num_threads()} if state.device.type == "cpu" else {})
 

@@ -30,7 +30,8 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     steps = cfg.train.steps
     size = sum(p.numel() for p in state.parameters.values())
     precision = str(state.dtype).removeprefix("torch.")
-    log.append(events.Started(start, steps, state.device.type, precision, size, state.mode, state.reason))
+    mode, reason = state.plan.mode, state.plan.why_not_faster
+    log.append(events.Started(start, steps, state.device.type, precision, size, mode, reason))
     loss = None
     memory = Peaks(state, log)
     memory.tell("preparing")
