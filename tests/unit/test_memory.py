@@ -154,7 +154,8 @@ def test_advice_names_what_to_change_until_it_fits():
 
 def test_the_command_line_tells_it(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["memory", "sdxl-12gb", "train.batch=2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("steps run captured")
     assert [line.split(" GiB")[0].rstrip("0123456789.").strip() for line in lines] == [
         "reading captions", "encoding pictures", "steps", "samples", "at most",
     ]  # fmt: skip
