@@ -28,18 +28,18 @@ class DeviceError(UserError):
 
 def problems(config: Config) -> list[Problem]:
     """What can be told without importing torch."""
-    found = []
+    problems = []
     if config.train.device == "cuda" and not gpu_driver():
-        found.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
+        problems.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
     if config.train.device == "mps" and sys.platform != "darwin":
-        found.append(Problem("train.device", "asks for mps, which only Apple's machines have.", _CPU_HINT))
+        problems.append(Problem("train.device", "asks for mps, which only Apple's machines have.", _CPU_HINT))
     optimizer = OPTIMIZERS[config.optimizer.name]
     if optimizer.package and importlib.util.find_spec(optimizer.package) is None:
         rule = f"{optimizer.name} needs the package {optimizer.package}."
-        found.append(Problem("optimizer.name", rule, "Install it, or take adamw."))
+        problems.append(Problem("optimizer.name", rule, "Install it, or take adamw."))
     if config.base.quantize == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
-        found.append(Problem("base.quantize", "nf4 needs the package bitsandbytes.", "Install it, or take 8bit."))
-    return found
+        problems.append(Problem("base.quantize", "nf4 needs the package bitsandbytes.", "Install it, or take 8bit."))
+    return problems
 
 
 _CPU_HINT = "Set train.device=auto to use what there is (the embedded bases train on a CPU; large ones need a GPU)."
@@ -163,9 +163,9 @@ def peak(device: torch.device) -> tuple[int, int] | None:
 
     if device.type != "cuda":
         return None
-    found = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    most = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return found
+    return most
 
 
 def release(device: torch.device) -> None:

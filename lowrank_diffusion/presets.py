@@ -119,12 +119,12 @@ def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] 
     built: dict[str, Any] = {}
     for name, kind in sections().items():
         inner = {key.partition(".")[2]: value for key, value in known.items() if key.startswith(f"{name}.")}
-        section, found = _validate(kind, inner, f"{name}.")
-        problems += found
+        section, broken = _validate(kind, inner, f"{name}.")
+        problems += broken
         built[name] = section
     top = {key: value for key, value in known.items() if "." not in key}
-    config, found = _validate(Config, top | {k: v for k, v in built.items() if v is not None}, "")
-    problems += found or _unfit(config)
+    config, broken = _validate(Config, top | {k: v for k, v in built.items() if v is not None}, "")
+    problems += broken or _unfit(config)
     if problems or config is None:
         raise ConfigError(problems)
     return config
@@ -239,8 +239,8 @@ def located(path: str | None) -> str | None:
     if not path or too_long(path) or "\0" in path:  # asking for such a file is an error, not a no
         return path
     path = str(expanded(path))
-    found = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]
-    return str(found[0].resolve()) if found else path
+    candidates = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]
+    return str(candidates[0].resolve()) if candidates else path
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -76,13 +76,13 @@ class Silent(EventLog):
 
 def lead(run: Run) -> int:
     """Train a run, writing its events."""
-    own = FileLock(run.path / ".lock")
+    lock = FileLock(run.path / ".lock")
     try:
-        own.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         print(f"{run.name} is being trained by another process.", flush=True)
         return 1
-    with own:
+    with lock:
         number = run.status().starts + 1
         run.write_process(os.getpid(), number)
         log = EventLog(run.events_path)

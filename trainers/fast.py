@@ -128,20 +128,20 @@ class FastStep(Step):
 
     @torch.no_grad()
     def _end(self) -> None:
-        self.world.add([*(s for g in self.fused.groups for s in (g.grad_a, g.grad_b))])
+        self.world.add([*(s for g in self.fused.groups for s in (g.grad_a, g.grad_b))])  # (L, P R, n), (L, M, P R)
         self.world.add([self.total, self.count])
         for group in self.fused.groups:
-            group.collect(self.count)
+            group.collect(self.count)  # into the gradients of what is trained, (L, ...)
         grads = self.fused.grads()
-        norm = torch.stack([grad.norm() for grad in grads]).norm()
-        loss = self.total / self.count
+        norm = torch.stack([grad.norm() for grad in grads]).norm()  # () of each stack -> ()
+        loss = self.total / self.count  # (), the mean over all examples of the window
         self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(loss + norm)).float()))
         if self.cfg.train.clip:
             torch._foreach_mul_(grads, (self.cfg.train.clip / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step()
         for name, average in self.averaged.items():
             average.lerp_(self.parameters[name], (1 - self.cfg.train.ema) * (1 - self.bad))
-        self.report.copy_(torch.stack([loss, norm, self.bad]))
+        self.report.copy_(torch.stack([loss, norm, self.bad]))  # (3,)
 
     def _prepare(self) -> None:
         """Once, after a checkpoint may have been loaded: an optimiser that a graph can hold."""

@@ -50,8 +50,8 @@ def of(state: Step) -> dict[str, Any]:
     """A run's, as JSON holds it; made once."""
     if state.fingerprint is None:
         settings = {k: v for k, v in state.cfg.dotted().items() if not k.startswith(_APART) and k not in PATHS}
-        own = {"settings": settings, "machine": _machine(state), "base": _base(state.task.model)}
-        state.fingerprint = own | state.task.content()
+        facts = {"settings": settings, "machine": _machine(state), "base": _base(state.task.model)}
+        state.fingerprint = facts | state.task.content()
     return state.fingerprint
 
 

@@ -101,11 +101,11 @@ class Step:
         with self.flat.perturbed(step):
             for micro in self.window():
                 with self.autocast():
-                    contributions, weight = self.task.loss(self.task.batch(step, micro))
+                    contributions, weight = self.task.loss(self.task.batch(step, micro))  # (B,), a number
                 self.scaler.scale(contributions.sum()).backward()
                 total, count = total + float(contributions.detach().sum()), count + weight
         grads = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        sums = torch.tensor([total, count], dtype=torch.float64)
+        sums = torch.tensor([total, count], dtype=torch.float64)  # (2,)
         self.world.add_on_cpu(sums)
         self.world.add(grads)
         total, count = sums.tolist()
@@ -122,7 +122,7 @@ class Step:
             group["lr"] = lr * group[optim.SHARE]
         self.scaler.unscale_(self.optimizer)
         limit = self.cfg.train.clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)  # ()
         self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -124,8 +124,8 @@ class TrainTab:
     @property
     def kept(self) -> dict[str, Any]:
         """The components whose values outlive the page, by name."""
-        own = {"preset": self.preset, "name": self.name, "filled": self.filled}
-        return own | self.form.widgets | self.panel.kept
+        values = {"preset": self.preset, "name": self.name, "filled": self.filled}
+        return values | self.form.widgets | self.panel.kept
 
     @property
     def changes(self) -> list[Any]:

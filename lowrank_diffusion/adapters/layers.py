@@ -190,7 +190,7 @@ def native(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = peft.get_peft_model_state_dict(model, adapter_name=NAME)
     tensors = {f"base_model.model.{k}": v.detach().to("cpu", torch.float32).contiguous() for k, v in state.items()}
     config: Any = model.peft_config[NAME]  # type: ignore[index]
-    kept = adapted_layers(model)[0].kind.kept
-    fields = {name: value for name, value in config.to_dict().items() if name in kept}
+    written = adapted_layers(model)[0].kind.kept
+    fields = {name: value for name, value in config.to_dict().items() if name in written}
     fields |= {"target_modules": sorted(config.target_modules), "inference_mode": True}
     return tensors, {name: getattr(value, "value", value) for name, value in fields.items()}

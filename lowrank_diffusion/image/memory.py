@@ -120,8 +120,8 @@ class _Job:
         self.plan = plan.of(cfg, machine or plan.any_gpu(cfg), self.layers)
         with explained(f"{self.source.label}: its configuration", MODEL_KEY, _AGAIN):
             # One file brings no configuration and is loaded with its family's; what a hub id holds is not here.
-            own = self.source.config("vae") if self.other_vae is None else Path(self.other_vae.path)
-            places = (own / "config.json", self.family.config("vae") / "config.json")
+            folder = self.source.config("vae") if self.other_vae is None else Path(self.other_vae.path)
+            places = (folder / "config.json", self.family.config("vae") / "config.json")
             channels = read_object(next(place for place in places if place.is_file()))["block_out_channels"]
             self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
             self.side = cfg.data.resolution or base.denoiser["sample_size"] * self.scale
@@ -140,8 +140,8 @@ class _Job:
         if self.cfg.adapter.text_encoders != "none":
             denoiser |= text
         held = denoiser | {"adapter": self._adapter(), "optimizer": self._optimizer()}
-        kept, activations = self._perturbed(), self._activations()
-        steps = held | {"gradients": 4 * self.trained, "perturbed weights": kept, "activations": activations}
+        perturbed, activations = self._perturbed(), self._activations()
+        steps = held | {"gradients": 4 * self.trained, "perturbed weights": perturbed, "activations": activations}
         stages["steps"] = steps
         if self.cfg.sample.prompts:
             # A captured graph keeps its memory while samples are drawn.
@@ -199,15 +199,15 @@ class _Job:
         """What lies between forward and backward of one micro-batch; class pictures double it."""
         mode, half = self.pace, self.width / 2
         pictures = self.cfg.train.batch * (2 if self.cfg.prior.weight else 1)
-        area, whole, kept = (self.side // self.scale) ** 2, [], 0.0
+        area, whole, inputs = (self.side // self.scale) ** 2, [], 0.0
         for block in self.outline.blocks:
             elements = area / 4**block.level
             if block.kind == "transformer":
                 whole.append(elements * block.outputs * self.family.factors.transformer[mode])
             else:
                 whole.append(elements * (block.inputs + block.outputs) * self.family.factors.resnet[mode])
-            kept += elements * block.inputs * self.family.factors.checkpoint[mode]
-        left = kept + max(whole) if self.cfg.train.checkpointing else sum(whole)
+            inputs += elements * block.inputs * self.family.factors.checkpoint[mode]
+        left = inputs + max(whole) if self.cfg.train.checkpointing else sum(whole)
         return half * pictures * (left + self._text_activations(self.family.factors.transformer[mode]))
 
     def _text_activations(self, each: float) -> float:
