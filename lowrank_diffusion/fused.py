@@ -77,11 +77,9 @@ class Group:
         count, width = len(self.units), len(self.heights) * self.rank
         self.a = self.masters[0].new_zeros((count, width, self.width), dtype=dtype)  # (L, P R, n)
         self.b = self.masters[0].new_zeros((count, sum(self.heights), width), dtype=dtype)  # (L, M, P R)
-        # Leaves of autograd, one pair per unit, that share the stacks' storage.
+        # Leaves of autograd, one pair (P R, n), (M, P R) per unit, that share the stacks' storage.
         pairs = zip(self.a, self.b, strict=True)
-        self.leaves = [
-            (a.detach().requires_grad_(), b.detach().requires_grad_()) for a, b in pairs
-        ]  # (P R, n), (M, P R)
+        self.leaves = [(a.detach().requires_grad_(), b.detach().requires_grad_()) for a, b in pairs]
         wide = torch.promote_types(dtype, torch.float32)
         self.grad_a, self.grad_b = torch.zeros_like(self.a, dtype=wide), torch.zeros_like(self.b, dtype=wide)
 
