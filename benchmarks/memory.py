@@ -47,10 +47,10 @@ ROWS = {
     "gralora-flat-kept": f"{PLAIN};adapter.kind=gralora;flat.sigma=0.05",
     "gralora-flat-redrawn": f"{PLAIN};adapter.kind=gralora;flat.sigma=0.05;flat.keep=false",
     "lora-nf4-checkpointed": f"{PLAIN};base.quantize=nf4;train.checkpointing=true",
-    "lora-b1-eager": f"{PLAIN};train.step=eager",
+    "lora-b1-eager": f"{PLAIN};train.execution=eager",
     "sd15-6gb": "sd15-6gb",
     "sd15-8gb": "sd15-8gb",
-    "lora-b1-eager-adamw8bit": f"{PLAIN};train.step=eager;optimizer.name=adamw8bit",
+    "lora-b1-eager-adamw8bit": f"{PLAIN};train.execution=eager;optimizer.name=adamw8bit",
 }
 """Row -> preset and settings."""
 TINY: dict[str, Any] = {"data.resolution": 128, "train.device": "cpu", "train.precision": "fp32", "train.memory": None}

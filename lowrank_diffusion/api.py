@@ -99,13 +99,13 @@ def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str 
     if isinstance(preset, Config):
         title, values = preset.task, preset.model_dump(mode="json")
     else:
-        found = presets.find_preset(str(preset))
-        title, values = found.name, found.values
+        named = presets.find_preset(str(preset))
+        title, values = named.name, named.values
     cfg = presets.build(values, settings)
-    seen = preflight.look(presets.with_absolute_paths(cfg))
-    if seen.problems:
-        raise ConfigError(seen.problems)
-    return runs.create(cfg, name or title), seen.notes
+    checked = preflight.look(presets.with_absolute_paths(cfg))
+    if checked.problems:
+        raise ConfigError(checked.problems)
+    return runs.create(cfg, name or title), presets.notes(values, settings) + checked.notes
 
 
 def draw(

@@ -142,7 +142,7 @@ class TrainConfig(Section):
     checkpointing: bool = option(False, "Gradient checkpointing: less memory, about a third more time.")
     clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", ge=0)
     ema: float = option(0.0, "Decay of the averaged weights that are exported; 0: off.", ge=0, lt=1)
-    step: Literal["auto", "eager", "compiled", "captured"] = option(
+    execution: Literal["auto", "eager", "compiled", "captured"] = option(
         "auto",
         "How a step runs: captured in CUDA graphs, with compiled blocks, or eager; auto takes the fastest that works.",
     )
@@ -211,9 +211,9 @@ class Config(Section):
 
     def check(self) -> Iterator[Problem]:
         """Rules between sections."""
-        values, defaults, own = self.dotted(), type(self)().dotted(), fields(self.task)
+        values, defaults, declared = self.dotted(), type(self)().dotted(), fields(self.task)
         for key, value in values.items():
-            if key not in own and value != defaults[key]:
+            if key not in declared and value != defaults[key]:
                 yield Problem(key, f"means nothing with task={self.task}, got {shown(value)}.", "Leave it out.")
         for key in (key for key in PATHS if too_long(values[key])):
             yield Problem(key, f"is no path: it is too long ({len(values[key]):,} characters).")
@@ -236,17 +236,17 @@ class Config(Section):
 
 def sections() -> dict[str, type[Section]]:
     """The section classes by name."""
-    found = {name: field.annotation for name, field in Config.model_fields.items()}
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    annotations = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: kind for name, kind in annotations.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
 def fields(task: str | None = None) -> dict[str, FieldInfo]:
     """Every parameter's declaration by dotted key, in the order of declaration; of ``task``: only those it has."""
-    found: dict[str, FieldInfo] = {}
+    declared: dict[str, FieldInfo] = {}
     for name, field in Config.model_fields.items():
         section = sections().get(name)
-        found |= section.of_task(task, f"{name}.") if section else {name: field}
-    return found
+        declared |= section.of_task(task, f"{name}.") if section else {name: field}
+    return declared
 
 
 def choices(key: str) -> tuple[str, ...]:

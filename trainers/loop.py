@@ -30,7 +30,8 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     steps = cfg.train.steps
     size = sum(p.numel() for p in state.parameters.values())
     precision = str(state.dtype).removeprefix("torch.")
-    log.append(events.Started(start, steps, state.device.type, precision, size, state.mode, state.reason))
+    mode, reason = state.plan.mode, state.plan.why_not_faster
+    log.append(events.Started(start, steps, state.device.type, precision, size, mode, reason))
     loss = None
     memory = Peaks(state, log)
     memory.tell("preparing")
@@ -84,9 +85,9 @@ class Peaks:
 
     def tell(self, stage: str) -> None:
         """What happened since the last call was ``stage``."""
-        found, before = devices.peak(self.state.device), self.told.get(stage, (0, 0))
-        if found and (found[0] > before[0] or found[1] > before[1]):
-            self.told[stage] = max(found[0], before[0]), max(found[1], before[1])
+        peak, before = devices.peak(self.state.device), self.told.get(stage, (0, 0))
+        if peak and (peak[0] > before[0] or peak[1] > before[1]):
+            self.told[stage] = max(peak[0], before[0]), max(peak[1], before[1])
             self.log.append(events.Memory(stage, *self.told[stage]))
 
 
@@ -146,17 +147,17 @@ def _patiently(write: Callable[[], T], state: Step, log: EventLog) -> T:
 
     To train on would put more work at risk, and to leave would lose what was trained.
     """
-    said = False
+    noted = False
     while True:
         try:
             return write()
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            if not said:
+            if not noted:
                 log.append(events.Note(f"The disk is full: step {state.done} waits to be saved. Free some space."))
                 print(f"step {state.done} cannot be saved yet: {error}", flush=True)
-                said = True
+                noted = True
             time.sleep(2)
 
 

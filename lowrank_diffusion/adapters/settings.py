@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from ..declare import Problem, Section, option, shown
@@ -71,3 +72,16 @@ class AdapterConfig(Section):
             yield Problem("targets", f"{rule}; got {shown(self.targets)}.", "Names of layers need no expression.")
         if not self.targets:
             yield Problem("targets", "must name at least one layer.", "Use attention.")
+
+
+def unmatched(paths: Iterable[str], targets: Iterable[str]) -> list[Problem]:
+    """What to say of ``targets`` that mean none of the linear layers at ``paths``."""
+    # The distinct ends of the paths, 'to_out.0' with its number.
+    ends = sorted({re.search(r"[^.]*[^.\d][^.]*(\.\d+)?$", path).group() for path in paths})  # type: ignore[union-attr]
+    hint = f"Layers are called: {', '.join(ends)}."
+    return [Problem("adapter.targets", f"{name!r} matches no linear layer.", hint) for name in targets]
+
+
+def size_problems(cfg: AdapterConfig, sides: Mapping[str, tuple[int, int]]) -> list[Problem]:
+    """What the kind finds wrong with the (m, n) of the layers that are to be adapted, given by path."""
+    return [Problem(f"adapter.{p.key}", p.rule, p.hint) for p in cfg.method.check_sides(cfg, sides)]
