@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrank_diffusion.runs import Run
 
-from . import chatting
+from . import chat_form
 from .chat import ChatTab
 from .engine import Engine
 from .row_panel import RowPanel
@@ -42,6 +42,6 @@ class LanguageTab:
 
     def talk_with(self, run: Run, said: str) -> dict[Any, Any]:
         """What a handler returns to open the chat with a run's adapter; ``said``: what stands in the message field."""
-        adapter = gr.update(choices=chatting.adapter_choices(), value=run.name)
+        adapter = gr.update(choices=chat_form.adapter_choices(), value=run.name)
         settings = self.chat.choose({self.chat.adapter: run.name, self.chat.message: said})
         return {self.chat.adapter: adapter, self.tabs: gr.Tabs(selected="chat")} | settings

@@ -16,9 +16,9 @@ from lowrank_diffusion.text.rows import Row
 from . import launch, row_view, safe
 from .engine import CancelledError, Engine
 from .form import from_widget, message_html, problems_html
+from .language_worker import Counting, Tokenise, Tokenised
 from .process import Waiting
 from .row_file import RowFile, example_files, is_example, name_of
-from .speaker import Counting, Tokenise, Tokenised
 from .toolkit import gr, static_text
 from .train import TrainTab
 

@@ -14,7 +14,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.files import Unreadable, read_part
 from lowrank_diffusion.runs import Run, RunError
 
-from . import asking, chatting, live, safe, watching
+from . import chat_form, draw_form, live, safe, watching
 from .curve import smoothed
 from .form import message_html
 from .monitor import RESUMABLE, RESUME_NOTE, STOP_NOTE
@@ -98,7 +98,7 @@ def zipped_peft(run: Run) -> Path:
 
 def can_be_tried(run: Run) -> bool:
     """Whether there is an adapter that the app could load."""
-    find = chatting.adapter_folder if watching.task(run) == "text" else asking.adapter_file
+    find = chat_form.adapter_folder if watching.task(run) == "text" else draw_form.adapter_file
     return find(run) is not None
 
 

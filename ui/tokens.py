@@ -1,6 +1,6 @@
 """Rows as tokens, ready to be shown: what is learnt, what is cut, and what it all adds up to.
 
-Made in the process of :mod:`.speaker`, shown by :mod:`.row_view`; nothing here needs torch before it is called.
+Made in the process of :mod:`.language_worker`, shown by :mod:`.row_view`; nothing here needs torch before it is called.
 """
 
 from __future__ import annotations

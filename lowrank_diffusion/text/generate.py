@@ -71,7 +71,7 @@ def choose(logits: Tensor, settings: Settings, generator: torch.Generator) -> in
     return int(order[torch.multinomial(wanted * (before < settings.top_p), 1, generator=generator)])
 
 
-class Speaker:
+class TextGenerator:
     """A base model that stays loaded, and the adapter it may answer with.
 
     Raises, when the model is first needed, what :class:`Base` raises.

@@ -21,7 +21,7 @@ from .tokens import Counts, Shown
 
 if TYPE_CHECKING:
     from lowrank_diffusion.text.encode import Encoded
-    from lowrank_diffusion.text.generate import Speaker
+    from lowrank_diffusion.text.generate import TextGenerator
 
 MOST_COUNTED = 20_000
 """Rows; the figures of a longer file are those of its beginning, which the tab says."""
@@ -98,7 +98,7 @@ class Answered(Finished):
     replies: tuple[Reply, ...]
 
 
-class Linguist:
+class LanguageWorker:
     """Does both kinds of jobs with one base, which stays loaded."""
 
     name: ClassVar[str] = "speak"
@@ -112,16 +112,16 @@ class Linguist:
     def __init__(self) -> None:
         self._tokenizer: tuple[Any, Any] | None = None
         self._encoded: tuple[Any, list[Row], list[Encoded | str]] | None = None
-        self._speaker: tuple[Any, Speaker] | None = None
+        self._generator: tuple[Any, TextGenerator] | None = None
 
     def warm(self, wanted: Callable[[], bool]) -> None:
         """Nothing: which base is wanted is not known."""
 
     def forget(self) -> None:
         """Let go of everything loaded."""
-        if self._speaker is not None:
-            self._speaker[1].release()
-        self._speaker = self._encoded = self._tokenizer = None
+        if self._generator is not None:
+            self._generator[1].release()
+        self._generator = self._encoded = self._tokenizer = None
 
     def do(self, job: Tokenise | Chat, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Finished:
         """One job. Raises Cancelled and UserError."""
@@ -155,7 +155,7 @@ class Linguist:
     def _chat(self, job: Chat, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Answered:
         texts: list[str | None] = [None] * len(job.sides)
         send(Saying(tuple(texts)))
-        speaker = self._loaded_speaker(job)
+        generator = self._loaded_generator(job)
         replies = []
         for index, side in enumerate(job.sides):
 
@@ -166,23 +166,23 @@ class Linguist:
                     raise Cancelled
 
             began = time.monotonic()
-            with contextlib.closing(speaker.stream(side.messages, job.settings, side.adapted)) as pieces:
+            with contextlib.closing(generator.stream(side.messages, job.settings, side.adapted)) as pieces:
                 text, said = _followed(pieces, tell)
             replies.append(Reply(text, said.tokens, said.cut, time.monotonic() - began))
         return Answered(tuple(replies))
 
-    def _loaded_speaker(self, job: Chat) -> Speaker:
-        from lowrank_diffusion.text.generate import Speaker
+    def _loaded_generator(self, job: Chat) -> TextGenerator:
+        from lowrank_diffusion.text.generate import TextGenerator
         from lowrank_diffusion.text.model import Base
 
-        if self._speaker is None or self._speaker[0] != (job.base, job.template):
-            if self._speaker is not None:
-                self._speaker[1].release()
-                self._speaker = None
-            speaker = Speaker(Base.of(job.base, *_where()), job.template)
-            self._speaker = ((job.base, job.template), speaker)
-        self._speaker[1].load(job.adapter)
-        return self._speaker[1]
+        if self._generator is None or self._generator[0] != (job.base, job.template):
+            if self._generator is not None:
+                self._generator[1].release()
+                self._generator = None
+            generator = TextGenerator(Base.of(job.base, *_where()), job.template)
+            self._generator = ((job.base, job.template), generator)
+        self._generator[1].load(job.adapter)
+        return self._generator[1]
 
 
 def _followed(pieces: Generator[str, None, Said], tell: Callable[[str], None]) -> tuple[str, Said]:

@@ -17,9 +17,9 @@ from lowrank_diffusion.text.rows import Message
 from lowrank_diffusion.text.source import resolve
 
 from . import live, safe, watching
-from .asking import RequestError
+from .draw_form import RequestError
 from .form import number
-from .speaker import Chat, Reply, Side
+from .language_worker import Chat, Reply, Side
 
 LABELS = {"temperature": "Temperature", "top_p": "Top-p", "max_tokens": "Most tokens", "seed": "Seed"}
 LONGEST_MESSAGE = 200_000
