@@ -78,10 +78,10 @@ def locate(value: str, key: str) -> Source | Problem:
     """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling."""
     if key == MODEL_KEY and value == EMBEDDED:
         return Source("folder", str(paths.EMBEDDED_BASE), EMBEDDED)
-    place = bases.find(value, key, _ACCEPTED)
-    if isinstance(place, Problem):
-        return place
-    found = Source(place.kind, place.path, place.label)
+    location = bases.find(value, key, _ACCEPTED)
+    if isinstance(location, Problem):
+        return location
+    found = Source(location.kind, location.path, location.label)
     return _identified(found) if key == MODEL_KEY else found
 
 

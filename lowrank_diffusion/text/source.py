@@ -51,8 +51,8 @@ def resolve(base: BaseModelConfig) -> Source:
     if base.path == EMBEDDED:
         found: Source | Problem = _embedded()
     else:
-        place = bases.find(base.path, MODEL_KEY, _ACCEPTED)
-        found = place if isinstance(place, Problem) else _source(place, base.revision)
+        location = bases.find(base.path, MODEL_KEY, _ACCEPTED)
+        found = location if isinstance(location, Problem) else _source(location, base.revision)
     problems = [found] if isinstance(found, Problem) else list(_content_problems(found))
     if base.revision is not None and isinstance(found, Source) and found.kind != "hub":
         rule = f"belongs to a hub id; {found.label} is on this disk."
@@ -71,12 +71,12 @@ def _embedded() -> Source | Problem:
     return Source("gguf", str(files[0]), EMBEDDED)
 
 
-def _source(place: bases.Place, revision: str | None) -> Source | Problem:
-    if place.kind != "file":
-        return Source(place.kind, place.path, place.label, revision)
-    path = Path(place.path)
+def _source(location: bases.Location, revision: str | None) -> Source | Problem:
+    if location.kind != "file":
+        return Source(location.kind, location.path, location.label, revision)
+    path = Path(location.path)
     if path.suffix.lower() == ".gguf":
-        return Source("gguf", place.path, place.label)
+        return Source("gguf", location.path, location.label)
     if path.suffix.lower() in PICKLES:
         rule = f"{path} is a pickle checkpoint; loading it could run any code in it, so it is refused."
         return Problem(MODEL_KEY, rule, "Take the folder with the .safetensors files of the same model.")
