@@ -19,7 +19,7 @@ from .config import EMBEDDED, BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
 from .image.adapter_files import SUFFIXES, is_folder
 from .image.data import open_picture, scan
-from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
+from .image.request import LIMITS, AdapterChoice, DrawRequest, leave_out_quantisation, violation
 from .paths import expanded
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def request(adapters: Sequence[str], base: str | None, given: Mapping[str, Any],
 
 def out_of_bounds(given: Mapping[str, float | None], dashes: str = "--") -> list[Problem]:
     """The numbers that break a limit, by the options that they were given with."""
-    rules = {name: broken(name, value) for name, value in given.items() if value is not None}
+    rules = {name: violation(name, value) for name, value in given.items() if value is not None}
     return [Problem(f"{dashes}{name}", rule) for name, rule in rules.items() if rule]
 
 

@@ -13,7 +13,7 @@ from . import devices, presets, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem, choices
 from .errors import UserError
 from .paths import expanded
-from .text.request import LIMITS, Settings, broken
+from .text.request import LIMITS, Settings, violation
 from .text.rows import Message, read
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def ask(options: argparse.Namespace) -> int:
     """Let a language model answer, with an adapter or without."""
     given = {name: getattr(options, name) for name in LIMITS}
     wrong = [
-        Problem(f"--{name.replace('_', '-')}", rule) for name, value in given.items() if (rule := broken(name, value))
+        Problem(f"--{name.replace('_', '-')}", rule)
+        for name, value in given.items()
+        if (rule := violation(name, value))
     ]
     if wrong:
         raise ConfigError(wrong)

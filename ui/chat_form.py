@@ -12,7 +12,7 @@ from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
-from lowrank_diffusion.text.request import Settings, broken
+from lowrank_diffusion.text.request import Settings, violation
 from lowrank_diffusion.text.rows import Message
 from lowrank_diffusion.text.source import resolve
 
@@ -109,7 +109,7 @@ def _settings(answers: dict[str, Any]) -> tuple[Settings, list[Problem]]:
     settings, problems = Settings(), []
     for name, label in LABELS.items():
         value = number(answers[name])
-        rule = "is empty." if value is None else broken(name, value)
+        rule = "is empty." if value is None else violation(name, value)
         if rule:
             problems.append(Problem(label, rule))
         else:

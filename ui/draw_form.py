@@ -9,7 +9,7 @@ from lowrank_diffusion import presets
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import adapter_files
-from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
+from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, violation
 from lowrank_diffusion.image.source import ModelError, resolve
 from lowrank_diffusion.runs import Run, RunError
 
@@ -93,7 +93,7 @@ def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     found, problems = {}, []
     for name, label in (LABELS | {"guidance": "Guidance"}).items():
         value = number(answers[name])
-        rule = broken(name, value) if value is not None else ""
+        rule = violation(name, value) if value is not None else ""
         if value is None and name not in ("width", "height"):
             rule = "is empty."
         if rule:

@@ -101,8 +101,8 @@ class Kind(Protocol):
         """The update as one plain pair with the scaling inside B: A (R, n), B (m, R), exact."""
         ...
 
-    def beyond_factors(self, module: Any, name: str, path: str) -> str:
-        """What of an adapter that came from elsewhere a plain pair cannot say; empty if nothing."""
+    def obstacle_to_factors(self, module: Any, name: str, path: str) -> str:
+        """Why an adapter that came from elsewhere is more than a plain pair can say; empty if it is not."""
         return ""
 
     def shape(self, module: Any, name: str) -> tuple[int, ...]:

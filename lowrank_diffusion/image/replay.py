@@ -42,7 +42,7 @@ class Captured:
 
 
 class Replay:
-    """Runs a denoiser's calls inside :meth:`active`, captured where that can be; ``reason`` says why it cannot.
+    """Runs a denoiser's calls inside :meth:`active`, captured where that can be; ``obstacle`` says why it cannot.
 
     Args:
         model: A pipeline's denoiser in eval mode, on its device. Graphs read its weights where they are now.
@@ -52,7 +52,9 @@ class Replay:
         self.model = model
         self.adapters = StaticAdapters(model)
         self.device = next(model.parameters()).device
-        self.reason = "" if self.device.type == "cuda" else f"the device is {self.device.type}, only CUDA captures"
+        self.own_obstacle = (
+            "" if self.device.type == "cuda" else f"the device is {self.device.type}, only CUDA captures"
+        )
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, Captured] = {}
         self._pool: Any = None
@@ -60,7 +62,7 @@ class Replay:
     @property
     def obstacle(self) -> str:
         """Why calls are not captured now; empty if they are."""
-        return self.reason or self.adapters.reason
+        return self.own_obstacle or self.adapters.obstacle
 
     @property
     def graphs(self) -> int:
@@ -88,7 +90,7 @@ class Replay:
         self._graphs.clear()
         self._calls.clear()
         self._pool = None
-        self.reason = self.reason or reason
+        self.own_obstacle = self.own_obstacle or reason
         return held
 
     def _call(self, ordinary: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:

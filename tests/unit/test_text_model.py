@@ -21,7 +21,7 @@ from lowrank_diffusion.text.batches import Batches
 from lowrank_diffusion.text.encode import Encoded, encode, end_of_turn, prompt
 from lowrank_diffusion.text.generate import TextGenerator, choose, stream
 from lowrank_diffusion.text.model import CAUSAL, Base, _read_once, attention, problems
-from lowrank_diffusion.text.request import Settings, broken
+from lowrank_diffusion.text.request import Settings, violation
 from lowrank_diffusion.text.rows import Message, Row
 from tests import tiny_language as tiny
 
@@ -145,7 +145,7 @@ def test_choosing_a_token():
     assert choose(logits, Settings(), generator) == 1
     assert {choose(logits, Settings(temperature=1, top_p=0.1), generator) for _ in range(20)} == {1}
     assert {choose(logits, Settings(temperature=1, top_p=0.8), generator) for _ in range(50)} == {1, 2}
-    assert [broken("seed", 1.5), broken("temperature", 0)] == [
+    assert [violation("seed", 1.5), violation("temperature", 0)] == [
         "must be a whole number from 0 to 4294967295, got 1.5.",
         "",
     ]
