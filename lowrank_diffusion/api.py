@@ -83,7 +83,7 @@ def train(preset: str | Path | Config, *, name: str | None = None, **settings: A
     for note in notes:
         print(terminal.plain(f"note: {note}"), flush=True)
     supervisor.start(run)
-    code = terminal.follow(run, stop_on_interrupt=True, told=notes)
+    code = terminal.follow(run, stop_on_interrupt=True, known=notes)
     if code == terminal.INTERRUPTED:
         raise KeyboardInterrupt
     if code != terminal.DONE:

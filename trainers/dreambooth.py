@@ -131,7 +131,7 @@ class DreamBooth:
         """Adapter files in every form; see :mod:`lowrank_diffusion.image.export`."""
         facts = Facts(
             name=self.run.title, config=self.cfg, base=self.base.source.label, prediction=self.objective.prediction,
-            pictures=self.data.seen, resolution=self.data.side, step=step, loss=loss,
+            pictures=self.data.trained_on, resolution=self.data.side, step=step, loss=loss,
             started=self.run.status().started, run=self.run.name,
             precision=str(self.dtype).removeprefix("torch."), base_file=self.base.source.file,
         )  # fmt: skip

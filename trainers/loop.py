@@ -80,14 +80,14 @@ class Peaks:
     """Tells how much GPU memory each stage takes, whenever it is more than before."""
 
     def __init__(self, state: Step, log: EventLog):
-        self.state, self.log, self.told = state, log, dict[str, tuple[int, int]]()
+        self.state, self.log, self.reported = state, log, dict[str, tuple[int, int]]()
 
     def tell(self, stage: str) -> None:
         """What happened since the last call was ``stage``."""
-        found, before = devices.peak(self.state.device), self.told.get(stage, (0, 0))
+        found, before = devices.peak(self.state.device), self.reported.get(stage, (0, 0))
         if found and (found[0] > before[0] or found[1] > before[1]):
-            self.told[stage] = max(found[0], before[0]), max(found[1], before[1])
-            self.log.append(events.Memory(stage, *self.told[stage]))
+            self.reported[stage] = max(found[0], before[0]), max(found[1], before[1])
+            self.log.append(events.Memory(stage, *self.reported[stage]))
 
 
 def _due(step: int, every: int, steps: int) -> bool:

@@ -84,7 +84,7 @@ class ChatTab:
         return [part.change for part in self.kept.values()]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
         return list(self.kept.values())
 
@@ -100,8 +100,8 @@ class ChatTab:
     def connect(self, demo: gr.Blocks, tabs: list[gr.Tab]) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        shown = [demo.load, *(tab.select for tab in tabs), self.adapter.focus]
-        gr.on(shown, lambda: gr.update(choices=chat_form.adapter_choices()), None, self.adapter, **quiet)
+        opened = [demo.load, *(tab.select for tab in tabs), self.adapter.focus]
+        gr.on(opened, lambda: gr.update(choices=chat_form.adapter_choices()), None, self.adapter, **quiet)
         self.adapter.input(self.choose, {self.adapter, self.message}, self.filled, **quiet)
         self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
         fields = {self.turns, *(getattr(self, name) for name in self.names)}
@@ -162,7 +162,7 @@ class ChatTab:
         except CancelledError:
             yield idle | self._kept(before, chat_form.stopped(turn))
         except UserError as error:
-            words = {self.problems: message_html(str(error), "bad"), self.message: turn.said}
+            words = {self.problems: message_html(str(error), "bad"), self.message: turn.message}
             yield idle | words | {self.view: chat_form.conversation_html(before)}
 
     def _view(self, before: tuple[Turn, ...], turn: Turn) -> dict[Any, Any]:

@@ -42,7 +42,7 @@ class Spoken:
 class Turn:
     """What a person said, and the answers to it."""
 
-    said: str
+    message: str
     answers: tuple[Spoken, ...]
 
 
@@ -132,7 +132,7 @@ def _conversation(system: Any, turns: tuple[Turn, ...], adapted: bool, message: 
     for turn in turns:
         for answer in turn.answers:
             if answer.adapted == adapted and answer.text.strip():
-                messages += [Message("user", turn.said), Message("assistant", answer.text)]
+                messages += [Message("user", turn.message), Message("assistant", answer.text)]
     return (*messages, Message("user", message))
 
 
@@ -148,12 +148,12 @@ def saying(turn: Turn, texts: tuple[str | None, ...]) -> Turn:
     if talking < 0:
         words[0] = "loading the model, which takes longest the first time"
     answers = zip(turn.answers, texts, words, strict=True)
-    return Turn(turn.said, tuple(replace(answer, text=text or "", facts=fact) for answer, text, fact in answers))
+    return Turn(turn.message, tuple(replace(answer, text=text or "", facts=fact) for answer, text, fact in answers))
 
 
 def stopped(turn: Turn) -> Turn:
     """The turn where it was broken off."""
-    return Turn(turn.said, tuple(replace(answer, facts="stopped", whole=True) for answer in turn.answers))
+    return Turn(turn.message, tuple(replace(answer, facts="stopped", whole=True) for answer in turn.answers))
 
 
 def answered(turn: Turn, replies: tuple[Reply, ...]) -> Turn:
@@ -164,7 +164,7 @@ def answered(turn: Turn, replies: tuple[Reply, ...]) -> Turn:
         cut = " · cut: no more tokens allowed" if reply.cut else ""
         facts = f"{reply.tokens} token{'' if reply.tokens == 1 else 's'}{speed}{cut}"
         done.append(replace(answer, text=reply.text, facts=facts, whole=True))
-    return Turn(turn.said, tuple(done))
+    return Turn(turn.message, tuple(done))
 
 
 def conversation_html(turns: tuple[Turn, ...]) -> str:
@@ -177,7 +177,7 @@ def conversation_html(turns: tuple[Turn, ...]) -> str:
 
 def _turn(turn: Turn) -> str:
     return (
-        f'<section class="turn"><p class="said">{html.escape(turn.said)}</p>'
+        f'<section class="turn"><p class="said">{html.escape(turn.message)}</p>'
         f'<div class="answers">{"".join(map(_answer, turn.answers))}</div></section>'
     )
 

@@ -40,8 +40,8 @@ class LanguageTab:
         """What :meth:`talk_with` may change."""
         return [self.tabs, self.chat.adapter, *self.chat.filled]
 
-    def talk_with(self, run: Run, said: str) -> dict[Any, Any]:
-        """What a handler returns to open the chat with a run's adapter; ``said``: what stands in the message field."""
+    def talk_with(self, run: Run, message: str) -> dict[Any, Any]:
+        """What a handler returns to open the chat with a run's adapter; ``message``: what its field holds."""
         adapter = gr.update(choices=chat_form.adapter_choices(), value=run.name)
-        settings = self.chat.choose({self.chat.adapter: run.name, self.chat.message: said})
+        settings = self.chat.choose({self.chat.adapter: run.name, self.chat.message: message})
         return {self.chat.adapter: adapter, self.tabs: gr.Tabs(selected="chat")} | settings

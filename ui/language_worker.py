@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lowrank_diffusion.config import BaseModelConfig, TextConfig
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
-from lowrank_diffusion.text.request import Said, Settings
+from lowrank_diffusion.text.request import AnswerLength, Settings
 from lowrank_diffusion.text.rows import Message, Row
 
 from . import tokens
 from .process import Cancelled, Finished, Partial
-from .tokens import Counts, Shown
+from .tokens import Counts, RowTokens
 
 if TYPE_CHECKING:
     from lowrank_diffusion.text.encode import Encoded
@@ -52,7 +52,7 @@ class Tokenised(Finished):
     """The rows asked for."""
 
     counts: Counts
-    rows: tuple[Shown, ...]
+    rows: tuple[RowTokens, ...]
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class LanguageWorker:
             self._encoded = (key, found, encoded)
         _, found, encoded = self._encoded
         last = min(job.first + job.count, len(encoded))
-        shown = [tokens.shown(n, found[n], encoded[n], tokenizer, job.text.length) for n in range(job.first, last)]
-        return Tokenised(tokens.counts(found, encoded, job.text), tuple(shown))
+        page = [tokens.row_tokens(n, found[n], encoded[n], tokenizer, job.text.length) for n in range(job.first, last)]
+        return Tokenised(tokens.counts(found, encoded, job.text), tuple(page))
 
     def _loaded_tokenizer(self, base: BaseModelConfig, template: str) -> Any:
         from lowrank_diffusion.text.model import Base  # torch and transformers: seconds
@@ -167,8 +167,8 @@ class LanguageWorker:
 
             began = time.monotonic()
             with contextlib.closing(generator.stream(side.messages, job.settings, side.adapted)) as pieces:
-                text, said = _followed(pieces, tell)
-            replies.append(Reply(text, said.tokens, said.cut, time.monotonic() - began))
+                text, length = _followed(pieces, tell)
+            replies.append(Reply(text, length.tokens, length.cut, time.monotonic() - began))
         return Answered(tuple(replies))
 
     def _loaded_generator(self, job: Chat) -> TextGenerator:
@@ -185,7 +185,7 @@ class LanguageWorker:
         return self._generator[1]
 
 
-def _followed(pieces: Generator[str, None, Said], tell: Callable[[str], None]) -> tuple[str, Said]:
+def _followed(pieces: Generator[str, None, AnswerLength], tell: Callable[[str], None]) -> tuple[str, AnswerLength]:
     """An answer to its end, telling all there is of it after each piece."""
     text = ""
     tell(text)

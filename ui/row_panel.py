@@ -24,7 +24,7 @@ from .train import TrainTab
 
 PAGE = 5
 """Rows shown at a time."""
-SEEN_BY = tuple(key for key, field in fields("text").items() if fact(field, "tokens"))
+TOKEN_SETTINGS = tuple(key for key, field in fields("text").items() if fact(field, "tokens"))
 """The settings on which it depends what the model sees."""
 FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
 NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}
@@ -93,12 +93,12 @@ class RowPanel:
         return [self.file.input]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
-        return [self.file, self.note, self.first, *self._seen_parts]
+        return [self.file, self.note, self.first, *self._view_parts]
 
     @property
-    def _seen_parts(self) -> list[Any]:
+    def _view_parts(self) -> list[Any]:
         return [self.counts, self.pager, self.where, self.view, self.back, self.on]
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
@@ -115,18 +115,18 @@ class RowPanel:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.tab, self.widgets = tab, tab.form.widgets
-        self.settings = {key: self.widgets[key] for key in SEEN_BY}
+        self.settings = {key: self.widgets[key] for key in TOKEN_SETTINGS}
         self.held_out = self.widgets["text.held_out"]
         again: dict[str, Any] = {
             "fn": self.look,
             "inputs": {self.file, self.first, *self.settings.values()},
-            "outputs": self._seen_parts,
+            "outputs": self._view_parts,
             "concurrency_limit": None,
             **quiet,
         }
         reading: dict[str, Any] = quiet | {"show_progress": "minimal", "show_progress_on": self.note}
         everything = {*tab.kept.values()}
-        changed = [*tab.shown, tab.before, tab.undo, tab.problems]
+        changed = [*tab.outputs, tab.before, tab.undo, tab.problems]
         self.drop.upload(self.take, {self.drop, *everything}, [self.drop, *changed], **reading).then(**again)
         for file, button in self.examples.items():
             taker = self._example_taker(file)
@@ -142,16 +142,16 @@ class RowPanel:
         """A file was dropped."""
         try:
             path = safe.uploaded(data[self.drop])
-            shown = self._plain(path)
+            updates = self._plain(path)
         except UserError as error:
             still = f"\n{name_of(Path(data[self.file]))} stays." if data[self.file] else ""
             return {self.drop: None, self.note: message_html(safe.by_name(error, data[self.drop]) + still, "bad")}
         if is_example(data[self.held_out]):
-            shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
-            shown[self.note] += message_html(HELD_OUT_NOTE)
+            updates |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
+            updates[self.note] += message_html(HELD_OUT_NOTE)
         if data[self.file] and not is_example(data[self.file]):
-            shown |= self.tab.undoing(f"{name_of(Path(data[self.file]))} was replaced.", data)
-        return {self.drop: None, self.file: str(path)} | shown
+            updates |= self.tab.undoing(f"{name_of(Path(data[self.file]))} was replaced.", data)
+        return {self.drop: None, self.file: str(path)} | updates
 
     def remove(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Remove was pressed."""
@@ -220,7 +220,7 @@ class RowPanel:
                         )
                         yield {self.counts: message_html(words)}
                     case Tokenised():
-                        yield self._seen(update, config, job.first)
+                        yield self._tokenised(update, config, job.first)
         except CancelledError:
             return
         except ConfigError as error:
@@ -236,12 +236,12 @@ class RowPanel:
             raise ConfigError(problems)
         return config
 
-    def _seen(self, update: Tokenised, config: Config, first: int) -> dict[Any, Any]:
-        shown = {
+    def _tokenised(self, update: Tokenised, config: Config, first: int) -> dict[Any, Any]:
+        updates = {
             self.counts: row_view.counts_html(update.counts, config.text),
             self.view: row_view.tokens_html(update.rows, config.text),
         }
-        return shown | self._page(update.counts.counted, first)
+        return updates | self._page(update.counts.counted, first)
 
 
 def _changes(part: Any) -> list[Any]:

@@ -105,14 +105,14 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
     """'Try it': the run's adapter where it is drawn or talked with, and a prompt to begin with where there is none."""
     first, *others = generate.choices
 
-    def use(name: str | None, prompt: str, base: str, uploads: list[str], said: str) -> dict[Any, Any]:
+    def use(name: str | None, prompt: str, base: str, uploads: list[str], message: str) -> dict[Any, Any]:
         try:
             run = safe.run(name)
             config = run.config()
         except UserError as error:
             raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
         if watching.task(run) == "text":
-            return language.talk_with(run, said) | {tabs: gr.Tabs(selected="language")}
+            return language.talk_with(run, message) | {tabs: gr.Tabs(selected="language")}
         options = draw_form.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")

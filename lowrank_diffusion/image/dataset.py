@@ -88,7 +88,7 @@ class Dataset:
         class_pictures = prior.pictures(base, cfg, self.side, progress)
         self.marks = {"pictures": marks(pictures), "class pictures": marks(class_pictures)}
         captions, place, other = [p.caption for p in pictures], Path(cfg.data.instance), Path(cfg.prior.pictures)
-        self.seen = Pictures(captions, len(class_pictures), place.name, other.name, sizes)
+        self.trained_on = Pictures(captions, len(class_pictures), place.name, other.name, sizes)
         # A class picture is seen beside instances of any size, in one forward pass with them.
         class_sizes = sorted(set(sizes)) if class_pictures else []
         groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]

@@ -39,7 +39,7 @@ class Tensors:
 
     label: str
     tensors: dict[str, Tensor]
-    said: Mapping[str, Stated]
+    stated: Mapping[str, Stated]
     """What PEFT or diffusers says of each model's."""
 
 
@@ -92,8 +92,8 @@ def _load(path: Path, family: Family | None, config: Stated | None = None) -> Te
     broken += [key for key, tensor in tensors.items() if key not in broken and not tensor.float().isfinite().all()]
     if broken:
         raise AdapterError(f"{path.name}: {broken[0]} is not of finite numbers ({len(broken)} such tensors).")
-    said = dict.fromkeys(MODELS, config) if config else adapter_files.stated(path.name, header)
-    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, said)
+    stated = dict.fromkeys(MODELS, config) if config else adapter_files.stated(path.name, header)
+    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, stated)
 
 
 def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, Any]]]:
@@ -129,7 +129,7 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     for (model, path), group in groups.items():
         layer = layers[model][path][1]
         try:
-            pair = _pair(file.said[model], path, group)
+            pair = _pair(file.stated[model], path, group)
         except (ValueError, RuntimeError, KeyError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
             if isinstance(error, AdapterError):
                 raise
@@ -163,17 +163,17 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
     return None
 
 
-def _pair(said: Stated, path: str, group: dict[str, Tensor]) -> Factors:
+def _pair(stated: Stated, path: str, group: dict[str, Tensor]) -> Factors:
     """One layer's pair with its scale inside B; that its tensors make one, their header has said."""
     if "gralora_A" in group:
         k, _, rank = group["gralora_A"].shape
-        scale = said.block_scale(path, k, rank, group["general_A"].shape[0] if "general_A" in group else 0)
+        scale = stated.block_scale(path, k, rank, group["general_A"].shape[0] if "general_A" in group else 0)
         pair = gralora_to_lora(group["gralora_A"], group["gralora_B"], scale)
         return stack(pair, Factors(group["general_A"], group["general_B"] * scale)) if "general_A" in group else pair
     down, up, rank = group["down"], group["up"], group["down"].shape[0]
     if "mid" in group:  # down, then a convolution, then up: both first are linear, so they are one
         down = torch.einsum("rshw,sn->rnhw", group["mid"], down.flatten(1))
-    return Factors(down, up * said.scale(path, rank, float(group["alpha"]) if "alpha" in group else None))
+    return Factors(down, up * stated.scale(path, rank, float(group["alpha"]) if "alpha" in group else None))
 
 
 def _fits(label: str, path: str, pair: Factors, layer: Any) -> None:

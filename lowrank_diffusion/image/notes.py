@@ -28,7 +28,11 @@ def notes(cfg: Config, found: Survey, classes: Survey | None, source: Source) ->
     reader = Reader(source, cfg.data.caption_chunks)
     side = cfg.data.resolution or native_side(source)
     lines = [*found.notes, *_duplicates(found.pictures), *_captions(found.pictures, reader), *_prompts(cfg, reader)]
-    lines += [*_said(cfg, found.pictures), *_sizes(cfg, found.pictures, side), *_unseen(cfg, len(found.pictures))]
+    lines += [
+        *_without_effect(cfg, found.pictures),
+        *_sizes(cfg, found.pictures, side),
+        *_unseen(cfg, len(found.pictures)),
+    ]
     if classes is not None:
         lines += [f"Class pictures: {note}" for note in classes.notes]
         lines += _classes(cfg, classes.pictures)
@@ -80,8 +84,8 @@ def _begin(text: str) -> str:
     return f"'{text[:40]}{'...' if len(text) > 40 else ''}'"
 
 
-def _said(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
-    """Settings of the words that have no effect."""
+def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    """Settings of captions and triggers that have no effect."""
     trigger = cfg.data.trigger.strip().lower()
     lacking = [picture.path.name for picture in pictures if trigger not in picture.caption.lower()]
     if trigger and lacking:

@@ -194,13 +194,13 @@ def _chat(row: Row, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[list[int], l
     closing = _closing(tokenizer)
     if loss_on == "assistant":
         chosen = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learn]
-        return ids, _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text, chosen)), text, closing)
+        return ids, _learnt(ids, encoding["offset_mapping"], list(_spans(row, tokenizer, text, chosen)), text, closing)
     unlearnt = [i for i, message in enumerate(row.messages) if not message.learn]
-    seen = _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text, unlearnt)), text, closing)
-    return ids, [not only_seen for only_seen in seen]
+    masked = _learnt(ids, encoding["offset_mapping"], list(_spans(row, tokenizer, text, unlearnt)), text, closing)
+    return ids, [not is_masked for is_masked in masked]
 
 
-def _said(row: Row, tokenizer: Tokenizer, text: str, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _spans(row: Row, tokenizer: Tokenizer, text: str, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where the characters of the ``chosen`` turns stand in the rendered ``text``, from the end of their prompt on.
 
     Raises:

@@ -33,7 +33,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Said:
+class AnswerLength:
     """The length of an answer, and whether it ended because no more tokens were allowed."""
 
     tokens: int

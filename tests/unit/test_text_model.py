@@ -156,7 +156,7 @@ def test_rows_answered_together_are_answered_as_alone(model: Any, tokenizer: Any
     rows = [Row(n, (Message("user", word), Message("assistant", "yes"))) for n, word in enumerate(words)]
     found = metrics.answer(model, tokenizer, rows, 10)
     alone = ["".join(stream(model, tokenizer, row.messages[:1], Settings(max_tokens=10))) for row in rows]
-    assert list(found.said) == alone and found.exact_match == 0 and found.tokens_per_second > 0
+    assert list(found.texts) == alone and found.exact_match == 0 and found.tokens_per_second > 0
     assert replace(found, wanted=(alone[0], "x", "y", "z")).exact_match == 0.25
     assert metrics.answerable([Row(1, text="plain"), *rows[:1], Row(3, ASKED and tuple(ASKED))]) == rows[:1]
 
