@@ -189,7 +189,7 @@ class CachedDreamBooth(DreamBooth):
     def __init__(self, unet: Any, cfg: Config, data: Inputs):
         self.cfg, self.device, self.dtype = cfg, unet.device, unet.dtype
         self.network = _family(unet).network()
-        self.objective = self.network.objective(schedule(), cfg.loss.min_snr, cfg.loss.noise_offset, self.device)
+        self.objective = self.network.objective(schedule(), cfg.loss, self.device)
         self.data: Any = Given([[self._example(data, index)] for index in range(data.latents.shape[0])])
         self.batches = Batches(self.data, cfg, self.objective, self.device, self.dtype)
         self.model = self.denoiser = unet

@@ -224,5 +224,4 @@ def _perturb(  # noqa: PLR0913, PLR0915 - a kernel has no object to take its arg
         cosine, sine = tl.cos(angle), tl.sin(angle)
     eps = tl.interleave(radius * cosine, radius * sine)
     # An explicit fused sum, so that no compiler setting or variant of this kernel rounds differently.
-    result = tl.fma(spread, eps, value)
-    tl.store(out + start + element, result.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + start + element, tl.fma(spread, eps, value).to(out.dtype.element_ty), mask=inside)

@@ -15,11 +15,11 @@ Nothing here stores a state: it is folded from the events, and from whether the 
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -36,7 +36,8 @@ FORMS = {
     "text": ("-peft", "-lora-peft"),
 }
 """What follows a run's name in the names of its adapter's files: who reads them. No file of ours is called so."""
-_OLD_FORM = (".safetensors", "-kohya.safetensors", "-peft")
+_OLD_FORMS = {"image": (".safetensors", "-kohya.safetensors", "-peft"), "text": ("-peft",)}
+"""The same of runs of earlier versions."""
 STATE = "state.safetensors"
 """The file that makes a folder a checkpoint."""
 LARGEST_CONFIG = MB
@@ -45,6 +46,42 @@ LARGEST_CONFIG = MB
 
 class RunError(UserError):
     """A run cannot do what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The files of an adapter, whole."""
+
+    paths: list[Path]
+    """In the order of :data:`FORMS`: for diffusers, for ComfyUI and Forge, PEFT's folder; of a language model PEFT's
+    folder, and PEFT's folder as plain LoRA."""
+    step: int | None
+    """Of which checkpoint; None: of the finished run."""
+
+    @property
+    def loaded(self) -> Path:
+        """What the app itself loads of them."""
+        return self.paths[0]
+
+    @property
+    def standing(self) -> str:
+        """How far the run had come, for a person."""
+        return "finished" if self.step is None else f"step {self.step}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """After how many steps a checkpoint's folder was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+@lru_cache(maxsize=10_000)
+def _task(config: Path) -> str:
+    """Looking for one line is a hundred times faster than reading all settings, and a page asks about every run."""
+    try:
+        line = re.search(r"^task: (\w+)", read_text(config, LARGEST_CONFIG), re.MULTILINE)
+    except Unreadable:
+        line = None
+    return "text" if line and line[1] == "text" else "image"
 
 
 class Run:
@@ -78,25 +115,38 @@ class Run:
         """Complete checkpoints, oldest first."""
         return sorted(path.parent for path in self.path.glob(f"checkpoints/step-[0-9]*/{STATE}"))
 
-    def files(self, step: int | None = None) -> list[Path]:
-        """The adapter's files, of one checkpoint or the newest there are.
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after ``step`` steps, whether it is there or not."""
+        return self.path / "checkpoints" / f"step-{step:06d}"
 
-        In the order of :data:`FORMS`: for diffusers, for ComfyUI and Forge, PEFT's folder; of a language model PEFT's
-        folder, and PEFT's folder as plain LoRA.
+    @property
+    def task(self) -> str:
+        """What it trains: "text" or "image"; "image" too where its settings do not say so, as those of early runs."""
+        return _task(self.path / "config.yaml")
 
-        Raises:
-            RunError: where there are none yet.
-        """
-        places = [self.path / "checkpoints" / f"step-{step:06d}"] if step is not None else [self.path]
-        places += reversed(self.checkpoints) if step is None else []
-        forms = (*FORMS.values(), _OLD_FORM)
-        for place, form in itertools.product(places, forms):
-            paths = [place / f"{self.title}{end}" for end in form]
-            if all(path.exists() for path in paths):
-                return paths
-        steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in self.checkpoints) or "none"
+    def adapter(self, step: int | None = None) -> Adapter:
+        """The adapter's files, of one checkpoint or the newest there are. Raises RunError where there are none yet."""
+        places = [(self.checkpoint(step), step)] if step is not None else [(self.path, None)]
+        places += [(path, step_of(path)) for path in reversed(self.checkpoints)] if step is None else []
+        for place, of_step in places:
+            for form in (FORMS[self.task], _OLD_FORMS[self.task]):
+                paths = [place / f"{self.title}{end}" for end in form]
+                if all(path.exists() for path in paths):
+                    return Adapter(paths, of_step)
+        steps = ", ".join(str(step_of(path)) for path in self.checkpoints) or "none"
         which = "" if step is None else f" of step {step}"
         raise RunError(f"{self.name} has no adapter files yet{which}. Checkpoints: {steps}.")
+
+    def newest_adapter(self) -> Adapter | None:
+        """The newest adapter; None where there is none yet."""
+        try:
+            return self.adapter()
+        except RunError:
+            return None
+
+    def files(self, step: int | None = None) -> list[Path]:
+        """The files of :meth:`adapter`."""
+        return self.adapter(step).paths
 
     def config(self) -> Config:
         """The run's settings, with absolute paths. Raises ConfigError."""

@@ -22,7 +22,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.export import replace, write_tensors
 from lowrank_diffusion.files import Unreadable, opened
 from lowrank_diffusion.paths import sync
-from lowrank_diffusion.runs import STATE, Run
+from lowrank_diffusion.runs import STATE, Run, step_of
 
 from . import fingerprint
 from .step import Step
@@ -52,11 +52,6 @@ class Contents:
     tensors: Tensors
 
 
-def folder_of(run: Run, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps goes."""
-    return run.path / "checkpoints" / f"step-{step:06d}"
-
-
 def save(run: Run, state: Step) -> Path:
     """Write the state as it is, whole or not at all.
 
@@ -81,7 +76,7 @@ def save(run: Run, state: Step) -> Path:
     facts = {"step": state.done, "groups": groups, "plain": plain, "scaler": state.scaler.state_dict()}
     facts |= {"gpus": state.cfg.train.gpus, "fingerprint": fingerprint.of(state)}
     text = json.dumps(facts)
-    folder = folder_of(run, state.done)
+    folder = run.checkpoint(state.done)
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(path: Path) -> None:
@@ -138,7 +133,7 @@ def restore(run: Run, state: Step, tell: Callable[[str], None]) -> int:
             found = read(path)
         except Damaged as error:
             path.replace(path.with_name(f"{STATE}.damaged"))
-            older = f"step {int(run.checkpoints[-1].name[5:])}" if run.checkpoints else "the beginning"
+            older = f"step {step_of(run.checkpoints[-1])}" if run.checkpoints else "the beginning"
             tell(f"{path}: {error} It is passed over, and training goes on from {older}.")
             continue
         return _put(path, found, state, tell)

@@ -52,7 +52,7 @@ class DreamBooth:
             tell(events.Note(note))
         self.data = Dataset(self.base, cfg, found.pictures, progress)
         scheduler = self.base.part("scheduler")
-        self.objective = self.network.objective(scheduler, cfg.loss.min_snr, cfg.loss.noise_offset, device)
+        self.objective = self.network.objective(scheduler, cfg.loss, device)
         self.batches = Batches(self.data, cfg, self.objective, device, dtype)
         progress("Loading the model", 0, 1)
         self.model: Any = self.base.part(self.family.denoiser)

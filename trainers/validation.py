@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:
     """Mean unweighted loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index)."""
-    total = task.objective.timesteps
-    places = torch.arange(timesteps) * total // timesteps + total // (2 * timesteps)
+    places = task.objective.spaced_timesteps(timesteps)
     plain = task.objective.plain()
     losses = []
     for index, example in enumerate(examples):

@@ -11,7 +11,6 @@ from lowrank_diffusion import presets
 from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.runs import Run
 from lowrank_diffusion.text.request import Settings, violation
 from lowrank_diffusion.text.rows import Message
 from lowrank_diffusion.text.source import resolve
@@ -46,23 +45,12 @@ class Turn:
     answers: tuple[Spoken, ...]
 
 
-def adapter_folder(run: Run) -> tuple[Path, str] | None:
-    """A run's newest adapter and where it stands ('finished', 'step 100'); None without one."""
-    for place in [run.path, *reversed(run.checkpoints)]:
-        folder = place / f"{run.title}-peft"
-        if (folder / "adapter_config.json").is_file():
-            standing = "finished" if place == run.path else f"step {int(place.name.rpartition('-')[2])}"
-            return folder, standing
-    return None
-
-
 def adapter_choices(limit: int = 100) -> list[tuple[str, str]]:
     """Choices for a selector: none, then runs that have an adapter, newest first."""
     options = [("none", "")]
     for run in watching.runs_of("text")[:limit]:
-        found = adapter_folder(run)
-        if found:
-            options.append((f"{run.title} · {found[1]} · {live.created(run)}", run.name))
+        if adapter := run.newest_adapter():
+            options.append((f"{run.title} · {adapter.standing} · {live.created(run)}", run.name))
     return options
 
 
@@ -119,10 +107,10 @@ def _settings(answers: dict[str, Any]) -> tuple[Settings, list[Problem]]:
 
 def _adapter(name: str) -> Path:
     """The folder of a run's adapter. Raises UserError."""
-    found = adapter_folder(safe.run(name))
-    if found is None:
+    adapter = safe.run(name).newest_adapter()
+    if adapter is None:
         raise UserError(f"the run {name} has no adapter yet. Wait for its first checkpoint.")
-    return found[0]
+    return adapter.loaded
 
 
 def _conversation(system: Any, turns: tuple[Turn, ...], adapted: bool, message: str) -> tuple[Message, ...]:

@@ -11,7 +11,6 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import adapter_files
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, violation
 from lowrank_diffusion.image.source import ModelError, resolve
-from lowrank_diffusion.runs import Run, RunError
 
 from . import live, safe, watching
 from .form import number
@@ -27,23 +26,13 @@ class RequestError(UserError):
         super().__init__("\n".join(map(str, problems)))
 
 
-def adapter_file(run: Run) -> tuple[Path, str] | None:
-    """A run's newest adapter in diffusers' format and where it stands ('finished', 'step 100'); None without one."""
-    try:
-        path = run.files()[0]
-    except RunError:
-        return None
-    return path, "finished" if path.parent == run.path else f"step {int(path.parent.name.rpartition('-')[2])}"
-
-
 def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str]]:
     """Choices for a selector: none, uploaded files, then runs that have an adapter, newest first."""
     options = [("none", "")]
     options += [(Path(path).name, f"file:{path}") for path in uploads]
     for run in watching.runs_of("image")[:limit]:
-        found = adapter_file(run)
-        if found:
-            options.append((f"{run.title} · {found[1]} · {live.created(run)}", f"run:{run.name}"))
+        if adapter := run.newest_adapter():
+            options.append((f"{run.title} · {adapter.standing} · {live.created(run)}", f"run:{run.name}"))
     return options
 
 
@@ -82,10 +71,10 @@ def _adapter(choice: str, strength: float) -> AdapterChoice:
         return AdapterChoice(str(path), strength)
     if kind != "run":
         raise UserError(f"there is no adapter {choice!r}. Choose one of the list, or add a file.")
-    found = adapter_file(safe.run(name))
-    if found is None:
+    adapter = safe.run(name).newest_adapter()
+    if adapter is None:
         raise UserError(f"the run {name} has no adapter file yet. Wait for its first checkpoint.")
-    return AdapterChoice(str(found[0]), strength)
+    return AdapterChoice(str(adapter.loaded), strength)
 
 
 def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -107,7 +107,7 @@ def status_html(run: Run | None, status: Status) -> str:
     facts = "".join(
         f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(value)}</dd></div>" for name, value in _facts(status)
     )
-    hint = FINISHED_HINTS[watching.task(run)] if status.state == "finished" else STATE_HINTS.get(status.state, "")
+    hint = FINISHED_HINTS[run.task] if status.state == "finished" else STATE_HINTS.get(status.state, "")
     if status.state == "interrupted" and not run.checkpoints:
         hint = NOTHING_SAVED
     text = status.message or hint
@@ -142,7 +142,7 @@ def samples_html(run: Run | None, status: Status) -> str:
         shown = "".join(_sample(run, path, latest[step, path], step) for _, path in group)
         title = html.escape(f"step {step}") if step else "before training"
         rows.append(f'<section class="sample-row"><h5>{title}</h5><div>{shown}</div></section>')
-    kind = " said" if watching.task(run) == "text" else ""
+    kind = " said" if run.task == "text" else ""
     return f'<div class="samples{kind}">{"".join(rows)}</div>'
 
 

@@ -14,7 +14,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.files import Unreadable, read_part
 from lowrank_diffusion.runs import Run, RunError
 
-from . import chat_form, draw_form, live, safe, watching
+from . import live, safe, watching
 from .curve import smoothed
 from .form import message_html
 from .monitor import RESUMABLE, RESUME_NOTE, STOP_NOTE
@@ -64,19 +64,17 @@ def _kind(run: Run) -> str:
 
 def files_of(run: Run) -> list[str]:
     """Adapter files to download: the finished ones, else those of the newest checkpoint."""
-    return [str(path) for path in _adapter(run) if path.is_file()]
+    return [str(path) for path in _paths(run) if path.is_file()]
 
 
 def peft_folders(run: Run) -> list[Path]:
     """The newest PEFT folders of a run: the native adapter, and for texts the same as a plain LoRA."""
-    return [path for path in _adapter(run) if path.is_dir()]
+    return [path for path in _paths(run) if path.is_dir()]
 
 
-def _adapter(run: Run) -> list[Path]:
-    try:
-        return run.files()
-    except RunError:
-        return []
+def _paths(run: Run) -> list[Path]:
+    adapter = run.newest_adapter()
+    return adapter.paths if adapter else []
 
 
 def zipped_peft(run: Run) -> Path:
@@ -94,12 +92,6 @@ def zipped_peft(run: Run) -> Path:
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}. Free some space.") from None
     return target
-
-
-def can_be_tried(run: Run) -> bool:
-    """Whether there is an adapter that the app could load."""
-    find = chat_form.adapter_folder if watching.task(run) == "text" else draw_form.adapter_file
-    return find(run) is not None
 
 
 def beginning(path: Path) -> str:
@@ -237,7 +229,7 @@ class RunsTab:
             self.detail: gr.update(visible=True),
             self.stop: gr.update(interactive=status.active and not run.requested("stop")),
             self.resume: gr.update(interactive=status.state in RESUMABLE and status.resumable),
-            self.use: gr.update(interactive=can_be_tried(run)),
+            self.use: gr.update(interactive=run.newest_adapter() is not None),
             self.zip: gr.update(interactive=bool(peft_folders(run))),
             self.files: gr.update(value=files or None, visible=bool(files)),
             self.curve: live.curve_html(status),

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.paths import expanded
 
-from . import draw_form, handlers, safe, watching
+from . import draw_form, handlers, safe
 from .engine import Engine
 from .form import key_styles
 from .generate import GenerateTab, as_in
@@ -111,7 +111,7 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
             config = run.config()
         except UserError as error:
             raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
-        if watching.task(run) == "text":
+        if run.task == "text":
             return language.talk_with(run, message) | {tabs: gr.Tabs(selected="language")}
         options = draw_form.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}

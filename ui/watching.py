@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
 import time
-from functools import lru_cache
 from pathlib import Path
 
-from lowrank_diffusion import plain_yaml
-from lowrank_diffusion.files import Unreadable, read_text
 from lowrank_diffusion.runs import Run, Status, Watch, all_runs
 
 FRESH_SECONDS = 0.4
@@ -106,24 +102,9 @@ def active() -> list[Run]:
     return _active.look()
 
 
-@lru_cache(maxsize=10_000)
-def _task(path: Path) -> str:
-    """Looking for one line is a hundred times faster than reading all settings, and a page asks about every run."""
-    try:
-        found = re.search(r"^task: (\w+)", read_text(path / "config.yaml", plain_yaml.LARGEST), re.MULTILINE)
-    except Unreadable:
-        found = None
-    return "text" if found and found[1] == "text" else "image"
-
-
-def task(run: Run) -> str:
-    """What a run trains; 'image' where its settings do not say so, as before there was another task."""
-    return _task(run.path)
-
-
 def runs_of(name: str) -> list[Run]:
     """The runs of a task, newest first."""
-    return [run for run in all_runs() if task(run) == name]
+    return [run for run in all_runs() if run.task == name]
 
 
 def foremost(name: str) -> Run | None:

@@ -116,8 +116,7 @@ class Measure:
         ]
 
     def _batch(self, examples: list[Example], start: int) -> Any:
-        total = self.task.objective.timesteps
-        places = torch.arange(TIMESTEPS) * total // TIMESTEPS + total // (2 * TIMESTEPS)
+        places = self.task.objective.spaced_timesteps(TIMESTEPS)
         shape = (TIMESTEPS, *examples[0].mean.shape)
         noise = [
             torch.randn(shape, generator=seeds.generator(0, start + i, "validation")) for i in range(len(examples))

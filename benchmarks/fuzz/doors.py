@@ -147,7 +147,7 @@ def _runs(folder: Path) -> Iterator[Callable[[], object]]:
         yield lambda run=run: live.status_html(run, watching.status(run))
         yield lambda run=run: live.samples_html(run, watching.status(run))
         yield lambda run=run: live.curve_html(watching.status(run))
-        yield lambda run=run: (page.files_of(run), page.peft_folders(run), page.log_tail(run), page.can_be_tried(run))
+        yield lambda run=run: (page.files_of(run), page.peft_folders(run), page.log_tail(run), run.newest_adapter())
     yield lambda: (live.choices("image"), live.choices("text"), live.bar_html())
 
 

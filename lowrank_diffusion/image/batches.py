@@ -13,8 +13,7 @@ from ..config import Config
 from . import buckets
 from .buckets import Size
 from .dataset import Example, TokenIds, Variants
-from .families import Embedding
-from .loss import Objective
+from .families import Embedding, Objective
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class Batches:
         shape = (len(chosen), *chosen[0].mean.shape)
         vae_noise, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
         offset = torch.randn((*shape[:2], 1, 1), generator=generator)
-        timesteps = torch.randint(self.objective.timesteps, (len(chosen),), generator=generator)
-        noise = noise + self.objective.noise_offset * offset
+        timesteps = self.objective.drawn_timesteps(len(chosen), generator)
+        noise = self.objective.shifted(noise, offset)
         weights = torch.ones(len(chosen))
         weights[instances:] = cfg.prior.weight
         caption_kept = None

@@ -13,19 +13,20 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ..config import ConfigError, Problem
+from ..config import ConfigError, LossConfig, Problem
+
+UNWEIGHTED = LossConfig(min_snr=0.0, noise_offset=0.0)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The base's noise schedule and what it predicts, with our weighting."""
+    """The base's noise schedule and what it predicts, with our weighting; see :class:`.families.Objective`."""
 
     alphas_cumprod: Tensor
     """(T,) float32, on the training device."""
     prediction: str
     """'epsilon' or 'v_prediction'."""
-    min_snr: float = 0.0
-    noise_offset: float = 0.0
+    settings: LossConfig = UNWEIGHTED
 
     def plain(self) -> Objective:
         """The same without our weighting, for validation."""
@@ -35,6 +36,18 @@ class Objective:
     def timesteps(self) -> int:
         """T, the number of training timesteps."""
         return self.alphas_cumprod.shape[0]
+
+    def drawn_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Uniform, (count,) int64 on the CPU."""
+        return torch.randint(self.timesteps, (count,), generator=generator)
+
+    def spaced_timesteps(self, count: int) -> Tensor:
+        """Evenly spaced, (count,) int64 on the CPU."""
+        return torch.arange(count) * self.timesteps // count + self.timesteps // (2 * count)
+
+    def shifted(self, noise: Tensor, offset: Tensor) -> Tensor:
+        """``noise`` (B, C, h, w) with ``loss.noise_offset`` times a number for each channel, (B, C, 1, 1)."""
+        return noise + self.settings.noise_offset * offset
 
     def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t, (B, C, H, W)."""
@@ -50,11 +63,11 @@ class Objective:
 
     def weight(self, timesteps: Tensor) -> Tensor:
         """Min-SNR weight (arXiv 2303.09556), (B,): min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v."""
-        if not self.min_snr:
+        if not self.settings.min_snr:
             return torch.ones_like(timesteps, dtype=torch.float32)
         abar = self.alphas_cumprod[timesteps]
         snr = abar / (1 - abar)
-        capped = snr.clamp(max=self.min_snr)
+        capped = snr.clamp(max=self.settings.min_snr)
         if self.prediction == "epsilon":
             return torch.where(snr > 0, capped / snr.clamp_min(1e-12), 1.0)
         return capped / (snr + 1)
@@ -65,7 +78,7 @@ class Objective:
         return self.weight(timesteps) * error.flatten(1).mean(dim=1)
 
 
-def objective(scheduler: Any, min_snr: float, noise_offset: float, device: torch.device) -> Objective:
+def objective(scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
     """The objective that belongs to a base's scheduler.
 
     Raises:
@@ -77,4 +90,4 @@ def objective(scheduler: Any, min_snr: float, noise_offset: float, device: torch
         raise ConfigError(
             [Problem("base.prediction", f"the base predicts {kind!r}.", "Only epsilon and v_prediction train.")]
         )
-    return Objective(training.alphas_cumprod.to(device), kind, min_snr, noise_offset)
+    return Objective(training.alphas_cumprod.to(device), kind, settings)

@@ -126,7 +126,7 @@ def test_base_and_adapted_answer_differently_and_each_the_same_again(
 
 
 def test_an_answer_can_be_stopped_and_the_next_one_comes(language_engine: Engine, answers: dict[str, Any]) -> None:
-    job, _ = chat_form.build_job(answers | {"max_tokens": 400, "temperature": 2}, ())
+    job, _ = chat_form.build_job(answers | {"max_tokens": 400}, ())
     talking = language_engine.run("mine", job)
     while not (isinstance(part := next(talking), Saying) and part.texts[0]):
         pass

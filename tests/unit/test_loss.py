@@ -7,12 +7,16 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
-from lowrank_diffusion.config import ConfigError
-from lowrank_diffusion.image.loss import Objective, objective
+from lowrank_diffusion.config import ConfigError, LossConfig
+from lowrank_diffusion.image.loss import UNWEIGHTED, Objective, objective
 
 SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 KINDS = ["epsilon", "v_prediction"]
 CPU = torch.device("cpu")
+
+
+def weighted(gamma: float) -> LossConfig:
+    return LossConfig(min_snr=gamma, noise_offset=0.0)
 
 
 def draws(count: int = 6) -> tuple[Tensor, Tensor]:
@@ -32,7 +36,7 @@ def expanded(values: Tensor) -> Tensor:
 @pytest.mark.parametrize("zero_terminal", [False, True])
 def test_equals_diffusers_to_the_bit(kind: str, zero_terminal: bool):
     scheduler = DDPMScheduler(**SDXL, prediction_type=kind, rescale_betas_zero_snr=zero_terminal)
-    ours = objective(scheduler, 0.0, 0.0, CPU)
+    ours = objective(scheduler, UNWEIGHTED, CPU)
     clean, noise = draws()
     assert (ours.timesteps, ours.prediction) == (1000, kind)
     assert torch.equal(ours.noised(clean, noise, TIMESTEPS), scheduler.add_noise(clean, noise, TIMESTEPS))
@@ -42,9 +46,9 @@ def test_equals_diffusers_to_the_bit(kind: str, zero_terminal: bool):
 
 def test_the_schedule_is_the_bases_whatever_sampler_it_comes_with():
     euler = EulerDiscreteScheduler(**SDXL, timestep_spacing="leading", prediction_type="v_prediction")
-    ours = objective(euler, 5.0, 0.1, CPU)
+    ours = objective(euler, LossConfig(min_snr=5.0, noise_offset=0.1), CPU)
     assert torch.equal(ours.alphas_cumprod, DDPMScheduler(**SDXL).alphas_cumprod)
-    assert (ours.prediction, ours.min_snr, ours.noise_offset) == ("v_prediction", 5.0, 0.1)
+    assert (ours.prediction, ours.settings.min_snr, ours.settings.noise_offset) == ("v_prediction", 5.0, 0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,8 +72,8 @@ def test_min_snr_weights(gamma: float):
     timesteps = torch.arange(1000)
     snr = (abar / (1 - abar)).double()
     capped = snr.clamp(max=gamma)
-    epsilon = Objective(abar, "epsilon", gamma).weight(timesteps)
-    v = Objective(abar, "v_prediction", gamma).weight(timesteps)
+    epsilon = Objective(abar, "epsilon", weighted(gamma)).weight(timesteps)
+    v = Objective(abar, "v_prediction", weighted(gamma)).weight(timesteps)
     assert torch.allclose(epsilon.double(), capped / snr, rtol=1e-5)
     assert torch.allclose(v.double(), capped / (snr + 1), rtol=1e-5)
     assert (epsilon[snr <= gamma] == 1).all() and (epsilon[snr > gamma] < 1).all()
@@ -88,8 +92,8 @@ def test_zero_terminal_snr():
     abar = scheduler.alphas_cumprod
     assert abar[-1] == 0
     last = torch.tensor([999])
-    assert Objective(abar, "epsilon", 5.0).weight(last) == 1
-    assert Objective(abar, "v_prediction", 5.0).weight(last) == 0
+    assert Objective(abar, "epsilon", weighted(5.0)).weight(last) == 1
+    assert Objective(abar, "v_prediction", weighted(5.0)).weight(last) == 0
     clean, noise = draws(1)
     v = Objective(abar, "v_prediction")
     assert torch.equal(v.noised(clean, noise, last), noise) and torch.equal(v.target(clean, noise, last), -clean)
@@ -97,7 +101,7 @@ def test_zero_terminal_snr():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_is_the_weighted_mean_square_of_each_example_in_float32(kind: str):
-    ours = Objective(DDPMScheduler(**SDXL).alphas_cumprod, kind, min_snr=5.0)
+    ours = Objective(DDPMScheduler(**SDXL).alphas_cumprod, kind, weighted(5.0))
     clean, noise = draws()
     predicted = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(6))
     found = ours.loss(predicted, clean, noise, TIMESTEPS)
@@ -111,4 +115,4 @@ def test_loss_is_the_weighted_mean_square_of_each_example_in_float32(kind: str):
 
 def test_a_base_that_predicts_something_else_is_refused():
     with pytest.raises(ConfigError, match=r"base\.prediction: the base predicts 'sample'"):
-        objective(DDPMScheduler(prediction_type="sample"), 0.0, 0.0, CPU)
+        objective(DDPMScheduler(prediction_type="sample"), UNWEIGHTED, CPU)

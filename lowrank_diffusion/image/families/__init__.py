@@ -11,6 +11,7 @@ from ..headers import Header, has
 from .family import Embedding as Embedding
 from .family import Family as Family
 from .family import Network as Network
+from .family import Objective as Objective
 from .family import Wrong as Wrong
 from .sd import SD1, SD2
 from .sdxl import SDXL

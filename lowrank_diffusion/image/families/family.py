@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ...config import LossConfig
 from ...tensor_files import Header
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ..loss import Objective
     from .outline import Factors, Outline
 
 
@@ -164,6 +164,39 @@ class Family(Protocol):
         ...
 
 
+class Objective(Protocol):
+    """What a denoiser learns; B examples with latents (C, h, w)."""
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser says, by diffusers' name of it."""
+        ...
+
+    def plain(self) -> Objective:
+        """The same without our weighting, for validation."""
+        ...
+
+    def drawn_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Timesteps of ``count`` examples of a step, on the CPU."""
+        ...
+
+    def spaced_timesteps(self, count: int) -> Tensor:
+        """Timesteps that stand for all of them, the same every time, on the CPU."""
+        ...
+
+    def shifted(self, noise: Tensor, offset: Tensor) -> Tensor:
+        """``noise`` (B, C, h, w) with what the settings add to it; ``offset`` is drawn for it, (B, C, 1, 1)."""
+        ...
+
+    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser is given, (B, C, h, w)."""
+        ...
+
+    def loss(self, predicted: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The loss of each example, (B,)."""
+        ...
+
+
 class Network(Protocol):
     """How the models of a family are made, read prompts and denoise.
 
@@ -173,7 +206,7 @@ class Network(Protocol):
     classes: Mapping[str, Any]
     """The class of every part that has weights."""
 
-    def objective(self, scheduler: Any, min_snr: float, noise_offset: float, device: torch.device) -> Objective:
+    def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
         """What the denoiser learns, from the base's scheduler and the settings ``loss.*``. Raises ConfigError."""
         ...
 

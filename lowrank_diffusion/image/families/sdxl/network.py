@@ -11,6 +11,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, con
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from ....config import LossConfig
 from ...loss import Objective, objective
 from .. import clip
 from ..family import Embedding
@@ -40,9 +41,9 @@ class SDXLNetwork:
             return network.of_text_model(model, convert_open_clip_checkpoint(model, tensors, prefix=TEXT_ENCODER_2))
         return network.of_text_model(model, convert_ldm_clip_checkpoint(tensors))
 
-    def objective(self, scheduler: Any, min_snr: float, noise_offset: float, device: torch.device) -> Objective:
+    def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
         """DDPM's."""
-        return objective(scheduler, min_snr, noise_offset, device)
+        return objective(scheduler, settings, device)
 
     def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
         """Our kernels."""
