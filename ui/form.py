@@ -205,13 +205,13 @@ class Form:
 
     def __init__(self, config: Config) -> None:
         self.task = config.task
-        self._initial = config.dotted()
+        self._shown = config.dotted()
         self.widgets: dict[str, gr.components.Component] = {}
 
     def place(self, *keys: str) -> None:
         """Render the widgets of some settings here."""
         for key in keys:
-            self.widgets[key] = widget(key, self._initial[key], self.task)
+            self.widgets[key] = widget(key, self._shown[key], self.task)
 
     def place_rest(self) -> None:
         """Render every setting not placed yet, grouped by section."""
@@ -236,8 +236,8 @@ class Form:
 
     def fill(self, config: Config) -> dict[Any, Any]:
         """What a handler returns to show ``config``."""
-        values = config.dotted()
-        return {part: to_widget(key, values[key]) for key, part in self.widgets.items()}
+        shown = config.dotted()
+        return {part: to_widget(key, shown[key]) for key, part in self.widgets.items()}
 
 
 def problems_html(problems: Iterable[Problem], task: str = "image") -> str:

@@ -209,7 +209,7 @@ def _bar_line(run: Run, first: Run) -> str:
     return f'<p class="now" role="status"><span>{words}</span>{end}</p>'
 
 
-def summary_html(line: str, notes: list[str]) -> str:
+def told_html(line: str, notes: list[str]) -> str:
     """What will be learnt, and what of it not as it is."""
     if not line and not notes:
         return ""
