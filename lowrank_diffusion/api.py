@@ -99,8 +99,8 @@ def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str 
     if isinstance(preset, Config):
         title, values = preset.task, preset.model_dump(mode="json")
     else:
-        found = presets.find_preset(str(preset))
-        title, values = found.name, found.values
+        chosen = presets.find_preset(str(preset))
+        title, values = chosen.name, chosen.values
     cfg = presets.build(values, settings)
     seen = preflight.look(presets.with_absolute_paths(cfg))
     if seen.problems:

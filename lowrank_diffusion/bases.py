@@ -45,8 +45,8 @@ def find(value: str, key: str, accepted: str) -> Location | Problem:
         key: The setting it was given for.
         accepted: What can be given, for the error.
     """
-    if found := _on_disk(value, key, accepted):
-        return found
+    if local := _on_disk(value, key, accepted):
+        return local
     if address := _HUB_ADDRESS.fullmatch(value):
         return Problem(key, f"{value!r} is a web address.", f"Give the hub id: {address[1]}")
     is_file_name = value.lower().endswith(_MODEL_SUFFIXES)
@@ -97,5 +97,5 @@ def _on_disk(value: str, key: str, accepted: str) -> Location | Problem | None:
     except (OSError, RuntimeError) as error:  # too long, no such user, not ours to see
         reason = getattr(error, "strerror", None) or error
         return Problem(key, f"{value[:80]!r} is not a path that can be read: {reason}.", accepted)
-    found = path.resolve()
-    return Location("folder", str(found), found.name) if path.is_dir() else Location("file", str(found), path.stem)
+    target = path.resolve()
+    return Location("folder", str(target), target.name) if path.is_dir() else Location("file", str(target), path.stem)

@@ -161,9 +161,9 @@ def evaluation(run: runs.Run, given: Mapping[str, Any]) -> Evaluation:
 
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Perplexity, exact answers and speed on held-out rows, of a run's base and with its adapter."""
-    found = evaluation(run, vars(options))
-    print(f"{run.name}: {len(found.data.held_out)} held-out examples")
-    for name, figures in found.measure():
+    evaluated = evaluation(run, vars(options))
+    print(f"{run.name}: {len(evaluated.data.held_out)} held-out examples")
+    for name, figures in evaluated.measure():
         said = "  ".join(f"{label} {value}" for label, value in figures.words().items())
         print(f"{name:8} {said}", flush=True)
     return terminal.DONE

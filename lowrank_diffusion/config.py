@@ -236,17 +236,17 @@ class Config(Section):
 
 def sections() -> dict[str, type[Section]]:
     """The section classes by name."""
-    found = {name: field.annotation for name, field in Config.model_fields.items()}
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
 def fields(task: str | None = None) -> dict[str, FieldInfo]:
     """Every parameter's declaration by dotted key, in the order of declaration; of ``task``: only those it has."""
-    found: dict[str, FieldInfo] = {}
+    declared: dict[str, FieldInfo] = {}
     for name, field in Config.model_fields.items():
         section = sections().get(name)
-        found |= section.of_task(task, f"{name}.") if section else {name: field}
-    return found
+        declared |= section.of_task(task, f"{name}.") if section else {name: field}
+    return declared
 
 
 def choices(key: str) -> tuple[str, ...]:

@@ -147,12 +147,12 @@ def quantize(model: nn.Module, kind: str, device: torch.device, keep: str = UNQU
     """
     if kind == "none":
         return model
-    found = {path: layer for path, layer in model.named_modules() if type(layer) is nn.Linear}
+    linears = {path: layer for path, layer in model.named_modules() if type(layer) is nn.Linear}
     _check(kind, device)
-    for path in [path for path in found if not re.search(keep, path)]:
+    for path in [path for path in linears if not re.search(keep, path)]:
         parent, _, name = path.rpartition(".")
         # Nothing else may hold the layer: its weight has to go before the next one comes.
-        setattr(model.get_submodule(parent), name, QuantizedLinear(found.pop(path), kind, device))
+        setattr(model.get_submodule(parent), name, QuantizedLinear(linears.pop(path), kind, device))
     return model
 
 

@@ -84,9 +84,9 @@ class Peaks:
 
     def tell(self, stage: str) -> None:
         """What happened since the last call was ``stage``."""
-        found, before = devices.peak(self.state.device), self.reported.get(stage, (0, 0))
-        if found and (found[0] > before[0] or found[1] > before[1]):
-            self.reported[stage] = max(found[0], before[0]), max(found[1], before[1])
+        peak, before = devices.peak(self.state.device), self.reported.get(stage, (0, 0))
+        if peak and (peak[0] > before[0] or peak[1] > before[1]):
+            self.reported[stage] = max(peak[0], before[0]), max(peak[1], before[1])
             self.log.append(events.Memory(stage, *self.reported[stage]))
 
 

@@ -136,13 +136,15 @@ class LanguageWorker:
         stat = job.path.stat()
         key = (job.path, stat.st_mtime_ns, stat.st_size, job.base, job.text.template, job.text.loss_on)
         if self._encoded is None or self._encoded[0] != key:
-            found = rows.read(job.path)
-            encoded = list(_encoded(found[:MOST_COUNTED], tokenizer, job.text, send, cancelled))
-            self._encoded = (key, found, encoded)
-        _, found, encoded = self._encoded
+            all_rows = rows.read(job.path)
+            encoded = list(_encoded(all_rows[:MOST_COUNTED], tokenizer, job.text, send, cancelled))
+            self._encoded = (key, all_rows, encoded)
+        _, all_rows, encoded = self._encoded
         last = min(job.first + job.count, len(encoded))
-        page = [tokens.row_tokens(n, found[n], encoded[n], tokenizer, job.text.length) for n in range(job.first, last)]
-        return Tokenised(tokens.counts(found, encoded, job.text), tuple(page))
+        page = [
+            tokens.row_tokens(n, all_rows[n], encoded[n], tokenizer, job.text.length) for n in range(job.first, last)
+        ]
+        return Tokenised(tokens.counts(all_rows, encoded, job.text), tuple(page))
 
     def _loaded_tokenizer(self, base: BaseModelConfig, template: str) -> Any:
         from lowrank_diffusion.text.model import Base  # torch and transformers: seconds
@@ -206,14 +208,18 @@ def _where() -> tuple[Any, Any]:
 
 
 def _encoded(
-    found: list[Row], tokenizer: Any, text: TextConfig, send: Callable[[Partial], None], cancelled: Callable[[], bool]
+    all_rows: list[Row],
+    tokenizer: Any,
+    text: TextConfig,
+    send: Callable[[Partial], None],
+    cancelled: Callable[[], bool],
 ) -> Iterator[Encoded | str]:
     """Every row as tokens, none cut yet, or why it cannot be."""
     from lowrank_diffusion.text.encode import encode
 
-    for number, row in enumerate(found):
+    for number, row in enumerate(all_rows):
         if number % 50 == 0:
-            send(Counting(number, len(found)))
+            send(Counting(number, len(all_rows)))
             if cancelled():
                 raise Cancelled
         try:

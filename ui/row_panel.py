@@ -11,7 +11,6 @@ from lowrank_diffusion.config import Config, ConfigError, fields
 from lowrank_diffusion.declare import fact
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
-from lowrank_diffusion.text.rows import Row
 
 from . import launch, row_view, safe
 from .engine import CancelledError, Engine
@@ -182,15 +181,14 @@ class RowPanel:
 
     def _plain(self, path: Path) -> dict[Any, Any]:
         """The first rows before a tokenizer has seen them, at once. Raises DataError."""
-        found = rows.read(path)
-        words = f"{name_of(path)}: {len(found):,} {'row' if len(found) == 1 else 'rows'}."
+        all_rows = rows.read(path)
+        words = f"{name_of(path)}: {len(all_rows):,} {'row' if len(all_rows) == 1 else 'rows'}."
         return {
             self.note: message_html(words), self.counts: "", self.first: 0,
-            self.view: row_view.plain_html(found[:PAGE], 0), **self._page(found, 0),
+            self.view: row_view.plain_html(all_rows[:PAGE], 0), **self._page(len(all_rows), 0),
         }  # fmt: skip
 
-    def _page(self, found: list[Row] | int, first: int) -> dict[Any, Any]:
-        total = found if isinstance(found, int) else len(found)
+    def _page(self, total: int, first: int) -> dict[Any, Any]:
         last = min(first + PAGE, total)
         return {
             self.pager: gr.update(visible=total > PAGE),

@@ -94,7 +94,7 @@ class Kind(Protocol):
 
         held = {part: getattr(module, part) for part in self.parts}
         own = {part: adapters[name] for part, adapters in held.items() if name in adapters}
-        weights = {part: getattr(found, "weight", found) for part, found in own.items()}  # of a layer, or bare
+        weights = {part: getattr(layer, "weight", layer) for part, layer in own.items()}  # of a layer, or bare
         return {part: weight for part, weight in weights.items() if isinstance(weight, Tensor)}
 
     def factors(self, module: Any, name: str) -> Factors:

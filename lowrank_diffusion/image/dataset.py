@@ -70,16 +70,16 @@ class Dataset:
     Args:
         base: whose VAE and text encoders make them, and are let go again.
         cfg: the run's settings.
-        found: the pictures of ``data.instance``.
+        instance: the pictures of ``data.instance``.
         progress: told of what takes long.
 
     Raises:
         DataError, ConfigError, ModelError: what of the pictures, the settings or the base cannot be used.
     """
 
-    def __init__(self, base: Base, cfg: Config, found: list[Picture], progress: Progress):
+    def __init__(self, base: Base, cfg: Config, instance: list[Picture], progress: Progress):
         self.base, self.cfg = base, cfg
-        pictures, held_out = split(found, cfg)
+        pictures, held_out = split(instance, cfg)
         self.side = cfg.data.resolution or base.native_size()
         sizes, held_out_sizes = self._sizes(pictures), self._sizes(held_out)
         if cfg.data.buckets:

@@ -64,12 +64,12 @@ def read(path: Path, models: Mapping[str, nn.Module], family: Family | None = No
     first, *others = [*models] or MODELS
     if path.name in others:
         return _pairs(_of_folder(path, family), models, path.name)
-    found: Pairs = {}
+    pairs: Pairs = {}
     for name in (first, *others):
         folder = path if name == first else path / name
         if folder == path or folder.is_dir():
-            found |= _pairs(_of_folder(folder, family), models, name)
-    return found
+            pairs |= _pairs(_of_folder(folder, family), models, name)
+    return pairs
 
 
 def _of_folder(folder: Path, family: Family | None) -> Tensors:
@@ -98,15 +98,15 @@ def _load(path: Path, family: Family | None, config: Stated | None = None) -> Te
 
 def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, Any]]]:
     """By model and any name of a layer: its path and the layer itself, adapted or not."""
-    found: dict[str, dict[str, tuple[str, Any]]] = {}
+    by_model: dict[str, dict[str, tuple[str, Any]]] = {}
     for model, module in models.items():
-        names = found.setdefault(model, {})
+        names = by_model.setdefault(model, {})
         linears = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
         for full, layer in linears.items():
             path = full.removesuffix(".base_layer")
             known = [] if ".lora_" in full else families.layer_names(model, path, getattr(module, "config", None))
             names.update(dict.fromkeys(known, (path, layer)))
-    return found
+    return by_model
 
 
 def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pairs:
@@ -125,7 +125,7 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     if unknown:
         rule = f"{len(unknown)} of {len(file.tensors)} tensors fit no layer of this base, such as {unknown[0]}"
         raise AdapterError(f"{file.label}: {rule}. Was it trained on another model?")
-    found: Pairs = {}
+    pairs: Pairs = {}
     for (model, path), group in groups.items():
         layer = layers[model][path][1]
         try:
@@ -136,8 +136,8 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
             rule = f"what it says of {path} makes no pair ({type(error).__name__}: {str(error)[:200]})"
             raise AdapterError(f"{file.label}: {rule}. Download or export it again.") from None
         _fits(file.label, path, pair, layer)
-        found.setdefault(model, {})[path] = pair
-    return found
+        pairs.setdefault(model, {})[path] = pair
+    return pairs
 
 
 @functools.cache
@@ -156,7 +156,7 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
             name, model = name.removeprefix(prefix).removeprefix("base_model.model."), other
     name = re.sub(r"\.processor\.(to_\w+)$", r".\1", name).removesuffix("_lora")
     if model.startswith("text_encoder"):
-        name = re.sub(r"(?<=self_attn\.)to_\w+$", lambda found: _OLD_TEXT.get(found[0], found[0]), name)
+        name = re.sub(r"(?<=self_attn\.)to_\w+$", lambda match: _OLD_TEXT.get(match[0], match[0]), name)
     for form in (name, f"{name}.0", name.replace("_lora.", ".")):
         if form in layers.get(model, {}):
             return model, layers[model][form][0], role

@@ -141,13 +141,13 @@ def _inputs(args: tuple[Any, ...], named: dict[str, Any]) -> Inputs | None:
     """
     others = {name: value for name, value in named.items() if value is not None}
     whole = others.pop("return_dict", True)
-    found: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
+    inputs: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
     for name, value in others.items():
         inside = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-        found |= inside
-    if whole or not args or not all(isinstance(value, Tensor) for value in found.values()):
+        inputs |= inside
+    if whole or not args or not all(isinstance(value, Tensor) for value in inputs.values()):
         return None
-    return None if torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type) else found
+    return None if torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type) else inputs
 
 
 def _outcome(ordinary: Callable[..., Any], inputs: Inputs) -> Tensor:

@@ -60,15 +60,15 @@ class StaticAdapters:
         self.obstacle = next(filter(None, (layer.obstacle_to_factors() for layer in layers)), "")
         if self.obstacle:
             return
-        found = {layer.path: [layer.factors(name) for name in layer.in_effect()] for layer in layers}
-        ranks = {layer: sum(pair.a.shape[0] for pair in found[layer.path]) for layer in layers}
+        by_path = {layer.path: [layer.factors(name) for name in layer.in_effect()] for layer in layers}
+        ranks = {layer: sum(pair.a.shape[0] for pair in by_path[layer.path]) for layer in layers}
         narrow = [layer for layer, rank in ranks.items() if rank > self._room(layer.path)]
         for layer in narrow:
             self._make_room(layer, ranks[layer])
         self.newest += bool(narrow)
         self.layout = self.newest if layers else 0
         if layers:
-            self._fill(found)
+            self._fill(by_path)
 
     def _room(self, path: str) -> int:
         return self._pairs[path].a.shape[0] if path in self._pairs else 0
@@ -82,11 +82,11 @@ class StaticAdapters:
         stand_in = FusedConv(base, *pair) if isinstance(base, nn.Conv2d) else fused_alone(weight, base.bias, *pair)
         self._pairs[layer.path], self._stand_ins[layer.path] = pair, stand_in
 
-    def _fill(self, found: dict[str, list[Factors]]) -> None:
+    def _fill(self, by_path: dict[str, list[Factors]]) -> None:
         """Write the values; layers that have room but no adapter now get zeros."""
         targets: list[Tensor] = []
         sources: list[Tensor] = []
-        for path, pairs in found.items():
+        for path, pairs in by_path.items():
             start = 0
             for pair in pairs:
                 stop = start + pair.a.shape[0]

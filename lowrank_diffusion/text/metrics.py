@@ -146,5 +146,5 @@ def _generated(model: Any, tokenizer: Any, prompts: list[tuple[int, ...]], max_t
     ids = torch.tensor([(pad,) * (width - len(p)) + p for p in prompts], device=model.device)
     there = torch.tensor([(0,) * (width - len(p)) + (1,) * len(p) for p in prompts], device=model.device)
     greedy = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=stops, pad_token_id=pad)
-    found = model.generate(input_ids=ids, attention_mask=there, generation_config=greedy)[:, width:].tolist()
-    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in found]
+    generated = model.generate(input_ids=ids, attention_mask=there, generation_config=greedy)[:, width:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in generated]

@@ -46,9 +46,9 @@ def _messages(item: Mapping[str, Any]) -> list[Turn]:
     return _after_system(item, _listed(item, "messages"))
 
 
-def _after_system(item: Mapping[str, Any], found: list[Turn]) -> list[Turn]:
-    begins = found[0][1].get("role") if isinstance(found[0][1], Mapping) else None
-    return found if begins == "system" else [*_system(item), *found]
+def _after_system(item: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
+    begins = turns[0][1].get("role") if isinstance(turns[0][1], Mapping) else None
+    return turns if begins == "system" else [*_system(item), *turns]
 
 
 def _listed(item: Mapping[str, Any], field: str) -> list[Turn]:
