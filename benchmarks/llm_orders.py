@@ -39,7 +39,7 @@ def main() -> None:
     base, adapted = answers(run)
     rows = [row("base", base), row("adapted", adapted)]
     notes = (
-        f"Preset {options.preset} {' '.join(options.settings)}; {len(base.said)} held-out orders, answered greedily. "
+        f"Preset {options.preset} {' '.join(options.settings)}; {len(base.texts)} held-out orders, answered greedily. "
         f"The run, with its own validation and exports: {seconds:.0f} s, {busy:.0f} s of CPU time."
     )
     print(report.write("llm_orders", rows, notes, options.out))
@@ -78,7 +78,7 @@ def row(name: str, answers: Answers) -> dict[str, Any]:
     return {
         "model": name,
         "exact match %": 100 * answers.exact_match,
-        "valid JSON %": 100 * sum(map(is_json, answers.said)) / len(answers.said),
+        "valid JSON %": 100 * sum(map(is_json, answers.texts)) / len(answers.texts),
         "tokens/s": answers.tokens_per_second,
     }
 

@@ -83,7 +83,7 @@ def train(preset: str | Path | Config, *, name: str | None = None, **settings: A
     for note in notes:
         print(terminal.plain(f"note: {note}"), flush=True)
     supervisor.start(run)
-    code = terminal.follow(run, stop_on_interrupt=True, told=notes)
+    code = terminal.follow(run, stop_on_interrupt=True, known=notes)
     if code == terminal.INTERRUPTED:
         raise KeyboardInterrupt
     if code != terminal.DONE:
@@ -99,8 +99,8 @@ def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str 
     if isinstance(preset, Config):
         title, values = preset.task, preset.model_dump(mode="json")
     else:
-        named = presets.find_preset(str(preset))
-        title, values = named.name, named.values
+        chosen = presets.find_preset(str(preset))
+        title, values = chosen.name, chosen.values
     cfg = presets.build(values, settings)
     checked = preflight.look(presets.with_absolute_paths(cfg))
     if checked.problems:

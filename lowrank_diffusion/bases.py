@@ -27,7 +27,7 @@ class ModelError(UserError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a model is: a path that exists, or a hub id that looks right."""
 
     kind: Literal["folder", "file", "hub"]
@@ -37,7 +37,7 @@ class Place:
     """What a person calls it: the folder's name, the file's stem, or the hub id."""
 
 
-def find(value: str, key: str, accepted: str) -> Place | Problem:
+def find(value: str, key: str, accepted: str) -> Location | Problem:
     """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling.
 
     Args:
@@ -45,13 +45,13 @@ def find(value: str, key: str, accepted: str) -> Place | Problem:
         key: The setting it was given for.
         accepted: What can be given, for the error.
     """
-    if found := _on_disk(value, key, accepted):
-        return found
+    if local := _on_disk(value, key, accepted):
+        return local
     if address := _HUB_ADDRESS.fullmatch(value):
         return Problem(key, f"{value!r} is a web address.", f"Give the hub id: {address[1]}")
     is_file_name = value.lower().endswith(_MODEL_SUFFIXES)
     if HUB_ID.fullmatch(value) and not is_file_name:
-        return Place("hub", value, value)
+        return Location("hub", value, value)
     if is_file_name or value.startswith(("/", ".", "~")) or value.count("/") > 1:
         rule = f"{value!r} does not exist" + ("." if value.startswith(("/", "~")) else f" in {Path.cwd()}.")
         return Problem(key, rule, "Check the spelling.")
@@ -88,7 +88,7 @@ def _largest(key: str) -> float:
     return MOST_LAYERS if _COUNTS.search(key) else LARGEST_SIDE if _SIZES.search(key) else float("inf")
 
 
-def _on_disk(value: str, key: str, accepted: str) -> Place | Problem | None:
+def _on_disk(value: str, key: str, accepted: str) -> Location | Problem | None:
     """The folder or file of this name, None where there is none."""
     try:
         path = Path(value).expanduser()
@@ -97,5 +97,5 @@ def _on_disk(value: str, key: str, accepted: str) -> Place | Problem | None:
     except (OSError, RuntimeError) as error:  # too long, no such user, not ours to see
         reason = getattr(error, "strerror", None) or error
         return Problem(key, f"{value[:80]!r} is not a path that can be read: {reason}.", accepted)
-    found = path.resolve()
-    return Place("folder", str(found), found.name) if path.is_dir() else Place("file", str(found), path.stem)
+    target = path.resolve()
+    return Location("folder", str(target), target.name) if path.is_dir() else Location("file", str(target), path.stem)

@@ -41,13 +41,13 @@ def merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 def problems(config: Config) -> list[Problem]:
     """The blanks that are still there: nothing may be learnt or drawn from them."""
     values = config.dotted()
-    found = []
+    problems = []
     for name, key in ANSWERS.items():
         asking = [field for field in FILLED if f"{{{name}}}" in str(values[field])]
         if asking:
             rule = f"is {'not used' if values[key] else 'empty'}, and {', '.join(asking)} still have a {{{name}}}."
-            found.append(Problem(key, rule, _HINTS[key]))
-    return found
+            problems.append(Problem(key, rule, _HINTS[key]))
+    return problems
 
 
 def _same(given: Any, own: Any) -> bool:
@@ -66,19 +66,19 @@ def _read_from(template: Any, prompt: Any) -> dict[str, Any]:
     for name, form in (("word", r"\S+"), ("subject", ".+")):
         blank = re.escape(f"{{{name}}}")
         pattern = pattern.replace(blank, f"(?P<{name}>{form})", 1).replace(blank, f"(?P={name})")
-    found = re.fullmatch(pattern.replace(r"\ ", r"\s+"), prompt.strip())
-    return {ANSWERS[name]: value for name, value in found.groupdict().items()} if found else {}
+    match = re.fullmatch(pattern.replace(r"\ ", r"\s+"), prompt.strip())
+    return {ANSWERS[name]: value for name, value in match.groupdict().items()} if match else {}
 
 
 def _filled(value: Any, answers: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_filled(item, answers) for item in value)
-    return _BLANK.sub(lambda found: _answer(found, answers), value) if isinstance(value, str) else value
+    return _BLANK.sub(lambda match: _answer(match, answers), value) if isinstance(value, str) else value
 
 
-def _answer(found: re.Match[str], answers: Mapping[str, str]) -> str:
+def _answer(match: re.Match[str], answers: Mapping[str, str]) -> str:
     """The blank's answer, 'a' before it as it must be; the blank itself while there is none."""
-    article, answer = found["an"] or "", answers[found["name"]]
+    article, answer = match["an"] or "", answers[match["name"]]
     if not answer or len(answer) > _LONGEST:  # which is refused for its length
-        return found[0]
+        return match[0]
     return (article.replace(" ", "n ") if answer[0].lower() in "aeiou" else article) + answer

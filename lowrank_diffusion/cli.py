@@ -127,10 +127,10 @@ def _memory(options: argparse.Namespace) -> int:
     return terminal.DONE
 
 
-def _start(run: runs.Run, detach: bool, told: Sequence[str] = ()) -> int:
-    """Start a run and follow it; ``told``: notes that were shown already."""
+def _start(run: runs.Run, detach: bool, known: Sequence[str] = ()) -> int:
+    """Start a run and follow it; ``known``: notes that were shown already."""
     supervisor.start(run)
-    return terminal.DONE if detach else terminal.follow(run, stop_on_interrupt=True, told=told)
+    return terminal.DONE if detach else terminal.follow(run, stop_on_interrupt=True, known=known)
 
 
 def _resume(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from .config import EMBEDDED, BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
 from .image.adapter_files import SUFFIXES, is_folder
 from .image.data import open_picture, scan
-from .image.request import LIMITS, AdapterChoice, DrawRequest, broken, leave_out_quantisation
+from .image.request import LIMITS, AdapterChoice, DrawRequest, leave_out_quantisation, violation
 from .paths import expanded
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ class Evaluation:
         leave_out_quantisation()
         from .image import encoder, metrics  # torch
 
-        found = encoder.find(self.encoder)
+        resolved = encoder.find(self.encoder)
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
-        return metrics.measure(self.requests, self.references, found, self._keep, progress)
+        return metrics.measure(self.requests, self.references, resolved, self._keep, progress)
 
     def _keep(self, prompt: str, drawn: Drawn) -> None:
         if self.out:
@@ -127,10 +127,10 @@ def evaluation(run: runs.Run, given: Mapping[str, Any], dashes: str = "--") -> E
 
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Draw the run's prompts with base and adapter: how like are they to its pictures, and to what the prompts say?"""
-    found = evaluation(run, vars(options))
+    evaluated = evaluation(run, vars(options))
     with _bar() as bar:
-        rows = found.measure(bar)
-    facts = f"{found.requests[0].count}, references {len(found.references)}, encoder {found.encoder}"
+        rows = evaluated.measure(bar)
+    facts = f"{evaluated.requests[0].count}, references {len(evaluated.references)}, encoder {evaluated.encoder}"
     print(f"{run.name}: pictures of each prompt {facts}")
     for row in rows:
         if not row.adapted:
@@ -202,7 +202,7 @@ def request(adapters: Sequence[str], base: str | None, given: Mapping[str, Any],
 
 def out_of_bounds(given: Mapping[str, float | None], dashes: str = "--") -> list[Problem]:
     """The numbers that break a limit, by the options that they were given with."""
-    rules = {name: broken(name, value) for name, value in given.items() if value is not None}
+    rules = {name: violation(name, value) for name, value in given.items() if value is not None}
     return [Problem(f"{dashes}{name}", rule) for name, rule in rules.items() if rule]
 
 

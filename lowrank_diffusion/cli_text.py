@@ -13,12 +13,12 @@ from . import devices, presets, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem, choices
 from .errors import UserError
 from .paths import expanded
-from .text.request import LIMITS, Settings, broken
+from .text.request import LIMITS, Settings, violation
 from .text.rows import Message, read
 
 if TYPE_CHECKING:
     from .text.dataset import Dataset
-    from .text.generate import Speaker
+    from .text.generate import TextGenerator
     from .text.metrics import Measures
 
 PRECISIONS, DEVICES = choices("train.precision"), choices("train.device")
@@ -62,20 +62,22 @@ def ask(options: argparse.Namespace) -> int:
     """Let a language model answer, with an adapter or without."""
     given = {name: getattr(options, name) for name in LIMITS}
     wrong = [
-        Problem(f"--{name.replace('_', '-')}", rule) for name, value in given.items() if (rule := broken(name, value))
+        Problem(f"--{name.replace('_', '-')}", rule)
+        for name, value in given.items()
+        if (rule := violation(name, value))
     ]
     if wrong:
         raise ConfigError(wrong)
     chosen = _chosen(options)
-    speaker = _speaker(chosen.base, chosen.template, options.device, options.precision)
-    speaker.load(chosen.folder)
+    generator = _generator(chosen.base, chosen.template, options.device, options.precision)
+    generator.load(chosen.folder)
     system = [Message("system", options.system)] if options.system else []
     messages, settings = [*system, Message("user", options.prompt)], Settings(**given)
     variants = [False] * (options.compare or chosen.folder is None) + [True] * (chosen.folder is not None)
     for adapted in variants:
         if len(variants) > 1:
             print("adapted:" if adapted else "base:")
-        for piece in speaker.stream(messages, settings, adapted):
+        for piece in generator.stream(messages, settings, adapted):
             print(piece, end="", flush=True)
         print()
     return terminal.DONE
@@ -114,12 +116,12 @@ def text_run(name: str) -> tuple[runs.Run, Config]:
     return run, cfg
 
 
-def _speaker(base: BaseModelConfig, template: str, device_name: str, precision: str) -> Speaker:
-    from .text.generate import Speaker  # torch
+def _generator(base: BaseModelConfig, template: str, device_name: str, precision: str) -> TextGenerator:
+    from .text.generate import TextGenerator  # torch
     from .text.model import Base
 
     device = devices.pick(device_name)
-    return Speaker(Base.of(base, device, devices.dtype(precision, device)), template)
+    return TextGenerator(Base.of(base, device, devices.dtype(precision, device)), template)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Evaluation:
 
     cfg: Config
     folder: Path
-    speaker: Speaker
+    generator: TextGenerator
     data: Dataset
     answers: int | None
     max_tokens: int
@@ -136,8 +138,8 @@ class Evaluation:
     def measure(self) -> Iterator[tuple[str, Measures]]:
         """("base" or "adapted", its figures), one after the other."""
         for name, place in (("base", None), ("adapted", self.folder)):
-            self.speaker.load(place)
-            yield name, self.speaker.measure(self.data, self.cfg, self.answers, self.max_tokens)
+            self.generator.load(place)
+            yield name, self.generator.measure(self.data, self.cfg, self.answers, self.max_tokens)
 
 
 def evaluation(run: runs.Run, given: Mapping[str, Any]) -> Evaluation:
@@ -150,18 +152,18 @@ def evaluation(run: runs.Run, given: Mapping[str, Any]) -> Evaluation:
         cfg = cfg.model_copy(update={"text": text, "validation": cfg.validation.model_copy(update={"holdout": 0})})
     if not cfg.text.held_out and not cfg.validation.holdout:
         raise UserError(f"{run.name} has held out no rows. Give some with --data FILE.")
-    speaker = _speaker(cfg.base, cfg.text.template, given["device"], given["precision"])
+    generator = _generator(cfg.base, cfg.text.template, given["device"], given["precision"])
     from .text.dataset import dataset  # torch
 
     longest = given["max_tokens"] or cfg.sample.tokens
-    return Evaluation(cfg, folder, speaker, dataset(cfg, speaker.tokenizer), given["answers"], longest)
+    return Evaluation(cfg, folder, generator, dataset(cfg, generator.tokenizer), given["answers"], longest)
 
 
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Perplexity, exact answers and speed on held-out rows, of a run's base and with its adapter."""
-    found = evaluation(run, vars(options))
-    print(f"{run.name}: {len(found.data.held_out)} held-out examples")
-    for name, figures in found.measure():
+    evaluated = evaluation(run, vars(options))
+    print(f"{run.name}: {len(evaluated.data.held_out)} held-out examples")
+    for name, figures in evaluated.measure():
         said = "  ".join(f"{label} {value}" for label, value in figures.words().items())
         print(f"{name:8} {said}", flush=True)
     return terminal.DONE

@@ -236,8 +236,8 @@ class Config(Section):
 
 def sections() -> dict[str, type[Section]]:
     """The section classes by name."""
-    annotations = {name: field.annotation for name, field in Config.model_fields.items()}
-    return {name: kind for name, kind in annotations.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
 def fields(task: str | None = None) -> dict[str, FieldInfo]:

@@ -163,9 +163,9 @@ def peak(device: torch.device) -> tuple[int, int] | None:
 
     if device.type != "cuda":
         return None
-    most = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    peaks = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return most
+    return peaks
 
 
 def release(device: torch.device) -> None:

@@ -117,8 +117,8 @@ def _bytes(path: Path, limit: int, within: Path | None) -> bytes:
         content = file.read(limit + 1)
         size = os.fstat(file.fileno()).st_size
     if len(content) > limit:
-        told = f"{size / MB:.1f} MB" if size > limit else "longer"
-        raise Unreadable(f"is {told}; at most {limit / MB:g} MB are read. Is it the right file?")
+        length = f"{size / MB:.1f} MB" if size > limit else "longer"
+        raise Unreadable(f"is {length}; at most {limit / MB:g} MB are read. Is it the right file?")
     return content
 
 

@@ -54,20 +54,20 @@ def _kept(path: Path) -> Path:
 
 def _known(kept: Path) -> str:
     try:
-        found = read_text(kept, 64)
+        digest = read_text(kept, 64)
     except Unreadable:
         return ""
-    return found if re.fullmatch("[0-9a-f]{64}", found) else ""
+    return digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
 
 
 def _read(path: Path, kept: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if _kept(path) != kept:
         return ""  # it was changed meanwhile, so this is of neither content
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        paths.write_text(kept, found)
+        paths.write_text(kept, digest)
     except OSError:
         pass  # a full disk only means that it is read again
-    return found
+    return digest

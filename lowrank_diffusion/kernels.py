@@ -127,12 +127,12 @@ def _check(
 
 
 def _check_quantized(weight: Tensor, scales: Tensor, out: Tensor) -> None:
-    size, found = out.numel(), weight.numel() * (2 if weight.dtype == torch.uint8 else 1)
+    size, codes = out.numel(), weight.numel() * (2 if weight.dtype == torch.uint8 else 1)
     blocks = size // NF4_BLOCK if weight.dtype == torch.uint8 else out.shape[0]
     rules = {
         f"out {tuple(out.shape)} is not one matrix": out.dim() == 2,
         f"weight is {weight.dtype}, neither int8 nor packed uint8": weight.dtype in {torch.int8, torch.uint8},
-        f"weight has {found} codes, not {size}": found == size,
+        f"weight has {codes} codes, not {size}": codes == size,
         f"scales are {scales.numel()} of {scales.dtype}, not {blocks} of torch.float32": (
             scales.dtype == torch.float32 and scales.numel() == blocks
         ),

@@ -57,14 +57,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """A mapping whose keys are texts, each once."""
-        found = {}
+        mapping = {}
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _error(node, "a key must be a word, not a list or a mapping", key_node)
-            if key_node.value in found:
+            if key_node.value in mapping:
                 raise _error(node, f"key {key_node.value[:80]!r} stands twice", key_node)
-            found[key_node.value] = self.construct_object(value, deep=deep)
-        return found
+            mapping[key_node.value] = self.construct_object(value, deep=deep)
+        return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """A number; Python refuses those of thousands of digits, and takes its time for those of hundreds."""

@@ -43,8 +43,8 @@ def alive(path: Path) -> psutil.Process | None:
 
 def number(path: Path) -> int:
     """The recorded start's number; 0 where there is no record."""
-    found = _facts(path).get("start")
-    return found if type(found) is int and 0 <= found < 2**31 else 0
+    start = _facts(path).get("start")
+    return start if type(start) is int and 0 <= start < 2**31 else 0
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -105,10 +105,10 @@ class Unit:
             self.source, self.results = x, list(y.split(self.heights, dim=-1))
         elif self.source is not x:
             return self._alone(index, x)
-        found = self.results[index]
+        result = self.results[index]
         if index == len(self.heights) - 1:
             self.source, self.results = None, []
-        return found
+        return result
 
     def _alone(self, index: int, x: Tensor) -> Tensor:
         """A layer that was called with something else after all."""

@@ -223,15 +223,15 @@ class Watch:
         records, self._offset = events.tail(self.run.events_path, self._offset)
         for record in records:
             self._folded.fold(record)
-        told, newest = self._folded, self.run.newest_start
-        unheard = newest > told.starts  # what the events tell of is an older process
-        ended = told.state in ("stopped", "finished", "failed") and not unheard
+        status, newest = self._folded, self.run.newest_start
+        unheard = newest > status.starts  # what the events tell of is an older process
+        ended = status.state in ("stopped", "finished", "failed") and not unheard
         if alive and unheard:
-            return replace(told, state="starting", message="", resumable=True)
-        if alive or ended or (told.state == "new" and not newest):
-            return replace(told)
+            return replace(status, state="starting", message="", resumable=True)
+        if alive or ended or (status.state == "new" and not newest):
+            return replace(status)
         message = f"The process ended without a word; its output is in {self.run.log_path}."
-        return replace(told, state="interrupted", message=message, resumable=True)
+        return replace(status, state="interrupted", message=message, resumable=True)
 
 
 def create(config: Config, name: str, root: Path | None = None) -> Run:

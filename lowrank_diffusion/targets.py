@@ -73,13 +73,13 @@ def matching(paths: Iterable[str], targets: str | tuple[str, ...]) -> tuple[set[
     if targets == ALL:
         return set(paths), []
     if isinstance(targets, str) and targets not in _NAMED:
-        found = {path for path in paths if re.fullmatch(targets, path)}
-        return found, [] if found else [targets]
+        meant = {path for path in paths if re.fullmatch(targets, path)}
+        return meant, [] if meant else [targets]
     names = _NAMED[targets] if isinstance(targets, str) else targets
     hits = {name: _ending(paths, f".{name}") for name in names}
-    found = set().union(*hits.values())
+    meant = set().union(*hits.values())
     # A group of names is for models of several kinds: it is enough that some of it is there.
-    return found, [name for name in names if not hits[name] and (not found or not isinstance(targets, str))]
+    return meant, [name for name in names if not hits[name] and (not meant or not isinstance(targets, str))]
 
 
 def _ending(paths: list[str], ending: str) -> set[str]:

@@ -21,13 +21,13 @@ def plain(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
-def follow(run: Run, stop_on_interrupt: bool, told: Sequence[str] = ()) -> int:
+def follow(run: Run, stop_on_interrupt: bool, known: Sequence[str] = ()) -> int:
     """Print progress until the run ends; returns the exit code.
 
     Ctrl-C asks the run to save and stop, and a second one leaves it to that; with ``stop_on_interrupt`` False the
-    first one only stops watching. ``told``: notes that were shown already.
+    first one only stops watching. ``known``: notes that were shown already.
     """
-    screen, watch, interrupted = Screen(run, told), Watch(run), False
+    screen, watch, interrupted = Screen(run, known), Watch(run), False
     while True:
         try:
             status = watch.refresh()
@@ -59,13 +59,13 @@ def _code(status: Status) -> int:
 class Screen:
     """What has been said about a run so far, so that everything is said once."""
 
-    def __init__(self, run: Run, told: Sequence[str] = ()):
-        self.run, self._known = run, set(told)
+    def __init__(self, run: Run, known: Sequence[str] = ()):
+        self.run, self._known = run, set(known)
         self.terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
         self._last = self._mode = ""
         self._step = -1
-        self._told = 0.0
+        self._last_time = 0.0
         self._notes = 0
         self._samples = 0
         self._measures: dict[str, int] = {}
@@ -97,9 +97,9 @@ class Screen:
     def _show_stage(self, status: Status) -> None:
         line = status.message or status.stage or status.state
         counted = f"{line} {status.stage_done}/{status.stage_total}" if status.stage_total > 1 else line
-        if line != self._last or (not self.terminal and time.monotonic() - self._told > 10):
+        if line != self._last or (not self.terminal and time.monotonic() - self._last_time > 10):
             self.say(counted)
-            self._last, self._told = line, time.monotonic()
+            self._last, self._last_time = line, time.monotonic()
 
     def _show_step(self, status: Status) -> None:
         loss = status.losses[-1][1] if status.losses else None
@@ -112,10 +112,10 @@ class Screen:
         elif (
             loss is not None
             and status.step != self._step
-            and (time.monotonic() - self._told > 5 or status.step == status.steps)
+            and (time.monotonic() - self._last_time > 5 or status.step == status.steps)
         ):
             self.say(f"step {status.step}/{status.steps} loss {loss:.4f} eta {status.eta:.0f} s")
-            self._told = time.monotonic()
+            self._last_time = time.monotonic()
         self._step = status.step
 
     def close(self, status: Status) -> None:

@@ -91,12 +91,12 @@ def save(run: Run, state: Step) -> Path:
 
 def digest(tensors: Tensors, facts: str) -> str:
     """SHA-256 of everything that is read back, whatever the order in which it is stored."""
-    found = hashlib.sha256(facts.encode())
+    sha = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _are_finite(tensors: Tensors) -> bool:
@@ -130,13 +130,13 @@ def restore(run: Run, state: Step, tell: Callable[[str], None]) -> int:
     for folder in reversed(run.checkpoints):
         path = folder / STATE
         try:
-            found = read(path)
+            contents = read(path)
         except Damaged as error:
             path.replace(path.with_name(f"{STATE}.damaged"))
             older = f"step {step_of(run.checkpoints[-1])}" if run.checkpoints else "the beginning"
             tell(f"{path}: {error} It is passed over, and training goes on from {older}.")
             continue
-        return _put(path, found, state, tell)
+        return _put(path, contents, state, tell)
     return 0
 
 
@@ -148,10 +148,10 @@ def load(folder: Path, state: Step) -> int:
     """
     path = folder / STATE
     try:
-        found = read(path)
+        contents = read(path)
     except Damaged as error:
         raise CheckpointError(f"{path}: {error} Delete {folder} to go on from the one before.") from None
-    return _put(path, found, state, lambda _note: None)
+    return _put(path, contents, state, lambda _note: None)
 
 
 def read(path: Path) -> Contents:
@@ -195,51 +195,51 @@ def _typed(facts: dict[str, Any], tensors: Tensors) -> Contents:
     return Contents(step, groups, tables, dict(scaler), int(facts.get("gpus", 1)), marks, tensors)
 
 
-def _put(path: Path, found: Contents, state: Step, tell: Callable[[str], None]) -> int:
-    _same_group(path, found, state)
-    different = fingerprint.compared(found.fingerprint, fingerprint.of(state))
+def _put(path: Path, contents: Contents, state: Step, tell: Callable[[str], None]) -> int:
+    _same_group(path, contents, state)
+    different = fingerprint.compared(contents.fingerprint, fingerprint.of(state))
     if different.refused:
         raise CheckpointError("\n".join([f"{path}: cannot be gone on from.", *different.refused]))
     if different.noted:
         changes = "; ".join(different.noted)
-        tell(f"Resumed from step {found.step}, but not to the bits of an undisturbed run: {changes}.")
-    _fill(path, "adapter", {name: p.data for name, p in state.parameters.items()}, found.tensors)
-    _fill(path, "averaged", state.averaged, found.tensors)
-    values = found.plain
-    for name, tensor in found.tensors.items():
+        tell(f"Resumed from step {contents.step}, but not to the bits of an undisturbed run: {changes}.")
+    _fill(path, "adapter", {name: p.data for name, p in state.parameters.items()}, contents.tensors)
+    _fill(path, "averaged", state.averaged, contents.tensors)
+    values = contents.plain
+    for name, tensor in contents.tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             values.setdefault(int(index), {})[key] = tensor
     try:
         own = state.optimizer.state_dict()["param_groups"]
-        groups = [old | new for old, new in zip(own, found.groups, strict=True)]
+        groups = [old | new for old, new in zip(own, contents.groups, strict=True)]
         state.optimizer.load_state_dict({"state": values, "param_groups": groups})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its optimiser's state does not fit optimizer.name={state.cfg.optimizer.name} ({error}). Was "
             f"config.yaml edited? Set it back, or start a new run."
         ) from None
-    if found.scaler:
-        state.scaler.load_state_dict(found.scaler)
-    state.done = found.step
+    if contents.scaler:
+        state.scaler.load_state_dict(contents.scaler)
+    state.done = contents.step
     return state.done
 
 
-def _same_group(path: Path, found: Contents, state: Step) -> None:
+def _same_group(path: Path, contents: Contents, state: Step) -> None:
     train = state.cfg.train
-    if found.gpus != train.gpus and not train.regroup:
+    if contents.gpus != train.gpus and not train.regroup:
         raise CheckpointError(
-            f"{path}: was trained with train.gpus={found.gpus}, and config.yaml says {train.gpus}: the rest of the run "
-            f"would see other pictures and noise. Set train.gpus={found.gpus}, or train.regroup=true to go on all the "
-            "same."
+            f"{path}: was trained with train.gpus={contents.gpus}, and config.yaml says {train.gpus}: the rest of the "
+            f"run would see other pictures and noise. Set train.gpus={contents.gpus}, or train.regroup=true to go on "
+            "all the same."
         )
 
 
 def _fill(path: Path, kind: str, into: Tensors, tensors: Tensors) -> None:
-    found = {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}
-    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in into.items()}:
+    values = {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}
+    if {n: t.shape for n, t in values.items()} != {n: t.shape for n, t in into.items()}:
         raise CheckpointError(f"{path}: holds another adapter than config.yaml describes. Was config.yaml edited?")
-    for name, tensor in found.items():
+    for name, tensor in values.items():
         into[name].copy_(tensor)
 
 

@@ -47,10 +47,10 @@ class DreamBooth:
         self.base = Base.of(cfg.base, device, dtype)
         self.family, self.network = self.base.family, self.base.family.network()
         hashes.begin(self.base.source.file)
-        found = survey(Path(cfg.data.instance), cfg.data.prompt)
-        for note in notes.notes(cfg, found, notes.given_classes(cfg), self.base.source):
+        instance = survey(Path(cfg.data.instance), cfg.data.prompt)
+        for note in notes.notes(cfg, instance, notes.given_classes(cfg), self.base.source):
             tell(events.Note(note))
-        self.data = Dataset(self.base, cfg, found.pictures, progress)
+        self.data = Dataset(self.base, cfg, instance.pictures, progress)
         scheduler = self.base.part("scheduler")
         self.objective = self.network.objective(scheduler, cfg.loss, device)
         self.batches = Batches(self.data, cfg, self.objective, device, dtype)
@@ -131,7 +131,7 @@ class DreamBooth:
         """Adapter files in every form; see :mod:`lowrank_diffusion.image.export`."""
         facts = Facts(
             name=self.run.title, config=self.cfg, base=self.base.source.label, prediction=self.objective.prediction,
-            pictures=self.data.seen, resolution=self.data.side, step=step, loss=loss,
+            pictures=self.data.trained_on, resolution=self.data.side, step=step, loss=loss,
             started=self.run.status().started, run=self.run.name,
             precision=str(self.dtype).removeprefix("torch."), base_file=self.base.source.file,
         )  # fmt: skip

@@ -64,8 +64,8 @@ class LanguageModel:
         self._describe()
         progress("Loading the model (a GGUF file is converted, once)", 0, 1)
         self.model: Any = self.base.model()
-        if found := problems(self.model, cfg.text):
-            raise ConfigError(found)
+        if unusable := problems(self.model, cfg.text):
+            raise ConfigError(unusable)
         self.layers = adapters.attach(self.model, cfg.adapter, cfg.seed)
         if cfg.train.checkpointing:
             # The only random numbers of a forward pass are those of dropout.
@@ -119,14 +119,14 @@ class LanguageModel:
         if not self.data.held_out:
             return None
         tokens, scored = self.cfg.train.batch * self.cfg.text.length, self.cfg.text.scored or None
-        found = metrics.token_loss(self.model, self.data.held_out[:scored], self.pad, tokens)
-        self.tell(events.Measured("perplexity", metrics.perplexity(found)))
+        mean = metrics.token_loss(self.model, self.data.held_out[:scored], self.pad, tokens)
+        self.tell(events.Measured("perplexity", metrics.perplexity(mean)))
         rows = metrics.answerable(self.data.held_out_rows)[: self.cfg.text.answers]
         if rows:
             answers = metrics.answer(self.model, self.tokenizer, rows, self.cfg.sample.tokens)
             self.tell(events.Measured("exact match", answers.exact_match))
             self.tell(events.Measured("tokens/s", answers.tokens_per_second))
-        return found
+        return mean
 
     def sample(self, step: int) -> list[tuple[str, Path]]:
         """The answer to every sample prompt, from the model as it is, as a text file."""

@@ -81,14 +81,14 @@ class Peaks:
     """Tells how much GPU memory each stage takes, whenever it is more than before."""
 
     def __init__(self, state: Step, log: EventLog):
-        self.state, self.log, self.told = state, log, dict[str, tuple[int, int]]()
+        self.state, self.log, self.reported = state, log, dict[str, tuple[int, int]]()
 
     def tell(self, stage: str) -> None:
         """What happened since the last call was ``stage``."""
-        peak, before = devices.peak(self.state.device), self.told.get(stage, (0, 0))
+        peak, before = devices.peak(self.state.device), self.reported.get(stage, (0, 0))
         if peak and (peak[0] > before[0] or peak[1] > before[1]):
-            self.told[stage] = max(peak[0], before[0]), max(peak[1], before[1])
-            self.log.append(events.Memory(stage, *self.told[stage]))
+            self.reported[stage] = max(peak[0], before[0]), max(peak[1], before[1])
+            self.log.append(events.Memory(stage, *self.reported[stage]))
 
 
 def _due(step: int, every: int, steps: int) -> bool:

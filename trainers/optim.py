@@ -31,10 +31,10 @@ def groups(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> list[di
     """``parameters`` by the learning rates they have: the text encoders' may be another."""
     text = {name: parameter for name, parameter in parameters.items() if name.startswith("text_encoder")}
     rest = [parameter for name, parameter in parameters.items() if name not in text]
-    found = [{"params": rest, SHARE: 1.0}]
+    param_groups = [{"params": rest, SHARE: 1.0}]
     if text:
-        found.append({"params": list(text.values()), SHARE: cfg.lr_of_text_encoders / cfg.lr})
-    return found
+        param_groups.append({"params": list(text.values()), SHARE: cfg.lr_of_text_encoders / cfg.lr})
+    return param_groups
 
 
 def build(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -51,29 +51,33 @@ def build(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> torch.op
 Groups = list[dict[str, Any]]
 
 
-def _adamw(cfg: OptimizerConfig, found: Groups, device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(found, betas=(cfg.beta1, cfg.beta2), fused=device != "mps", **common)
+def _adamw(cfg: OptimizerConfig, param_groups: Groups, device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(param_groups, betas=(cfg.beta1, cfg.beta2), fused=device != "mps", **common)
 
 
-def _adamw8bit(cfg: OptimizerConfig, found: Groups, device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+def _adamw8bit(
+    cfg: OptimizerConfig, param_groups: Groups, device: str, common: dict[str, Any]
+) -> torch.optim.Optimizer:
     if device != "cuda":
         raise DeviceError("optimizer.name: adamw8bit runs on CUDA only. Take optimizer.name=adamw on this device.")
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(found, betas=(cfg.beta1, cfg.beta2), **common)
+    return AdamW8bit(param_groups, betas=(cfg.beta1, cfg.beta2), **common)
 
 
-def _prodigy(cfg: OptimizerConfig, found: Groups, _device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+def _prodigy(cfg: OptimizerConfig, param_groups: Groups, _device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
     from prodigyopt import Prodigy
 
     own = {"betas": (cfg.beta1, cfg.beta2), "use_bias_correction": True, "safeguard_warmup": cfg.warmup > 0}
     with redirect_stdout(StringIO()):  # it prints which kind of weight decay it has
-        return Prodigy(found, **own, **common)
+        return Prodigy(param_groups, **own, **common)
 
 
-def _adafactor(_cfg: OptimizerConfig, found: Groups, _device: str, common: dict[str, Any]) -> torch.optim.Optimizer:
+def _adafactor(
+    _cfg: OptimizerConfig, param_groups: Groups, _device: str, common: dict[str, Any]
+) -> torch.optim.Optimizer:
     # eps: its step is scaled by the weight's size, and every B starts at zero; with 1.0 the step is lr itself
-    return torch.optim.Adafactor(found, eps=(None, 1.0), **common)
+    return torch.optim.Adafactor(param_groups, eps=(None, 1.0), **common)
 
 
 MAKERS: dict[str, Callable[[OptimizerConfig, Groups, str, dict[str, Any]], torch.optim.Optimizer]] = {

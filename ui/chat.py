@@ -8,13 +8,13 @@ from typing import Any
 
 from lowrank_diffusion.errors import UserError
 
-from . import chatting, drafts, watching
-from .asking import RequestError
-from .chatting import Turn
+from . import chat_form, drafts, watching
+from .chat_form import Turn
+from .draw_form import RequestError
 from .engine import CancelledError, Engine
 from .form import message_html, problems_html
+from .language_worker import Answered, Saying
 from .process import Waiting
-from .speaker import Answered, Saying
 from .toolkit import gr
 
 BUSY_NOTE = "A training is at work: answers share the machine with it, and both are slower for that time."
@@ -30,7 +30,7 @@ class ChatTab:
             with gr.Column(scale=4, min_width=320, elem_classes=["sheet"]):
                 self._inputs()
             with gr.Column(scale=9, min_width=520, elem_classes=["sheet"]):
-                self.view = gr.HTML(chatting.conversation_html(()), elem_id="chat", apply_default_css=False)
+                self.view = gr.HTML(chat_form.conversation_html(()), elem_id="chat", apply_default_css=False)
                 self.problems = gr.HTML(elem_id="chat-problems", apply_default_css=False)
                 self.message = gr.Textbox(
                     show_label=False, container=False, lines=1, max_lines=8, elem_id="chat-message",
@@ -92,7 +92,7 @@ class ChatTab:
         """Show what was kept of an earlier page."""
         updates = drafts.fitting(self.kept, values)
         if self.adapter in updates:
-            options = chatting.adapter_choices()
+            options = chat_form.adapter_choices()
             known = updates[self.adapter] in [value for _, value in options]
             updates[self.adapter] = gr.update(choices=options, value=updates[self.adapter] if known else "")
         return updates
@@ -100,8 +100,8 @@ class ChatTab:
     def connect(self, demo: gr.Blocks, tabs: list[gr.Tab]) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        shown = [demo.load, *(tab.select for tab in tabs), self.adapter.focus]
-        gr.on(shown, lambda: gr.update(choices=chatting.adapter_choices()), None, self.adapter, **quiet)
+        opened = [demo.load, *(tab.select for tab in tabs), self.adapter.focus]
+        gr.on(opened, lambda: gr.update(choices=chat_form.adapter_choices()), None, self.adapter, **quiet)
         self.adapter.input(self.choose, {self.adapter, self.message}, self.filled, **quiet)
         self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
         fields = {self.turns, *(getattr(self, name) for name in self.names)}
@@ -113,14 +113,14 @@ class ChatTab:
     names = (
         "adapter", "compare", "base", "template", "system", "temperature", "top_p", "max_tokens", "seed", "message",
     )  # fmt: skip
-    """The fields, by the names that :func:`chatting.build_job` knows them by."""
+    """The fields, by the names that :func:`chat_form.build_job` knows them by."""
 
     def choose(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """An adapter was chosen: it is asked the way it was trained and sampled, if the person does not change that."""
         if not data[self.adapter]:
             return {self.problems: ""}
         try:
-            config = chatting.config_of(data[self.adapter])
+            config = chat_form.config_of(data[self.adapter])
         except UserError as error:
             return {self.problems: message_html(str(error), "bad")}
         sample = config.sample
@@ -136,11 +136,11 @@ class ChatTab:
         idle |= {self.stop: gr.update(interactive=False)}
         before: tuple[Turn, ...] = data[self.turns] or ()
         try:
-            job, names = chatting.build_job({name: data[getattr(self, name)] for name in self.names}, before)
+            job, names = chat_form.build_job({name: data[getattr(self, name)] for name in self.names}, before)
         except RequestError as error:
             yield idle | {self.problems: problems_html(error.problems)}
             return
-        turn = chatting.begun(job.sides[0].messages[-1].content, job, names)
+        turn = chat_form.begun(job.sides[0].messages[-1].content, job, names)
         busy = {part: gr.update(interactive=False) for part in (self.send, self.new)}
         note = message_html(BUSY_NOTE) if watching.active() else ""
         yield (
@@ -154,19 +154,19 @@ class ChatTab:
                     case Waiting():
                         yield {self.problems: message_html("Another page's answer is given first.")}
                     case Saying(texts=texts):
-                        turn = chatting.saying(turn, texts)
+                        turn = chat_form.saying(turn, texts)
                         yield self._view(before, turn) | {self.problems: note}
                     case Answered(replies=replies):
-                        turn = chatting.answered(turn, replies)
+                        turn = chat_form.answered(turn, replies)
                         yield idle | self._kept(before, turn)
         except CancelledError:
-            yield idle | self._kept(before, chatting.stopped(turn))
+            yield idle | self._kept(before, chat_form.stopped(turn))
         except UserError as error:
-            words = {self.problems: message_html(str(error), "bad"), self.message: turn.said}
-            yield idle | words | {self.view: chatting.conversation_html(before)}
+            words = {self.problems: message_html(str(error), "bad"), self.message: turn.message}
+            yield idle | words | {self.view: chat_form.conversation_html(before)}
 
     def _view(self, before: tuple[Turn, ...], turn: Turn) -> dict[Any, Any]:
-        return {self.view: chatting.conversation_html((*before, turn))}
+        return {self.view: chat_form.conversation_html((*before, turn))}
 
     def _kept(self, before: tuple[Turn, ...], turn: Turn) -> dict[Any, Any]:
         return {self.turns: (*before, turn)} | self._view(before, turn)
@@ -177,4 +177,4 @@ class ChatTab:
 
     def forget(self) -> dict[Any, Any]:
         """A new conversation."""
-        return {self.turns: (), self.view: chatting.conversation_html(()), self.problems: ""}
+        return {self.turns: (), self.view: chat_form.conversation_html(()), self.problems: ""}

@@ -47,10 +47,10 @@ def read(key: Any) -> Draft:
         return {}
     path = folder() / f"{key}.json"
     try:
-        found = read_object(path, LARGEST)
+        stored = read_object(path, LARGEST)
     except Unreadable:
         return {}
-    groups = found.items()
+    groups = stored.items()
     return {group: values for group, values in groups if isinstance(values, dict)}
 
 
@@ -75,13 +75,13 @@ def write(key: Any, values: Draft) -> None:
 
 
 def _forget_oldest() -> None:
-    found = []
+    aged = []
     for path in folder().glob("*.json"):
         try:
-            found.append((path.stat().st_mtime_ns, path))
+            aged.append((path.stat().st_mtime_ns, path))
         except OSError:  # another page has just removed it
             continue
-    for _, path in sorted(found)[:-MOST]:
+    for _, path in sorted(aged)[:-MOST]:
         path.unlink(missing_ok=True)
 
 

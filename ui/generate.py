@@ -13,12 +13,12 @@ from typing import Any
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
 
-from . import asking, drafts, live, safe, watching
+from . import drafts, draw_form, live, safe, watching
 from .engine import CancelledError, Engine
 from .form import message_html, problems_html
+from .image_worker import Done, Job, Picture, Progress, settings
 from .process import Waiting
 from .toolkit import gr
-from .worker import Done, Job, Picture, Progress, settings
 
 ROWS = 3
 BUSY_NOTE = "A training is at work: drawing shares the machine with it, and both are slower for that time."
@@ -108,8 +108,8 @@ class GenerateTab:
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
         """Show what was kept of an earlier page; of adapters those that are still there."""
         updates = drafts.fitting(self.kept, values)
-        uploads = asking.still_there([updates.get(choice, "") for choice in self.choices])
-        options = asking.adapter_choices(uploads)
+        uploads = draw_form.still_there([updates.get(choice, "") for choice in self.choices])
+        options = draw_form.adapter_choices(uploads)
         known = [value for _, value in options]
         for choice in self.choices:
             if choice in updates:
@@ -139,7 +139,7 @@ class GenerateTab:
 
     def refresh(self, uploads: list[str]) -> list[Any]:
         """Runs come and go: offer those there are."""
-        options = asking.adapter_choices(uploads)
+        options = draw_form.adapter_choices(uploads)
         return [gr.update(choices=options) for _ in self.choices]
 
     def warm(self) -> None:
@@ -152,11 +152,11 @@ class GenerateTab:
         uploads = list(data[self.uploads] or [])
         try:
             path = safe.uploaded(data[self.upload])
-            about = asking.describe_adapter(path)
+            about = draw_form.describe_adapter(path)
         except UserError as error:
             return {self.upload_note: message_html(str(error), "bad")}
         uploads.append(str(path))
-        options = asking.adapter_choices(uploads)
+        options = draw_form.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in self.choices}
         free = next((choice for choice in self.choices if not data[choice]), None)
         if free is not None:
@@ -172,7 +172,7 @@ class GenerateTab:
         """Draw was pressed. Closing the page cancels."""
         idle = {self.draw: gr.update(interactive=True), self.cancel: gr.update(interactive=False), self.progress: ""}
         try:
-            request = asking.build_request(self._answers(data))
+            request = draw_form.build_request(self._answers(data))
             folder = safe.pictures_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
             busy = {self.draw: gr.update(interactive=False), self.cancel: gr.update(interactive=True)}
             note = message_html(BUSY_NOTE) if watching.active() else ""
@@ -195,7 +195,7 @@ class GenerateTab:
                         yield idle | {self.gallery: self._gallery(drawn), self.facts: facts_html(request, update)}
         except CancelledError as error:
             yield idle | {self.progress: message_html(str(error))}
-        except asking.RequestError as error:
+        except draw_form.RequestError as error:
             yield idle | {self.problems: problems_html(error.problems)}
         except UserError as error:
             yield idle | {self.problems: message_html(str(error), "bad")}
@@ -216,7 +216,7 @@ class GenerateTab:
 
 def suit(choice: str, base: str) -> list[Any]:
     """An adapter was chosen: its run's base and its samples' steps and guidance, and a note."""
-    cfg = asking.run_settings(choice or "")
+    cfg = draw_form.run_settings(choice or "")
     return [gr.skip()] * 4 if cfg is None else as_in(cfg, base)
 
 
@@ -240,7 +240,7 @@ def bar(done: int, total: int, words: str, left: float) -> str:
     )
 
 
-def facts_html(request: asking.DrawRequest, done: Done) -> str:
+def facts_html(request: draw_form.DrawRequest, done: Done) -> str:
     """The exact settings of the pictures shown: one line for the eye, all of them below it."""
     pictures, took = done.pictures, live.duration(done.seconds)
     adapters = ", ".join(f"{Path(item.path).stem} × {item.strength:g}" for item in request.adapters) or "none"

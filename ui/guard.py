@@ -195,11 +195,11 @@ class Guard:
         if not name:
             return
         try:
-            found = Path(name).resolve()
+            target = Path(name).resolve()
         except (OSError, ValueError, RuntimeError):  # a link to itself, a zero byte
             raise Refusal(404, "There is no such file.") from None
         within = [Path(name).is_relative_to(folder) for folder in self.served]
-        if any(within) and not any(found.is_relative_to(folder) for folder in self.served):
+        if any(within) and not any(target.is_relative_to(folder) for folder in self.served):
             raise Refusal(403, "That is a link out of the folders of this app.")
 
     def _sender(self, scope: Scope, send: Send) -> Send:

@@ -16,7 +16,7 @@ from .form import message_html
 from .toolkit import gr
 
 Handler = Callable[..., Any]
-Told = Callable[[Exception], dict[Any, Any]]
+OnError = Callable[[Exception], dict[Any, Any]]
 
 
 def guard(demo: gr.Blocks) -> None:
@@ -30,14 +30,14 @@ def guard(demo: gr.Blocks) -> None:
         if event.fn is not None:
             event.queue = inspect.isgeneratorfunction(event.fn)
             place = next((part for part in event.outputs if _says(part)), None)
-            event.fn = guarded(event.fn, functools.partial(_told, place))
+            event.fn = guarded(event.fn, functools.partial(_message, place))
 
 
 def _says(part: Any) -> bool:
     return str(getattr(part, "elem_id", None) or "").endswith(("problems", "note"))
 
 
-def _told(place: Any, error: Exception) -> dict[Any, Any]:
+def _message(place: Any, error: Exception) -> dict[Any, Any]:
     """What the handler returns in its stead."""
     if isinstance(error, gr.Error):
         raise error
@@ -48,38 +48,38 @@ def _told(place: Any, error: Exception) -> dict[Any, Any]:
     return {place: message_html(safe.in_words(error), "bad")}
 
 
-def guarded(handler: Handler, told: Told) -> Handler:
-    """The handler, with what ``told`` makes of an error for its result."""
+def guarded(handler: Handler, on_error: OnError) -> Handler:
+    """The handler, with what ``on_error`` makes of an error for its result."""
     kinds = {inspect.isgeneratorfunction: _steps, inspect.iscoroutinefunction: _later}
     wrap = next((wrap for is_kind, wrap in kinds.items() if is_kind(handler)), _plain)
-    return functools.wraps(handler)(wrap(handler, told))
+    return functools.wraps(handler)(wrap(handler, on_error))
 
 
-def _plain(handler: Handler, told: Told) -> Handler:
+def _plain(handler: Handler, on_error: OnError) -> Handler:
     def run(*values: Any, **named: Any) -> Any:
         try:
             return handler(*values, **named)
         except Exception as error:
-            return told(error)
+            return on_error(error)
 
     return run
 
 
-def _later(handler: Handler, told: Told) -> Handler:
+def _later(handler: Handler, on_error: OnError) -> Handler:
     async def run(*values: Any, **named: Any) -> Any:
         try:
             return await handler(*values, **named)
         except Exception as error:
-            return told(error)
+            return on_error(error)
 
     return run
 
 
-def _steps(handler: Handler, told: Told) -> Handler:
+def _steps(handler: Handler, on_error: OnError) -> Handler:
     def run(*values: Any, **named: Any) -> Any:
         try:
             yield from handler(*values, **named)
         except Exception as error:
-            yield told(error)
+            yield on_error(error)
 
     return run

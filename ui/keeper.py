@@ -54,8 +54,8 @@ class Keeper:
         """Bind the events; call once, inside the Blocks. Returns the event of a page that was opened."""
         self.groups = groups
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        shown = dict.fromkeys(part for group in groups.values() for part in group.shown)
-        opened = self.key.opened(self.open, None, [self.key, self.note, *shown], **quiet)
+        outputs = dict.fromkeys(part for group in groups.values() for part in group.shown)
+        opened = self.key.opened(self.open, None, [self.key, self.note, *outputs], **quiet)
         for name, group in groups.items():
             gr.on(
                 group.changes, self._writer(name), {self.key, *group.kept.values()}, self.note,

@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrank_diffusion.runs import Run
 
-from . import chatting
+from . import chat_form
 from .chat import ChatTab
 from .engine import Engine
 from .row_panel import RowPanel
@@ -40,8 +40,8 @@ class LanguageTab:
         """What :meth:`talk_with` may change."""
         return [self.tabs, self.chat.adapter, *self.chat.filled]
 
-    def talk_with(self, run: Run, said: str) -> dict[Any, Any]:
-        """What a handler returns to open the chat with a run's adapter; ``said``: what stands in the message field."""
-        adapter = gr.update(choices=chatting.adapter_choices(), value=run.name)
-        settings = self.chat.choose({self.chat.adapter: run.name, self.chat.message: said})
+    def talk_with(self, run: Run, message: str) -> dict[Any, Any]:
+        """What a handler returns to open the chat with a run's adapter; ``message``: what its field holds."""
+        adapter = gr.update(choices=chat_form.adapter_choices(), value=run.name)
+        settings = self.chat.choose({self.chat.adapter: run.name, self.chat.message: message})
         return {self.chat.adapter: adapter, self.tabs: gr.Tabs(selected="chat")} | settings

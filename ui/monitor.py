@@ -47,19 +47,19 @@ class Monitor:
         self.note = gr.HTML(elem_id=f"{ids}run-note", apply_default_css=False)
         self.curve = gr.HTML(elem_id=f"{ids}curve", apply_default_css=False)
         self.samples = gr.HTML(elem_id=f"{ids}samples", apply_default_css=False)
-        self.seen = gr.State({})
+        self.displayed = gr.State({})
         self.timer = gr.Timer(POLL_SECONDS, active=task == "image")  # the tab that is in front at first
 
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`look` may change."""
         buttons = [self.stop, self.resume, self.sample, self.bar, self.start]
-        return [self.selector, self.head, self.note, self.curve, self.samples, self.seen, self.timer, *buttons]
+        return [self.selector, self.head, self.note, self.curve, self.samples, self.displayed, self.timer, *buttons]
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        inputs = {self.selector, self.seen}
+        inputs = {self.selector, self.displayed}
         self.timer.tick(self.tick, inputs, self.outputs, **quiet)
         demo.load(self.attach, None, self.outputs, **quiet)
         self.bar.pressed(self.press, {self.selector}, self.outputs, **quiet)
@@ -84,10 +84,10 @@ class Monitor:
 
     def tick(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """It is time: what changed since this page last looked."""
-        return self.look(data[self.selector], data[self.seen] or {})
+        return self.look(data[self.selector], data[self.displayed] or {})
 
-    def look(self, name: str | None, seen: dict[str, Any]) -> dict[Any, Any]:
-        """Updates for whatever differs from ``seen``; an empty dict where nothing does."""
+    def look(self, name: str | None, displayed: dict[str, Any]) -> dict[Any, Any]:
+        """Updates for whatever differs from ``displayed``; an empty dict where nothing does."""
         try:
             run, status = self._run(name)
         except UserError as error:
@@ -119,8 +119,8 @@ class Monitor:
             "sample": bool(run and status.state == "training" and not run.requested("sample")),
             "pace": POLL_SECONDS if status.active and status.device != "cpu" else SLOW_POLL_SECONDS,
         }
-        updates = {part: value() for key, (part, value) in views.items() if seen.get(key) != now[key]}
-        return updates | {self.seen: now} if updates else {self.seen: gr.skip()}
+        updates = {part: value() for key, (part, value) in views.items() if displayed.get(key) != now[key]}
+        return updates | {self.displayed: now} if updates else {self.displayed: gr.skip()}
 
     def _run(self, name: str | None) -> tuple[Run | None, Status]:
         if not name:

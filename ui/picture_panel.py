@@ -38,14 +38,14 @@ class PictureSet:
             hint = "Drop some into the field above, load an example set, or name a folder."
             return [Problem("Pictures", "there are none.", hint)]
         try:
-            found = (
+            in_folder = (
                 pictures_data.scan(Path(presets.located(str(folder)) or ""), str(values.get("data.prompt") or ""))
                 if folder
                 else []
             )
         except UserError as error:
             return [Problem("data.instance", str(error))]
-        captions = [picture.caption for picture in found] or [caption for _, caption in self.pairs]
+        captions = [picture.caption for picture in in_folder] or [caption for _, caption in self.pairs]
         if values.get("data.prompt") or all(captions):
             return []
         missing = sum(not caption for caption in captions)
@@ -57,8 +57,8 @@ class PictureSet:
         if not self.pairs:
             return "", preflight.notes(config) if config.data.instance else []
         prompt = " ".join(config.data.prompt.split())
-        found = [pictures_data.Picture(path, text or prompt, *pictures.size(path)) for path, text in self.pairs]
-        notes = preflight.notes(config, pictures_data.Survey(found, []))
+        given = [pictures_data.Picture(path, text or prompt, *pictures.size(path)) for path, text in self.pairs]
+        notes = preflight.notes(config, pictures_data.Survey(given, []))
         return captioned([text for _, text in self.pairs], prompt), notes
 
     def write(self, run: Run) -> dict[str, Any]:

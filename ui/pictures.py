@@ -149,9 +149,9 @@ def restored(value: Any) -> list[Item]:
 def items_of(value: Any) -> list[Item]:
     """The items of a grid's value; anything of another shape is dropped, since a page may send what it likes."""
     names = ("path", "name", "caption", "thumb", "note")
-    found = value if isinstance(value, list) else []
+    cards = value if isinstance(value, list) else []
     return [
         {name: item[name] for name in names}
-        for item in found
+        for item in cards
         if isinstance(item, dict) and all(isinstance(item.get(name), str) for name in names)
     ]

@@ -11,20 +11,19 @@ from lowrank_diffusion.config import Config, ConfigError, fields
 from lowrank_diffusion.declare import fact
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
-from lowrank_diffusion.text.rows import Row
 
 from . import row_view, safe
 from .engine import CancelledError, Engine
 from .form import from_widget, message_html, problems_html
+from .language_worker import Counting, Tokenise, Tokenised
 from .process import Waiting
 from .row_file import RowFile, example_files, is_example, name_of
-from .speaker import Counting, Tokenise, Tokenised
 from .toolkit import gr, static_text
 from .train import TrainTab
 
 PAGE = 5
 """Rows shown at a time."""
-SEEN_BY = tuple(key for key, field in fields("text").items() if fact(field, "tokens"))
+TOKEN_SETTINGS = tuple(key for key, field in fields("text").items() if fact(field, "tokens"))
 """The settings on which it depends what the model sees."""
 FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
 NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}
@@ -95,10 +94,10 @@ class RowPanel:
     @property
     def shown(self) -> list[Any]:
         """What :meth:`restore` may change."""
-        return [self.file, self.note, self.first, *self._seen_parts]
+        return [self.file, self.note, self.first, *self._view_parts]
 
     @property
-    def _seen_parts(self) -> list[Any]:
+    def _view_parts(self) -> list[Any]:
         return [self.counts, self.pager, self.where, self.view, self.back, self.on]
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
@@ -115,12 +114,12 @@ class RowPanel:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.tab, self.widgets = tab, tab.form.widgets
-        self.settings = {key: self.widgets[key] for key in SEEN_BY}
+        self.settings = {key: self.widgets[key] for key in TOKEN_SETTINGS}
         self.held_out = self.widgets["text.held_out"]
         again: dict[str, Any] = {
             "fn": self.look,
             "inputs": {self.file, self.first, *self.settings.values()},
-            "outputs": self._seen_parts,
+            "outputs": self._view_parts,
             "concurrency_limit": None,
             **quiet,
         }
@@ -142,16 +141,16 @@ class RowPanel:
         """A file was dropped."""
         try:
             path = safe.uploaded(data[self.drop])
-            shown = self._plain(path)
+            updates = self._plain(path)
         except UserError as error:
             still = f"\n{name_of(Path(data[self.file]))} stays." if data[self.file] else ""
             return {self.drop: None, self.note: message_html(safe.by_name(error, data[self.drop]) + still, "bad")}
         if is_example(data[self.held_out]):
-            shown |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
-            shown[self.note] += message_html(HELD_OUT_NOTE)
+            updates |= {self.widgets[key]: value for key, value in NOT_HELD_OUT.items()}
+            updates[self.note] += message_html(HELD_OUT_NOTE)
         if data[self.file] and not is_example(data[self.file]):
-            shown |= self.tab.undoing(f"{name_of(Path(data[self.file]))} was replaced.", data)
-        return {self.drop: None, self.file: str(path)} | shown
+            updates |= self.tab.undoing(f"{name_of(Path(data[self.file]))} was replaced.", data)
+        return {self.drop: None, self.file: str(path)} | updates
 
     def remove(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Remove was pressed."""
@@ -182,15 +181,14 @@ class RowPanel:
 
     def _plain(self, path: Path) -> dict[Any, Any]:
         """The first rows before a tokenizer has seen them, at once. Raises DataError."""
-        found = rows.read(path)
-        words = f"{name_of(path)}: {len(found):,} {'row' if len(found) == 1 else 'rows'}."
+        all_rows = rows.read(path)
+        words = f"{name_of(path)}: {len(all_rows):,} {'row' if len(all_rows) == 1 else 'rows'}."
         return {
             self.note: message_html(words), self.counts: "", self.first: 0,
-            self.view: row_view.plain_html(found[:PAGE], 0), **self._page(found, 0),
+            self.view: row_view.plain_html(all_rows[:PAGE], 0), **self._page(len(all_rows), 0),
         }  # fmt: skip
 
-    def _page(self, found: list[Row] | int, first: int) -> dict[Any, Any]:
-        total = found if isinstance(found, int) else len(found)
+    def _page(self, total: int, first: int) -> dict[Any, Any]:
         last = min(first + PAGE, total)
         return {
             self.pager: gr.update(visible=total > PAGE),
@@ -220,7 +218,7 @@ class RowPanel:
                         )
                         yield {self.counts: message_html(words)}
                     case Tokenised():
-                        yield self._seen(update, config, job.first)
+                        yield self._tokenised(update, config, job.first)
         except CancelledError:
             return
         except ConfigError as error:
@@ -236,12 +234,12 @@ class RowPanel:
             raise ConfigError(problems)
         return config
 
-    def _seen(self, update: Tokenised, config: Config, first: int) -> dict[Any, Any]:
-        shown = {
+    def _tokenised(self, update: Tokenised, config: Config, first: int) -> dict[Any, Any]:
+        updates = {
             self.counts: row_view.counts_html(update.counts, config.text),
             self.view: row_view.tokens_html(update.rows, config.text),
         }
-        return shown | self._page(update.counts.counted, first)
+        return updates | self._page(update.counts.counted, first)
 
 
 def _changes(part: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from itertools import groupby
 from lowrank_diffusion.config import TextConfig
 from lowrank_diffusion.text.rows import Row
 
-from .tokens import MOST_SHOWN, Counts, Shown
+from .tokens import MOST_SHOWN, Counts, RowTokens
 
 LEGEND = (
     '<div class="legend"><span class="t learn">learnt</span><span class="t">only read</span>'
@@ -36,12 +36,12 @@ def _head(number: int, line: int, facts: str = "") -> str:
     return f"<header><b>Row {number + 1}</b><small>line {line}</small>{facts}</header>"
 
 
-def tokens_html(rows: tuple[Shown, ...], text: TextConfig) -> str:
+def tokens_html(rows: tuple[RowTokens, ...], text: TextConfig) -> str:
     """Rows token by token, what is learnt and what is cut in colour."""
     return f'{LEGEND}<div class="row-list">{"".join(_card(row, text) for row in rows)}</div>'
 
 
-def _card(row: Shown, text: TextConfig) -> str:
+def _card(row: RowTokens, text: TextConfig) -> str:
     if row.problem:
         return f'<article class="bad">{_head(row.row, row.line)}<p>{html.escape(row.problem)}</p></article>'
     facts = f"<small>{row.tokens:,} tokens, {row.learnt:,} learnt</small>"

@@ -124,7 +124,7 @@ class RunsTab:
     def __init__(self, release: Callable[[], None]) -> None:
         self.release = release
         self.chosen = gr.State(None)
-        self.seen = gr.State(())
+        self.displayed = gr.State(())
         self.timer = gr.Timer(2, active=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520, elem_classes=["sheet"]):
@@ -178,7 +178,7 @@ class RunsTab:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         live_parts = [part for part in self.outputs if part not in (self.confirm, self.zipped, self.note, self.chosen)]
-        self.timer.tick(self.follow, [self.chosen, self.seen], [*live_parts, self.seen], **quiet)
+        self.timer.tick(self.follow, [self.chosen, self.displayed], [*live_parts, self.displayed], **quiet)
         gr.on([demo.load, tab.select, self.again.click], self.show, self.chosen, self.outputs, **quiet)
         self.table.pick(self.pick, None, self.outputs, **quiet)
         for button, act, words in (
@@ -208,16 +208,18 @@ class RunsTab:
             return table | hidden | {self.chosen: None, self.head: words, self.detail: gr.update(visible=False)}
         return table | hidden | {self.chosen: run.name} | self._details(run)
 
-    def follow(self, name: str | None, seen: tuple[str, ...]) -> dict[Any, Any]:
+    def follow(self, name: str | None, displayed: tuple[str, ...]) -> dict[Any, Any]:
         """Two seconds have passed: what changed since this page last looked."""
         try:
             run = safe.run(name) if name else None
         except UserError:
             run = None
         now = (table_html(run.name if run else None), live.status_html(run, watching.status(run)) if run else "")
-        if now == tuple(seen):
-            return {self.seen: gr.skip()}
-        return {self.table: now[0], self.seen: now} | (self._details(run) if run and now[1:] != tuple(seen)[1:] else {})
+        if now == tuple(displayed):
+            return {self.displayed: gr.skip()}
+        return {self.table: now[0], self.displayed: now} | (
+            self._details(run) if run and now[1:] != tuple(displayed)[1:] else {}
+        )
 
     def _details(self, run: Run) -> dict[Any, Any]:
         status = watching.status(run)

@@ -41,13 +41,13 @@ def downloads_folder() -> Path:
 def inside(path: str | Path, *roots: Path) -> Path:
     """``path`` resolved, if it is a file or folder under one of ``roots``. Raises RefusedError."""
     try:
-        found = Path(path).resolve(strict=True)
+        target = Path(path).resolve(strict=True)
     except (OSError, ValueError):
         shown = str(path).replace("\0", "")
         raise RefusedError(f"{shown[:120]}{'…' if len(shown) > 120 else ''}: there is no such file.") from None
-    if any(found.is_relative_to(root.resolve()) for root in roots):
-        return found
-    raise RefusedError(f"{found.name}: lies outside the folders of this app. Upload it instead.")
+    if any(target.is_relative_to(root.resolve()) for root in roots):
+        return target
+    raise RefusedError(f"{target.name}: lies outside the folders of this app. Upload it instead.")
 
 
 def by_name(error: UserError, path: str | Path) -> str:

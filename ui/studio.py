@@ -20,20 +20,20 @@ from starlette.middleware import Middleware
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.paths import expanded
 
-from . import asking, handlers, safe
+from . import draw_form, handlers, safe
 from .engine import Engine
 from .form import key_styles
 from .generate import GenerateTab, as_in
 from .guard import Guard, Names
+from .image_worker import ImageWorker
 from .keeper import Keeper
 from .language import LanguageTab
+from .language_worker import LanguageWorker
 from .picture_panel import PicturePanel
 from .runs import RunsTab
-from .speaker import Linguist
 from .theme import theme
 from .toolkit import gr, static_text, uploads_folder
 from .train import TrainTab
-from .worker import Drawer
 
 TITLE = "Lowrank Diffusion"
 LARGEST_UPLOAD = "2gb"
@@ -49,7 +49,7 @@ class LaunchError(UserError):
 
 def build() -> gr.Blocks:
     """The page. Nothing heavy is loaded: no torch here, nor on opening it."""
-    engines = drawing, speaking = Engine(Drawer), Engine(Linguist)
+    engines = drawing, speaking = Engine(ImageWorker), Engine(LanguageWorker)
     for engine in engines:
         atexit.register(engine.close)
 
@@ -105,15 +105,15 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
     """'Try it': the run's adapter where it is drawn or talked with, and a prompt to begin with where there is none."""
     first, *others = generate.choices
 
-    def use(name: str | None, prompt: str, base: str, uploads: list[str], said: str) -> dict[Any, Any]:
+    def use(name: str | None, prompt: str, base: str, uploads: list[str], message: str) -> dict[Any, Any]:
         try:
             run = safe.run(name)
             config = run.config()
         except UserError as error:
             raise gr.Error(html.escape(str(error))) from None  # it is shown as HTML
         if run.task == "text":
-            return language.talk_with(run, said) | {tabs: gr.Tabs(selected="language")}
-        options = asking.adapter_choices(uploads)
+            return language.talk_with(run, message) | {tabs: gr.Tabs(selected="language")}
+        options = draw_form.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")
         updates[generate.prompt] = prompt or next(iter(config.sample.prompts), config.data.prompt)

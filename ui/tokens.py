@@ -1,6 +1,6 @@
 """Rows as tokens, ready to be shown: what is learnt, what is cut, and what it all adds up to.
 
-Made in the process of :mod:`.speaker`, shown by :mod:`.row_view`; nothing here needs torch before it is called.
+Made in the process of :mod:`.language_worker`, shown by :mod:`.row_view`; nothing here needs torch before it is called.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Shown:
+class RowTokens:
     """One row; ``problem`` says why it cannot be used."""
 
     row: int
@@ -65,18 +65,18 @@ class Counts:
     """That the usable rows are packed into."""
 
 
-def counts(found: list[Row], encoded: list[Encoded | str], text: TextConfig) -> Counts:
+def counts(rows: list[Row], encoded: list[Encoded | str], text: TextConfig) -> Counts:
     """The figures of a file of which ``encoded`` is what could be counted."""
     from lowrank_diffusion.text.packing import pack
 
-    usable = [(row, item) for row, item in zip(found, encoded, strict=False) if not isinstance(item, str)]
+    usable = [(row, item) for row, item in zip(rows, encoded, strict=False) if not isinstance(item, str)]
     lengths = [len(item.ids) for _, item in usable]
     over = {row.line: len(item.ids) - text.length for row, item in usable if row.messages}
     over = {line: tokens for line, tokens in over.items() if tokens > 0}
-    unusable = tuple(row.line for row, item in zip(found, encoded, strict=False) if isinstance(item, str))
+    unusable = tuple(row.line for row, item in zip(rows, encoded, strict=False) if isinstance(item, str))
     parts = [part for row, item in usable for part in _parts(row, len(item.ids), text.length)]
     return Counts(
-        rows=len(found), counted=len(encoded), tokens=sum(lengths),
+        rows=len(rows), counted=len(encoded), tokens=sum(lengths),
         learnt=sum(sum(item.learn[: text.length] if row.messages else item.learn) for row, item in usable),
         longest=max(lengths, default=0), too_long=tuple(over), cut=sum(over.values()), unusable=unusable,
         sequences=len(pack(parts, text.length)) if text.packing else len(parts),
@@ -91,16 +91,16 @@ def _parts(row: Row, tokens: int, length: int) -> list[int]:
     return [length] * whole + ([rest + 1] if rest or not whole else [])
 
 
-def shown(number: int, row: Row, encoded: Encoded | str, tokenizer: Any, length: int) -> Shown:
+def row_tokens(number: int, row: Row, encoded: Encoded | str, tokenizer: Any, length: int) -> RowTokens:
     """A row with the tokens that fit and those that do not."""
     if isinstance(encoded, str):
-        return Shown(number, row.line, problem=encoded)
+        return RowTokens(number, row.line, problem=encoded)
     total = len(encoded.ids)
     end = length if row.messages else total
     kinds = ["cut" if at >= end else "learn" if learn else "read" for at, learn in enumerate(encoded.learn)]
     pieces = tuple(_pieces(encoded.ids[:MOST_SHOWN], kinds, tokenizer))
     sequences = len(_parts(row, total, length))
-    return Shown(number, row.line, total, sum(encoded.learn[:end]), max(0, total - end), sequences, pieces)
+    return RowTokens(number, row.line, total, sum(encoded.learn[:end]), max(0, total - end), sequences, pieces)
 
 
 def _pieces(ids: tuple[int, ...], kinds: list[str], tokenizer: Any) -> Iterator[Piece]:

@@ -16,14 +16,14 @@ class _Follower:
     def __init__(self, run: Run):
         self.lock = threading.Lock()
         self.watch = Watch(run)
-        self.seen = 0.0
+        self.read_at = 0.0
         self.status = Status()
 
     def look(self) -> Status:
         with self.lock:
-            if time.monotonic() - self.seen > FRESH_SECONDS:
+            if time.monotonic() - self.read_at > FRESH_SECONDS:
                 self.status = self._read()
-                self.seen = time.monotonic()
+                self.read_at = time.monotonic()
             return self.status
 
     def _read(self) -> Status:
@@ -77,20 +77,20 @@ def status(run: Run) -> Status:
 
 def forget(run: Run) -> None:
     """Drop a run that was just made or deleted, or whose state was just changed from here."""
-    _active.seen = 0.0
+    _active.read_at = 0.0
     with _lock:
         _followers.pop(run.path, None)
 
 
 class _Active:
     def __init__(self) -> None:
-        self.lock, self.seen, self.runs = threading.Lock(), 0.0, list[Run]()
+        self.lock, self.read_at, self.runs = threading.Lock(), 0.0, list[Run]()
 
     def look(self) -> list[Run]:
         with self.lock:
-            if time.monotonic() - self.seen > FRESH_SECONDS:
+            if time.monotonic() - self.read_at > FRESH_SECONDS:
                 self.runs = [run for run in all_runs() if status(run).active]
-                self.seen = time.monotonic()
+                self.read_at = time.monotonic()
             return self.runs
 
 

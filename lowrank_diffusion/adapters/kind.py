@@ -94,15 +94,15 @@ class Kind(Protocol):
 
         held = {part: getattr(module, part) for part in self.parts}
         own = {part: adapters[name] for part, adapters in held.items() if name in adapters}
-        weights = {part: getattr(found, "weight", found) for part, found in own.items()}  # of a layer, or bare
+        weights = {part: getattr(layer, "weight", layer) for part, layer in own.items()}  # of a layer, or bare
         return {part: weight for part, weight in weights.items() if isinstance(weight, Tensor)}
 
     def factors(self, module: Any, name: str) -> Factors:
         """The update as one plain pair with the scaling inside B: A (R, n), B (m, R), exact."""
         ...
 
-    def beyond_factors(self, module: Any, name: str, path: str) -> str:
-        """What of an adapter that came from elsewhere a plain pair cannot say; empty if nothing."""
+    def obstacle_to_factors(self, module: Any, name: str, path: str) -> str:
+        """Why an adapter that came from elsewhere is more than a plain pair can say; empty if it is not."""
         return ""
 
     def shape(self, module: Any, name: str) -> tuple[int, ...]:

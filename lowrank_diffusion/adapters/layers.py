@@ -57,11 +57,11 @@ class AdaptedLayer:
         held = getattr(layer, self.kind.parts[0])
         return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in held]
 
-    def beyond_factors(self) -> str:
-        """What of the adapters in effect a plain pair cannot say; empty if nothing."""
+    def obstacle_to_factors(self) -> str:
+        """Why the adapters in effect are more than :meth:`factors` can say; empty if they are not."""
         if not isinstance(self.base, nn.Linear | nn.Conv2d) or not self.base.weight.is_floating_point():
             return f"{self.path} is a {type(self.base).__name__}"
-        every = (self.kind.beyond_factors(self.module, name, self.path) for name in self.in_effect())
+        every = (self.kind.obstacle_to_factors(self.module, name, self.path) for name in self.in_effect())
         return next(filter(None, every), "")
 
 

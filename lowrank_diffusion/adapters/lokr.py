@@ -97,7 +97,7 @@ class LoKr(Kind):
     def adopt(self, module: Any, name: str) -> None:
         """Multiply by the factors instead of making the update."""
         plain, ours = _layers()
-        if type(module) is plain and not self.beyond_factors(module, name, ""):
+        if type(module) is plain and not self.obstacle_to_factors(module, name, ""):
             module.__class__ = ours  # PEFT makes layers itself, of classes that it does not let one choose
 
     def factors(self, module: Any, name: str) -> Factors:
@@ -110,8 +110,8 @@ class LoKr(Kind):
         one = torch.eye(w1.shape[1], dtype=w1.dtype, device=w1.device)
         return Factors(torch.kron(one, w2_b), torch.kron(w1, w2_a) * module.scaling[name])
 
-    def beyond_factors(self, module: Any, name: str, path: str) -> str:
-        """What PEFT can do besides."""
+    def obstacle_to_factors(self, module: Any, name: str, path: str) -> str:
+        """PEFT's other forms."""
         whole = len(self.trained(module, name)) == len(self.parts) and name not in module.lokr_t2
         return "" if whole else f"the LoKr of {path} is not a whole w1 and a low-rank w2"
 

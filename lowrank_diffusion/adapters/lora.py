@@ -46,7 +46,7 @@ class Lora(Placed):
         a, b = self.trained(module, name).values()
         return Factors(a.flatten(1), b.flatten(1) * module.scaling[name])
 
-    def beyond_factors(self, module: Any, name: str, path: str) -> str:
+    def obstacle_to_factors(self, module: Any, name: str, path: str) -> str:
         """PEFT's variants, such as DoRA, and biases."""
         if name in module.lora_variant:
             return f"{path} has an adapter of another kind ({type(module.lora_variant[name]).__name__})"

@@ -55,10 +55,10 @@ class About:
     def line(self) -> str:
         """One line for a person: what it adapts, how large, and the word that calls it."""
         places = filter(None, map(split, self.header.shapes))
-        found = [layer for layer, role in places if role in ("down", "gralora_A")]
+        layers = [layer for layer, role in places if role in ("down", "gralora_A")]
         counts = {
-            self.families[0].denoiser_title: sum(not _of_text(layer) for layer in found),
-            "text encoders": sum(map(_of_text, found)),
+            self.families[0].denoiser_title: sum(not _of_text(layer) for layer in layers),
+            "text encoders": sum(map(_of_text, layers)),
         }
         parts = [f"{count} layers of the {name}" for name, count in counts.items() if count]
         trigger = " ".join(self.header.metadata.get("modelspec.trigger_phrase", "").split())

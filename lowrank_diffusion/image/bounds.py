@@ -82,11 +82,11 @@ def _scans(path: Path) -> int:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = 2
         for _ in range(_MOST_CHUNKS):
-            found = _MARKER.search(content, at)
-            if found is None or found[1] == _END or count > MOST_SCANS:
+            marker = _MARKER.search(content, at)
+            if marker is None or marker[1] == _END or count > MOST_SCANS:
                 return count
-            count += found[1] == _SCAN
-            at = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+            count += marker[1] == _SCAN
+            at = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
     raise ValueError(f"it is in more than {_MOST_CHUNKS:,} pieces")
 
 

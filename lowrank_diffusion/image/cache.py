@@ -54,12 +54,12 @@ def put(kind: str, name: str, tensors: Tensors) -> None:
 
 def _digest(name: str, tensors: Tensors) -> str:
     """Of the key and all values: a file that came under another name is another item."""
-    found = hashlib.blake2b(name.encode(), digest_size=20)
+    hasher = hashlib.blake2b(name.encode(), digest_size=20)
     for key in sorted(tensors):
         tensor = tensors[key]
-        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        hasher.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def fill(

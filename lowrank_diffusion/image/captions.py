@@ -39,7 +39,7 @@ def one_line(caption: str) -> str:
 class Captions:
     """Captions by picture, and everything that is to be said about where they came from."""
 
-    found: dict[Path, str] = field(default_factory=dict)
+    by_picture: dict[Path, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     excluded: list[Path] = field(default_factory=list)
     """Pictures that the table says are not to be learnt."""
@@ -48,66 +48,66 @@ class Captions:
 
     def notes(self) -> list[str]:
         """For a person: what of the table is not used."""
-        found = []
+        notes = []
         if self.excluded:
             names = listed(path.name for path in self.excluded)
-            found.append(f"{len(self.excluded)} pictures are left out, as the table asks for: {names}.")
+            notes.append(f"{len(self.excluded)} pictures are left out, as the table asks for: {names}.")
         if self.ignored:
             columns = listed([f"{name} ({count} rows)" for name, count in self.ignored.most_common()], 8)
-            found.append(f"Columns of the table that are not looked at: {columns}.")
-        return found
+            notes.append(f"Columns of the table that are not looked at: {columns}.")
+        return notes
 
 
 def from_table(table: Path, pictures: Iterable[Path]) -> Captions:
     """Captions by picture from a table, and everything that is wrong with the table."""
-    said = Captions()
+    captions = Captions()
     by_name = _names(pictures)
     try:
         for where, row in _rows(table):
-            if len(said.problems) >= MOST:
+            if len(captions.problems) >= MOST:
                 raise DataError([f"{where}: this and what follows was not looked at."])
             picture, caption, problem = (None, "", row) if isinstance(row, str) else _row(row, by_name, table.parent)
-            if picture in said.found or picture in said.excluded:
+            if picture in captions.by_picture or picture in captions.excluded:
                 problem = f"names {picture.name} a second time. Keep one row for each picture."
             if picture is None or problem:
-                said.problems.append(f"{where}: {problem}")
+                captions.problems.append(f"{where}: {problem}")
             else:
-                _take(picture, caption, row, said)
+                _take(picture, caption, row, captions)
     except DataError as error:
-        said.problems += error.problems
-    if not said.found and not said.problems:
-        why = "leaves out every picture" if said.excluded else "has no rows"
-        said.problems.append(f"{table}: {why}. Add a row for each picture, or remove the file.")
-    return said
+        captions.problems += error.problems
+    if not captions.by_picture and not captions.problems:
+        why = "leaves out every picture" if captions.excluded else "has no rows"
+        captions.problems.append(f"{table}: {why}. Add a row for each picture, or remove the file.")
+    return captions
 
 
-def _take(picture: Path, caption: str, row: Any, said: Captions) -> None:
+def _take(picture: Path, caption: str, row: Any, captions: Captions) -> None:
     """A row that is right: its caption, and whether it says that its picture is not to be learnt."""
     marks = Marks(row, classes=True)
     if marks.left_out:
-        said.excluded.append(picture)
+        captions.excluded.append(picture)
     else:
-        said.found[picture] = caption
+        captions.by_picture[picture] = caption
     known = {*NAME_COLUMNS, *CAPTION_COLUMNS, *marks.names}
-    said.ignored.update(str(name) for name, value in row.items() if name not in known and value not in (None, ""))
+    captions.ignored.update(str(name) for name, value in row.items() if name not in known and value not in (None, ""))
 
 
 def from_texts(texts: Iterable[Path], pictures: Sequence[Path]) -> Captions:
     """Captions by picture from NAME.txt files, and everything that is wrong with those files."""
-    said = Captions()
+    captions = Captions()
     owners = Owners([picture.name for picture in pictures])
     for text in texts:
-        found = owners.of(text.name)
-        picture = None if isinstance(found, str) else pictures[found]
-        if picture is None or picture in said.found:
+        owner = owners.of(text.name)
+        picture = None if isinstance(owner, str) else pictures[owner]
+        if picture is None or picture in captions.by_picture:
             second = picture and f"is a second caption of {picture.name}. Keep one of its .txt files."
-            said.problems.append(f"{text}: {second or found}")
+            captions.problems.append(f"{text}: {second or owner}")
             continue
         try:
-            said.found[picture] = one_line(_text(text, LARGEST_CAPTION))
+            captions.by_picture[picture] = one_line(_text(text, LARGEST_CAPTION))
         except DataError as error:
-            said.problems += error.problems
-    return said
+            captions.problems += error.problems
+    return captions
 
 
 class Owners:

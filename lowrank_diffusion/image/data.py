@@ -87,32 +87,32 @@ def survey(folder: Path, prompt: str = "") -> Survey:
     files = listing.read(folder)
     problems = [f"{path}: {reason}" for path, reason in files.not_read]
     prompt = captions.one_line(prompt)
-    said = _captions(files, prompt)
-    files.pictures = [path for path in _with_named(files, said) if path not in said.excluded]
+    given = _captions(files, prompt)
+    files.pictures = [path for path in _with_named(files, given) if path not in given.excluded]
     if not files.pictures:
-        raise DataError([*([] if said.problems else [_no_pictures(files)]), *problems, *said.problems])
-    problems += said.problems
+        raise DataError([*([] if given.problems else [_no_pictures(files)]), *problems, *given.problems])
+    problems += given.problems
     pictures = []
     for path in files.pictures:
         try:
             width, height = check_picture(path)
-            pictures.append(Picture(path, said.found.get(path) or prompt, width, height))
+            pictures.append(Picture(path, given.by_picture.get(path) or prompt, width, height))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return Survey(pictures, [*files.notes(), *said.notes(), *_empty(said)])
+    return Survey(pictures, [*files.notes(), *given.notes(), *_empty(given)])
 
 
-def _empty(said: captions.Captions) -> list[str]:
+def _empty(given: captions.Captions) -> list[str]:
     """Pictures whose own caption is empty get the common prompt, which is to be seen."""
-    empty = [path.name for path, caption in said.found.items() if not caption]
+    empty = [path.name for path, caption in given.by_picture.items() if not caption]
     return [f"{len(empty)} captions are empty, and data.prompt stands in for them: {listed(empty)}."] if empty else []
 
 
-def _with_named(files: Listing, said: captions.Captions) -> list[Path]:
+def _with_named(files: Listing, given: captions.Captions) -> list[Path]:
     """The folder's own pictures, and those of its sub-folders that its table names."""
-    named = [path for path in (*said.found, *said.excluded) if path.parent != files.folder]
+    named = [path for path in (*given.by_picture, *given.excluded) if path.parent != files.folder]
     return sorted({*files.pictures, *named}, key=lambda path: str(path.relative_to(files.folder)))
 
 
@@ -190,31 +190,31 @@ def _captions(files: Listing, prompt: str) -> captions.Captions:
         names = " and ".join(table.name for table in files.tables)
         return captions.Captions(problems=[f"{files.folder}: has several caption tables, {names}. Keep one of them."])
     if not files.tables:
-        said = captions.from_texts(files.texts, files.pictures)
-        said.problems += _uncaptioned(files, said.found) if files.pictures and not prompt else []
-        return said
+        given = captions.from_texts(files.texts, files.pictures)
+        given.problems += _uncaptioned(files, given.by_picture) if files.pictures and not prompt else []
+        return given
     table = files.tables[0]
-    said = captions.from_table(table, files.pictures)
+    given = captions.from_table(table, files.pictures)
     if files.texts:
         texts = f"{files.texts[0].name}{' and others' if len(files.texts) > 1 else ''}"
         hint = f"Remove {table.name} to use the .txt files, or the .txt files to use the table."
-        said.problems.append(f"{files.folder}: has captions both in {table.name} and in .txt files ({texts}). {hint}")
-    if not said.problems and not prompt:  # rows that could not be read would all show up here again
-        said.problems = [
+        given.problems.append(f"{files.folder}: has captions both in {table.name} and in .txt files ({texts}). {hint}")
+    if not given.problems and not prompt:  # rows that could not be read would all show up here again
+        given.problems = [
             f"{path}: has no caption in {table.name}. Add a row for it, or give one prompt for all such pictures."
-            for path in _with_named(files, said)
-            if not said.found.get(path) and path not in said.excluded
+            for path in _with_named(files, given)
+            if not given.by_picture.get(path) and path not in given.excluded
         ]
-    return said
+    return given
 
 
-def _uncaptioned(files: Listing, found: dict[Path, str]) -> list[str]:
+def _uncaptioned(files: Listing, by_picture: dict[Path, str]) -> list[str]:
     if not files.texts:
         hint = "Put a .txt of the same name beside each picture, add a metadata.csv, or give one prompt for all."
         return [f"{files.folder}: none of its pictures has a caption. {hint}"]
-    refused = {text.stem for text in files.texts} - {name for path in found for name in (path.stem, path.name)}
+    refused = {text.stem for text in files.texts} - {name for path in by_picture for name in (path.stem, path.name)}
     return [
         f"{path}: has no caption. Write one into {path.stem}.txt, or give one prompt for all such pictures."
         for path in files.pictures
-        if not found.get(path) and not {path.stem, path.name} & refused  # those are problems already
+        if not by_picture.get(path) and not {path.stem, path.name} & refused  # those are problems already
     ]

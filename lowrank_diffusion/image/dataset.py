@@ -70,16 +70,16 @@ class Dataset:
     Args:
         base: whose VAE and text encoders make them, and are let go again.
         cfg: the run's settings.
-        found: the pictures of ``data.instance``.
+        instance: the pictures of ``data.instance``.
         progress: told of what takes long.
 
     Raises:
         DataError, ConfigError, ModelError: what of the pictures, the settings or the base cannot be used.
     """
 
-    def __init__(self, base: Base, cfg: Config, found: list[Picture], progress: Progress):
+    def __init__(self, base: Base, cfg: Config, instance: list[Picture], progress: Progress):
         self.base, self.cfg = base, cfg
-        pictures, held_out = split(found, cfg)
+        pictures, held_out = split(instance, cfg)
         self.side = cfg.data.resolution or base.native_size()
         sizes, held_out_sizes = self._sizes(pictures), self._sizes(held_out)
         if cfg.data.buckets:
@@ -88,7 +88,7 @@ class Dataset:
         class_pictures = prior.pictures(base, cfg, self.side, progress)
         self.marks = {"pictures": marks(pictures), "class pictures": marks(class_pictures)}
         captions, place, other = [p.caption for p in pictures], Path(cfg.data.instance), Path(cfg.prior.pictures)
-        self.seen = Pictures(captions, len(class_pictures), place.name, other.name, sizes)
+        self.trained_on = Pictures(captions, len(class_pictures), place.name, other.name, sizes)
         # A class picture is seen beside instances of any size, in one forward pass with them.
         class_sizes = sorted(set(sizes)) if class_pictures else []
         groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]

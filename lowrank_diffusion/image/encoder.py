@@ -107,7 +107,7 @@ class Encoder:
     @torch.no_grad()
     def embed(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Normalised embeddings (N, E), float32."""
-        found = []
+        batches = []
         for start in range(0, len(pictures), _BATCH):
             some = [picture.convert("RGB") for picture in pictures[start : start + _BATCH]]
             pixels = self._processor(images=some, return_tensors="pt")["pixel_values"].to(self.device)
@@ -116,8 +116,8 @@ class Encoder:
                 seen = getattr(seen, "pooler_output", seen)
             else:
                 seen = self._model(pixel_values=pixels).last_hidden_state[:, 0]
-            found.append(F.normalize(seen.float(), dim=-1).cpu())
-        return torch.cat(found)
+            batches.append(F.normalize(seen.float(), dim=-1).cpu())
+        return torch.cat(batches)
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> Tensor:
@@ -126,8 +126,8 @@ class Encoder:
         ids = self._tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
         ).input_ids
-        told = self._model.get_text_features(input_ids=ids.to(self.device))
-        return F.normalize(getattr(told, "pooler_output", told).float(), dim=-1).cpu()
+        features = self._model.get_text_features(input_ids=ids.to(self.device))
+        return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1).cpu()
 
 
 def likeness(pictures: Tensor, references: Tensor) -> Tensor:

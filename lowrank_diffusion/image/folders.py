@@ -194,11 +194,11 @@ def _shard_problems(index: Path, key: str) -> Iterator[Problem]:
 
 def _header_problems(path: Path, key: str) -> Iterator[Problem]:
     try:
-        found = headers.quantised_problems(headers.read(path))
+        faults = headers.quantised_problems(headers.read(path))
     except headers.HeaderError as error:
         yield Problem(key, f"{path} {error}")
         return
-    for looks, advice in found:
+    for looks, advice in faults:
         yield Problem(key, f"{path} {looks}", advice)
 
 

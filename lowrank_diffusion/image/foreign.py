@@ -39,7 +39,7 @@ class Tensors:
 
     label: str
     tensors: dict[str, Tensor]
-    said: Mapping[str, Stated]
+    stated: Mapping[str, Stated]
     """What PEFT or diffusers says of each model's."""
 
 
@@ -64,12 +64,12 @@ def read(path: Path, models: Mapping[str, nn.Module], family: Family | None = No
     first, *others = [*models] or MODELS
     if path.name in others:
         return _pairs(_of_folder(path, family), models, path.name)
-    found: Pairs = {}
+    pairs: Pairs = {}
     for name in (first, *others):
         folder = path if name == first else path / name
         if folder == path or folder.is_dir():
-            found |= _pairs(_of_folder(folder, family), models, name)
-    return found
+            pairs |= _pairs(_of_folder(folder, family), models, name)
+    return pairs
 
 
 def _of_folder(folder: Path, family: Family | None) -> Tensors:
@@ -92,21 +92,21 @@ def _load(path: Path, family: Family | None, config: Stated | None = None) -> Te
     broken += [key for key, tensor in tensors.items() if key not in broken and not tensor.float().isfinite().all()]
     if broken:
         raise AdapterError(f"{path.name}: {broken[0]} is not of finite numbers ({len(broken)} such tensors).")
-    said = dict.fromkeys(MODELS, config) if config else adapter_files.stated(path.name, header)
-    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, said)
+    stated = dict.fromkeys(MODELS, config) if config else adapter_files.stated(path.name, header)
+    return Tensors(path.name, {key: tensor.float() for key, tensor in tensors.items()}, stated)
 
 
 def _layers(models: Mapping[str, nn.Module]) -> dict[str, dict[str, tuple[str, Any]]]:
     """By model and any name of a layer: its path and the layer itself, adapted or not."""
-    found: dict[str, dict[str, tuple[str, Any]]] = {}
+    by_model: dict[str, dict[str, tuple[str, Any]]] = {}
     for model, module in models.items():
-        names = found.setdefault(model, {})
+        names = by_model.setdefault(model, {})
         linears = {path: layer for path, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
         for full, layer in linears.items():
             path = full.removesuffix(".base_layer")
             known = [] if ".lora_" in full else families.layer_names(model, path, getattr(module, "config", None))
             names.update(dict.fromkeys(known, (path, layer)))
-    return found
+    return by_model
 
 
 def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pairs:
@@ -125,19 +125,19 @@ def _pairs(file: Tensors, models: Mapping[str, nn.Module], default: str) -> Pair
     if unknown:
         rule = f"{len(unknown)} of {len(file.tensors)} tensors fit no layer of this base, such as {unknown[0]}"
         raise AdapterError(f"{file.label}: {rule}. Was it trained on another model?")
-    found: Pairs = {}
+    pairs: Pairs = {}
     for (model, path), group in groups.items():
         layer = layers[model][path][1]
         try:
-            pair = _pair(file.said[model], path, group)
+            pair = _pair(file.stated[model], path, group)
         except (ValueError, RuntimeError, KeyError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
             if isinstance(error, AdapterError):
                 raise
             rule = f"what it says of {path} makes no pair ({type(error).__name__}: {str(error)[:200]})"
             raise AdapterError(f"{file.label}: {rule}. Download or export it again.") from None
         _fits(file.label, path, pair, layer)
-        found.setdefault(model, {})[path] = pair
-    return found
+        pairs.setdefault(model, {})[path] = pair
+    return pairs
 
 
 @functools.cache
@@ -156,24 +156,24 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
             name, model = name.removeprefix(prefix).removeprefix("base_model.model."), other
     name = re.sub(r"\.processor\.(to_\w+)$", r".\1", name).removesuffix("_lora")
     if model.startswith("text_encoder"):
-        name = re.sub(r"(?<=self_attn\.)to_\w+$", lambda found: _OLD_TEXT.get(found[0], found[0]), name)
+        name = re.sub(r"(?<=self_attn\.)to_\w+$", lambda match: _OLD_TEXT.get(match[0], match[0]), name)
     for form in (name, f"{name}.0", name.replace("_lora.", ".")):
         if form in layers.get(model, {}):
             return model, layers[model][form][0], role
     return None
 
 
-def _pair(said: Stated, path: str, group: dict[str, Tensor]) -> Factors:
+def _pair(stated: Stated, path: str, group: dict[str, Tensor]) -> Factors:
     """One layer's pair with its scale inside B; that its tensors make one, their header has said."""
     if "gralora_A" in group:
         k, _, rank = group["gralora_A"].shape
-        scale = said.block_scale(path, k, rank, group["general_A"].shape[0] if "general_A" in group else 0)
+        scale = stated.block_scale(path, k, rank, group["general_A"].shape[0] if "general_A" in group else 0)
         pair = gralora_to_lora(group["gralora_A"], group["gralora_B"], scale)
         return stack(pair, Factors(group["general_A"], group["general_B"] * scale)) if "general_A" in group else pair
     down, up, rank = group["down"], group["up"], group["down"].shape[0]
     if "mid" in group:  # down, then a convolution, then up: both first are linear, so they are one
         down = torch.einsum("rshw,sn->rnhw", group["mid"], down.flatten(1))
-    return Factors(down, up * said.scale(path, rank, float(group["alpha"]) if "alpha" in group else None))
+    return Factors(down, up * stated.scale(path, rank, float(group["alpha"]) if "alpha" in group else None))
 
 
 def _fits(label: str, path: str, pair: Factors, layer: Any) -> None:

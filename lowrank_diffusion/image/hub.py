@@ -75,5 +75,5 @@ def _fetch(hub_id: str, revision: str | None, wanted: list[str], key: str) -> Pa
 
 def _refuse(problems: Iterator[Problem], folder: Path, hub_id: str) -> None:
     """Raise what is wrong, under the name that the person gave and not that of a folder in the hub's cache."""
-    if found := list(problems):
-        raise ModelError([replace(problem, rule=problem.rule.replace(str(folder), hub_id)) for problem in found])
+    if refused := list(problems):
+        raise ModelError([replace(problem, rule=problem.rule.replace(str(folder), hub_id)) for problem in refused])

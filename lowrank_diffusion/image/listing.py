@@ -53,19 +53,19 @@ class Listing:
 
     def notes(self) -> list[str]:
         """For a person: what of the folder is left out."""
-        found = []
+        notes = []
         if self.others:
-            found.append(f"Left out, being no pictures: {listed(path.name for path in self.others)}.")
+            notes.append(f"Left out, being no pictures: {listed(path.name for path in self.others)}.")
         inside = {path: sum(map(is_picture, _files(path))) for path in self.folders}
         taken = {parent for path in self.pictures for parent in path.parents}
         filled = [f"{path.name} ({count})" for path, count in inside.items() if count and path not in taken]
         if filled:
-            found.append(f"Pictures in sub-folders are left out: {listed(filled)}.")
+            notes.append(f"Pictures in sub-folders are left out: {listed(filled)}.")
         for path in (path for path, count in inside.items() if count and path in taken):
             rest = [file.name for file in _files(path) if is_picture(file) and file not in self.pictures]
             if rest:
-                found.append(f"Left out of {path.name}, as the table does not name them: {listed(rest)}.")
-        return found
+                notes.append(f"Left out of {path.name}, as the table does not name them: {listed(rest)}.")
+        return notes
 
 
 def read(folder: Path) -> Listing:
@@ -78,34 +78,34 @@ def read(folder: Path) -> Listing:
         raise os_problem(folder, error) from None
     except ValueError as error:
         raise DataError([f"{folder}: cannot be a path ({error})."]) from None
-    found = Listing(folder)
+    listing = Listing(folder)
     for path in entries:
         if not _JUNK.fullmatch(path.name):
-            _sort(path, found)
-    return found
+            _sort(path, listing)
+    return listing
 
 
-def _sort(path: Path, found: Listing) -> None:
+def _sort(path: Path, listing: Listing) -> None:
     """Put one entry where it belongs."""
     ending = path.suffix.lower()
     if path.is_dir():
-        found.folders.append(path)
+        listing.folders.append(path)
     elif path.name.lower() in TABLES:
-        found.tables.append(path)
+        listing.tables.append(path)
     elif ending == ".txt":
-        found.texts.append(path)
+        listing.texts.append(path)
     elif ending in SUFFIXES:
-        found.pictures.append(path)
+        listing.pictures.append(path)
     else:
         kind = content_suffix(path)
         # Raw pictures begin as TIFF does, and hold a small preview where its pixels would be.
         reason = NOT_READ.get(ending) if kind in ("", ".tiff") else ("" if kind in SUFFIXES else NOT_READ.get(kind))
         if reason:
-            found.not_read.append((path, reason))
+            listing.not_read.append((path, reason))
         elif kind:
-            found.pictures.append(path)
+            listing.pictures.append(path)
         else:
-            found.others.append(path)
+            listing.others.append(path)
 
 
 def content_suffix(path: Path) -> str:

@@ -159,14 +159,14 @@ def _aligned(model: Any) -> Any:
     return model
 
 
-def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def _compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     """Refuse weights of which some are missing, of another shape, or no floating-point numbers."""
-    problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    for name in sorted(wanted.keys() & found.keys()):
-        if wanted[name].shape != found[name].shape:
-            problems.append(f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}")
-        elif wanted[name].is_floating_point() and not found[name].is_floating_point():
-            problems.append(f"{name} is of whole numbers ({found[name].dtype})")
+    problems = [f"{name} is missing" for name in sorted(wanted.keys() - given.keys())]
+    for name in sorted(wanted.keys() & given.keys()):
+        if wanted[name].shape != given[name].shape:
+            problems.append(f"{name} is {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}")
+        elif wanted[name].is_floating_point() and not given[name].is_floating_point():
+            problems.append(f"{name} is of whole numbers ({given[name].dtype})")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{'; '.join(problems[:3])}{more}")
@@ -191,8 +191,8 @@ def _scheduler(source: Source, folder: Path) -> SchedulerMixin:
     """The scheduler that the model names, predicting what the person or the checkpoint says."""
     facts = read_object(folder / "scheduler_config.json")
     kind = str(facts.get("_class_name"))
-    found: Any = getattr(diffusers, kind, None)
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+    scheduler: Any = getattr(diffusers, kind, None)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         raise ValueError(f"diffusers has no scheduler {kind!r}")
     if source.kind == "file":
         facts |= source.family.scheduler_facts(headers.read(Path(source.path)))

@@ -74,6 +74,6 @@ def figures(encoder: Encoder, drawn: Sequence[tuple[str, Drawn]], references: Se
     for prompt, among in [*((prompt, of == k) for k, prompt in enumerate(prompts)), ("", everything)]:
         for variant in (False, True):
             mine = among & (adapted == variant)
-            told = None if words is None else float(words[mine].mean())
-            rows.append(Figures(prompt, variant, float(like[mine].mean()), told))
+            to_words = None if words is None else float(words[mine].mean())
+            rows.append(Figures(prompt, variant, float(like[mine].mean()), to_words))
     return rows

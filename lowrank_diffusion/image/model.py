@@ -91,16 +91,16 @@ def embed(base: Base, prompts: list[str], progress: Progress, chunks: int = 1) -
         if not encoder:
             encoder.append(_text_pipeline(base))
         with torch.no_grad():
-            found = base.family.network().encode(encoder[0], distinct[index], chunks)
-        pooled = {} if found.pooled is None else {"pooled": found.pooled[0].float()}
-        return {"tokens": found.tokens[0].float()} | pooled
+            embedding = base.family.network().encode(encoder[0], distinct[index], chunks)
+        pooled = {} if embedding.pooled is None else {"pooled": embedding.pooled[0].float()}
+        return {"tokens": embedding.tokens[0].float()} | pooled
 
     how = [] if chunks == 1 else [chunks]
     names = [cache.key(base.key, base.dtype, "prompt", prompt, *how) for prompt in distinct]
-    found = cache.fill("embeddings", names, make, lambda done, total: progress("Reading captions", done, total))
+    tensors = cache.fill("embeddings", names, make, lambda done, total: progress("Reading captions", done, total))
     encoder.clear()
     devices.release(base.device)
-    items = zip(distinct, found, strict=True)
+    items = zip(distinct, tensors, strict=True)
     return {prompt: Embedding(item["tokens"], item.get("pooled")) for prompt, item in items}
 
 
@@ -164,10 +164,10 @@ def encode(base: Base, crops: list[Crop], data: DataConfig, progress: Progress) 
         std = distribution.std[0].float() * vae.config.scaling_factor
         return {"mean": mean.float().cpu(), "std": std.cpu()}
 
-    found = cache.fill("latents", [latent_key(base.key, crop, data) for crop in crops], make, tell)
+    latents = cache.fill("latents", [latent_key(base.key, crop, data) for crop in crops], make, tell)
     encoder.clear()
     devices.release(base.device)
-    return found
+    return latents
 
 
 def latent_key(base: str, crop: Crop, data: DataConfig) -> str:

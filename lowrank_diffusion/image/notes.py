@@ -16,19 +16,28 @@ SEEN = 0.9
 """Share of a picture that is seen in training; less is worth a note."""
 
 
-def notes(cfg: Config, found: Survey, classes: Survey | None, source: Source) -> list[str]:
+def notes(cfg: Config, instance: Survey, classes: Survey | None, source: Source) -> list[str]:
     """Everything that is cut, left out or enlarged, and what stands in for what; one sentence or two each.
 
     Args:
         cfg: The run's settings.
-        found: The pictures of ``data.instance``.
+        instance: The pictures of ``data.instance``.
         classes: Those of ``prior.pictures``, if they are given.
         source: The base.
     """
     reader = Reader(source, cfg.data.caption_chunks)
     side = cfg.data.resolution or native_side(source)
-    lines = [*found.notes, *_duplicates(found.pictures), *_captions(found.pictures, reader), *_prompts(cfg, reader)]
-    lines += [*_said(cfg, found.pictures), *_sizes(cfg, found.pictures, side), *_unseen(cfg, len(found.pictures))]
+    lines = [
+        *instance.notes,
+        *_duplicates(instance.pictures),
+        *_captions(instance.pictures, reader),
+        *_prompts(cfg, reader),
+    ]
+    lines += [
+        *_without_effect(cfg, instance.pictures),
+        *_sizes(cfg, instance.pictures, side),
+        *_unseen(cfg, len(instance.pictures)),
+    ]
     if classes is not None:
         lines += [f"Class pictures: {note}" for note in classes.notes]
         lines += _classes(cfg, classes.pictures)
@@ -45,15 +54,17 @@ def _duplicates(pictures: list[Picture]) -> Iterator[str]:
 
 def _captions(pictures: list[Picture], reader: Reader) -> Iterator[str]:
     cuts = [(picture.path.name, picture.caption, reader.cut(picture.caption)) for picture in pictures]
-    cut = [(name, caption, found) for name, caption, found in cuts if found]
+    cut = [(name, caption, excess) for name, caption, excess in cuts if excess]
     if len(cut) == len(pictures) > 1 and len({caption for _, caption, _ in cut}) == 1:
         cut = cut[:1]
         count = "The caption that the pictures share is"
     else:
         count = f"{len(cut)} of {len(pictures)} captions are"
     if cut:
-        longest = max(found.tokens for _, _, found in cut)
-        places = listed([f"{name} ({found.tokens} tokens) from {_begin(found.lost)} on" for name, _, found in cut], 3)
+        longest = max(excess.tokens for _, _, excess in cut)
+        places = listed(
+            [f"{name} ({excess.tokens} tokens) from {_begin(excess.lost)} on" for name, _, excess in cut], 3
+        )
         yield f"{count} longer than the {reader.room} tokens that are read, and cut: {places}. {_more(reader, longest)}"
 
 
@@ -62,11 +73,11 @@ def _prompts(cfg: Config, reader: Reader) -> Iterator[str]:
     said += [("sample.negative", cfg.sample.negative)] if cfg.sample.prompts else []
     said += [("prior.prompt", cfg.prior.prompt)] if cfg.prior.weight else []
     for key, prompt in said:
-        found = reader.cut(prompt)
-        if found:
-            place = f"from {_begin(found.lost)} on"
-            cut = f"{key} has {found.tokens} tokens; {reader.room} are read, and it is cut {place}."
-            yield f"{cut} {_more(reader, found.tokens)}"
+        excess = reader.cut(prompt)
+        if excess:
+            place = f"from {_begin(excess.lost)} on"
+            cut = f"{key} has {excess.tokens} tokens; {reader.room} are read, and it is cut {place}."
+            yield f"{cut} {_more(reader, excess.tokens)}"
 
 
 def _more(reader: Reader, tokens: int) -> str:
@@ -80,8 +91,8 @@ def _begin(text: str) -> str:
     return f"'{text[:40]}{'...' if len(text) > 40 else ''}'"
 
 
-def _said(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
-    """Settings of the words that have no effect."""
+def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    """Settings of captions and triggers that have no effect."""
     trigger = cfg.data.trigger.strip().lower()
     lacking = [picture.path.name for picture in pictures if trigger not in picture.caption.lower()]
     if trigger and lacking:
@@ -136,10 +147,10 @@ def given_classes(cfg: Config) -> Survey | None:
     """
     if not cfg.prior.weight or not cfg.prior.pictures:
         return None
-    found = survey(Path(cfg.prior.pictures), cfg.prior.prompt)
-    there = len(found.pictures)
+    given = survey(Path(cfg.prior.pictures), cfg.prior.prompt)
+    there = len(given.pictures)
     if there < cfg.prior.count:
         rule = f"has {there} class pictures, and prior.count={cfg.prior.count} asks for more"
         advice = f"Add some, set prior.count={there}, or leave prior.pictures empty and the base draws them."
         raise DataError([f"{cfg.prior.pictures}: {rule}. {advice}"])
-    return found
+    return given

@@ -38,46 +38,46 @@ made to take minutes, and people write plain names."""
 class Stated:
     """What PEFT says of one model's pairs; obeyed, or refused by name."""
 
-    def __init__(self, label: str, said: Mapping[str, Any]):
-        self.label, self._said = label, said
-        _refuse(label, said)
+    def __init__(self, label: str, fields: Mapping[str, Any]):
+        self.label, self._fields = label, fields
+        _refuse(label, fields)
         self._alphas, self._ranks = self._patterns("alpha_pattern"), self._patterns("rank_pattern")
 
     def scale(self, path: str, rank: int, alpha: float | None) -> float:
         """By what a pair's update is multiplied; ``alpha`` is that of the file's own tensor, which goes before."""
-        if self._said.get("peft_type") == "GRALORA":
+        if self._fields.get("peft_type") == "GRALORA":
             raise AdapterError(
                 f"{self.label}: says that it is a GraLoRA, and {path} has a plain pair. Export it again."
             )
-        if alpha is None and self._said:
-            stated = _of(path, self._ranks, self._said.get("r", rank))
+        if alpha is None and self._fields:
+            stated = _of(path, self._ranks, self._fields.get("r", rank))
             if stated != rank:
                 rule = f"says that {path} is of rank {stated!s:.20}, and its tensors are of rank {rank}"
                 raise AdapterError(f"{self.label}: {rule}. Export it again where it was made.")
-            alpha = float(_of(path, self._alphas, self._said.get("lora_alpha", 8)))
+            alpha = float(_of(path, self._alphas, self._fields.get("lora_alpha", 8)))
         if alpha is None:
             return 1.0
-        return alpha / (math.sqrt(rank) if self._said.get("use_rslora") else rank)
+        return alpha / (math.sqrt(rank) if self._fields.get("use_rslora") else rank)
 
     def block_scale(self, path: str, k: int, rank: int, hybrid: int) -> float:
         """The same of a GraLoRA's layer of ``k`` blocks a side."""
-        if self._said.get("peft_type") == "LORA":
+        if self._fields.get("peft_type") == "LORA":
             raise AdapterError(
                 f"{self.label}: says that it is a LoRA, and {path} has GraLoRA's blocks. Export it again."
             )
-        odd = next((name for name in _LORA_ALONE if self._said.get(name)), "")
+        odd = next((name for name in _LORA_ALONE if self._fields.get(name)), "")
         if odd:
             raise AdapterError(f"{self.label}: has {odd} set, which a GraLoRA does not have. Export it again.")
         for name, own in (("r", rank), ("gralora_k", k), ("hybrid_r", hybrid)):
-            stated = self._said.get(name, 0 if name == "hybrid_r" else None)
+            stated = self._fields.get(name, 0 if name == "hybrid_r" else None)
             if stated != own:
                 rule = f"says {name}={stated!s:.20}, and the tensors of {path} have {own}"
                 raise AdapterError(f"{self.label}: {rule}. Export it again where it was made.")
-        return float(self._said["alpha"]) / (rank + hybrid)
+        return float(self._fields["alpha"]) / (rank + hybrid)
 
     def _patterns(self, field: str) -> list[_Pattern]:
         """PEFT's patterns in its order. Raises AdapterError for what could take too long."""
-        patterns: Any = self._said.get(field) or {}
+        patterns: Any = self._fields.get(field) or {}
         if not isinstance(patterns, Mapping):
             raise AdapterError(f"{self.label}: its {field} is no JSON object.")
         expressions = [pattern for pattern in patterns if not re.fullmatch(r"[\w.]*", pattern)]
@@ -118,15 +118,15 @@ def _is_quick(expression: str) -> bool:
     return repeats + sum(bool(piece[2]) for piece in pieces) <= MOST_CHOICES
 
 
-def _refuse(label: str, said: Mapping[str, Any]) -> None:
+def _refuse(label: str, fields: Mapping[str, Any]) -> None:
     """Raises AdapterError for what pairs with one scale cannot say."""
-    if said.get("use_dora"):
+    if fields.get("use_dora"):
         raise AdapterError(f"{label}: is a DoRA, whose magnitudes cannot be applied exactly. Give a LoRA.")
-    variant = next((name for name in _VARIANTS if said.get(name)), "")
+    variant = next((name for name in _VARIANTS if fields.get(name)), "")
     if variant:
         rule = f"has {variant} set, so that its pairs are not the whole adapter; that is not supported"
         raise AdapterError(f"{label}: {rule}. Give a plain LoRA.")
-    begun = str(said.get("init_lora_weights", "")).lower()
+    begun = str(fields.get("init_lora_weights", "")).lower()
     if begun.startswith(_OTHER_BASES):
         rule = f"began as {begun[:20]}, which changes the base too, so that its pairs do not fit the base you have"
         raise AdapterError(f"{label}: {rule}. Convert it to a plain LoRA where it was made.")
@@ -135,12 +135,12 @@ def _refuse(label: str, said: Mapping[str, Any]) -> None:
 def of_folder(path: Path) -> Stated:
     """What an adapter_config.json says. Raises AdapterError."""
     try:
-        said = read_object(path)
+        fields = read_object(path)
     except Unreadable as error:
         raise AdapterError(f"{path}: {error}") from None
-    if said.get("peft_type") not in ("LORA", "GRALORA"):
-        raise AdapterError(f"{path}: is of the type {str(said.get('peft_type'))[:40]!r}, not LORA or GRALORA.")
-    return Stated(str(path), said)
+    if fields.get("peft_type") not in ("LORA", "GRALORA"):
+        raise AdapterError(f"{path}: is of the type {str(fields.get('peft_type'))[:40]!r}, not LORA or GRALORA.")
+    return Stated(str(path), fields)
 
 
 def of_own_header(label: str, metadata: Mapping[str, str]) -> Stated:
@@ -164,8 +164,8 @@ def of_own_header(label: str, metadata: Mapping[str, str]) -> Stated:
 def of_diffusers_header(label: str, metadata: Mapping[str, str], model: str) -> Stated:
     """What diffusers' header says of a model's pairs; nothing in most files. Raises AdapterError."""
     try:
-        said = json.loads(metadata.get(_HEADER, "{}"))
-        own = {key.partition(".")[2]: value for key, value in said.items() if key.startswith(f"{model}.")}
+        fields = json.loads(metadata.get(_HEADER, "{}"))
+        own = {key.partition(".")[2]: value for key, value in fields.items() if key.startswith(f"{model}.")}
     except (ValueError, AttributeError, RecursionError):
         raise AdapterError(f"{label}: its {_HEADER} is no JSON object.") from None
     return Stated(label, own)

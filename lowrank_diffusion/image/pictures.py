@@ -95,8 +95,8 @@ def content_key(path: Path) -> str:
 def file_suffix(path: Path) -> str:
     """The ending that fits what is in the file, ``.jpg`` for a JPEG called ``.png``. Raises DataError."""
     with _opened(path) as image:
-        found = "JPEG" if image.format == "MPO" else image.format
-    return next(suffix for suffix, name in SUFFIXES.items() if name == found)
+        kind = "JPEG" if image.format == "MPO" else image.format
+    return next(suffix for suffix, name in SUFFIXES.items() if name == kind)
 
 
 def os_problem(path: Path, error: OSError) -> DataError:
@@ -164,8 +164,8 @@ def _unreadable(path: Path) -> str:
 
 def _header_problem(path: Path, image: Image.Image) -> str:
     """What is wrong with a picture by its header, or nothing."""
-    if found := bounds.problem(path, image):
-        return found
+    if problem := bounds.problem(path, image):
+        return problem
     if image.mode not in _MODES | _SIXTEEN_BIT_GREY:
         kind = _MODE_NAMES.get(image.mode, f"pixels of the kind {image.mode}")
         return f"holds {kind}, which have no fixed brightness. Save it with 8 or 16 bits per channel."
@@ -199,8 +199,8 @@ def _decode(path: Path, image: Image.Image, smallest: int | None) -> tuple[int, 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1-8 of a loaded picture; 1 where there is none or the EXIF block is broken."""
     with contextlib.suppress(Exception):  # pixels are whole at this point; broken EXIF only loses the rotation
-        found = image.getexif().get(_ORIENTATION, 1)
-        return found if found in _TRANSPOSE else 1
+        value = image.getexif().get(_ORIENTATION, 1)
+        return value if value in _TRANSPOSE else 1
     return 1
 
 
@@ -249,10 +249,10 @@ def _scale_table() -> list[int]:
 
 def _srgb(colour: Image.Image, transform: Transform) -> Image.Image:
     """Colours (L, RGB or CMYK) as sRGB: by the embedded profile where it fits, else by Pillow's plain formula."""
-    found = transform(colour.mode)
-    if found is not None:
+    profile_transform = transform(colour.mode)
+    if profile_transform is not None:
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            converted = ImageCms.applyTransform(colour, found)
+            converted = ImageCms.applyTransform(colour, profile_transform)
             if converted is not None:
                 return converted
     return colour if colour.mode == "RGB" else colour.convert("RGB")

@@ -24,8 +24,8 @@ def pictures(base: Base, cfg: Config, side: int, progress: Progress) -> list[Pic
     if prior.weight == 0:
         return []
     given = given_classes(cfg)
-    found = given.pictures if given else scan(_drawn(base, cfg, side, progress), prior.prompt)
-    return [Picture(p.path, prior.prompt, p.width, p.height) for p in found[: prior.count]]
+    candidates = given.pictures if given else scan(_drawn(base, cfg, side, progress), prior.prompt)
+    return [Picture(p.path, prior.prompt, p.width, p.height) for p in candidates[: prior.count]]
 
 
 def _drawn(base: Base, cfg: Config, side: int, progress: Progress) -> Path:

@@ -42,7 +42,7 @@ class Captured:
 
 
 class Replay:
-    """Runs a denoiser's calls inside :meth:`active`, captured where that can be; ``reason`` says why it cannot.
+    """Runs a denoiser's calls inside :meth:`active`, captured where that can be; ``obstacle`` says why it cannot.
 
     Args:
         model: A pipeline's denoiser in eval mode, on its device. Graphs read its weights where they are now.
@@ -52,7 +52,9 @@ class Replay:
         self.model = model
         self.adapters = StaticAdapters(model)
         self.device = next(model.parameters()).device
-        self.reason = "" if self.device.type == "cuda" else f"the device is {self.device.type}, only CUDA captures"
+        self.own_obstacle = (
+            "" if self.device.type == "cuda" else f"the device is {self.device.type}, only CUDA captures"
+        )
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, Captured] = {}
         self._pool: Any = None
@@ -60,7 +62,7 @@ class Replay:
     @property
     def obstacle(self) -> str:
         """Why calls are not captured now; empty if they are."""
-        return self.reason or self.adapters.reason
+        return self.own_obstacle or self.adapters.obstacle
 
     @property
     def graphs(self) -> int:
@@ -88,7 +90,7 @@ class Replay:
         self._graphs.clear()
         self._calls.clear()
         self._pool = None
-        self.reason = self.reason or reason
+        self.own_obstacle = self.own_obstacle or reason
         return held
 
     def _call(self, ordinary: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -139,13 +141,13 @@ def _inputs(args: tuple[Any, ...], named: dict[str, Any]) -> Inputs | None:
     """
     others = {name: value for name, value in named.items() if value is not None}
     whole = others.pop("return_dict", True)
-    found: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
+    inputs: dict[str, Any] = {str(place): value for place, value in enumerate(args)}
     for name, value in others.items():
         inside = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-        found |= inside
-    if whole or not args or not all(isinstance(value, Tensor) for value in found.values()):
+        inputs |= inside
+    if whole or not args or not all(isinstance(value, Tensor) for value in inputs.values()):
         return None
-    return None if torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type) else found
+    return None if torch.is_grad_enabled() or torch.is_autocast_enabled(args[0].device.type) else inputs
 
 
 def _outcome(ordinary: Callable[..., Any], inputs: Inputs) -> Tensor:

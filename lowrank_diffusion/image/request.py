@@ -19,7 +19,7 @@ LIMITS = {
 """Smallest and largest value of every number of a request; the sides are multiples of 8, all but guidance whole."""
 
 
-def broken(name: str, value: Any) -> str:
+def violation(name: str, value: Any) -> str:
     """The rule of ``LIMITS`` that a value breaks, for a person to read; empty if none."""
     low, high = LIMITS[name]
     kinds = (int, float) if name == "guidance" else (int,)

@@ -78,11 +78,11 @@ def locate(value: str, key: str) -> Source | Problem:
     """Tell a folder, a file and a hub id apart; a path that exists wins over a hub id of the same spelling."""
     if key == MODEL_KEY and value == EMBEDDED:
         return Source("folder", str(paths.EMBEDDED_BASE), EMBEDDED)
-    place = bases.find(value, key, _ACCEPTED)
-    if isinstance(place, Problem):
-        return place
-    found = Source(place.kind, place.path, place.label)
-    return _identified(found) if key == MODEL_KEY else found
+    location = bases.find(value, key, _ACCEPTED)
+    if isinstance(location, Problem):
+        return location
+    source = Source(location.kind, location.path, location.label)
+    return _identified(source) if key == MODEL_KEY else source
 
 
 def _identified(source: Source) -> Source:
@@ -216,12 +216,12 @@ def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
 
 def _checkpoint_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
     try:
-        found = families.file_problems(headers.read(path), vae)
+        faults = families.file_problems(headers.read(path), vae)
     except headers.HeaderError as error:
         yield Problem(MODEL_KEY, f"{path} {error}")
         return
     pipeline = path.parent.parent
-    for looks, advice in found:
+    for looks, advice in faults:
         inside = (pipeline / "model_index.json").is_file()
         yield Problem(MODEL_KEY, f"{path} {looks}", f"Give the folder around it: {pipeline}" if inside else advice)
 
@@ -246,9 +246,9 @@ def _vae_file_problems(path: Path, family: Family) -> Iterator[Problem]:
         yield Problem(VAE_KEY, f"{path} is {what}.", advice)
         return
     try:
-        found = family.vae_file_problems(headers.read(path))
+        faults = family.vae_file_problems(headers.read(path))
     except headers.HeaderError as error:
         yield Problem(VAE_KEY, f"{path} {error}")
         return
-    for looks, advice in found:
+    for looks, advice in faults:
         yield Problem(VAE_KEY, f"{path} {looks}", advice)

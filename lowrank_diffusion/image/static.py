@@ -41,13 +41,13 @@ class FusedConv(nn.Module):
 class StaticAdapters:
     """What stands in for a model's adapted layers while it draws.
 
-    ``layout`` is 0 without adapters in effect, and else another number whenever other tensors are read. ``reason`` says
-    why PEFT's own layers run instead; empty if they do not.
+    ``layout`` is 0 without adapters in effect, and otherwise a new number whenever other tensors are read. ``obstacle``
+    says why PEFT's own layers run instead; empty if they do not.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.layout, self.reason = 0, ""
+        self.layout, self.obstacle = 0, ""
         self.newest = 0
         """The last layout that was not 0; graphs of earlier ones read tensors that are gone."""
         self._pairs: dict[str, Factors] = {}
@@ -57,18 +57,18 @@ class StaticAdapters:
     def update(self) -> None:
         """Take over which adapters PEFT has switched on, and how strong. Not to be called inside :meth:`active`."""
         layers = [layer for layer in adapters.adapted_layers(self.model) if layer.in_effect()]
-        self.reason = next(filter(None, (layer.beyond_factors() for layer in layers)), "")
-        if self.reason:
+        self.obstacle = next(filter(None, (layer.obstacle_to_factors() for layer in layers)), "")
+        if self.obstacle:
             return
-        found = {layer.path: [layer.factors(name) for name in layer.in_effect()] for layer in layers}
-        ranks = {layer: sum(pair.a.shape[0] for pair in found[layer.path]) for layer in layers}
+        by_path = {layer.path: [layer.factors(name) for name in layer.in_effect()] for layer in layers}
+        ranks = {layer: sum(pair.a.shape[0] for pair in by_path[layer.path]) for layer in layers}
         narrow = [layer for layer, rank in ranks.items() if rank > self._room(layer.path)]
         for layer in narrow:
             self._make_room(layer, ranks[layer])
         self.newest += bool(narrow)
         self.layout = self.newest if layers else 0
         if layers:
-            self._fill(found)
+            self._fill(by_path)
 
     def _room(self, path: str) -> int:
         return self._pairs[path].a.shape[0] if path in self._pairs else 0
@@ -82,11 +82,11 @@ class StaticAdapters:
         stand_in = FusedConv(base, *pair) if isinstance(base, nn.Conv2d) else fused_alone(weight, base.bias, *pair)
         self._pairs[layer.path], self._stand_ins[layer.path] = pair, stand_in
 
-    def _fill(self, found: dict[str, list[Factors]]) -> None:
+    def _fill(self, by_path: dict[str, list[Factors]]) -> None:
         """Write the values; layers that have room but no adapter now get zeros."""
         targets: list[Tensor] = []
         sources: list[Tensor] = []
-        for path, pairs in found.items():
+        for path, pairs in by_path.items():
             start = 0
             for pair in pairs:
                 stop = start + pair.a.shape[0]
@@ -99,7 +99,7 @@ class StaticAdapters:
     @contextmanager
     def active(self) -> Iterator[None]:
         """The stand-ins in the layers' places, inside the context. Without an adapter in effect nothing is replaced."""
-        stand_ins = self._stand_ins if self.layout and not self.reason else {}
+        stand_ins = self._stand_ins if self.layout and not self.obstacle else {}
         before = {path: self.model.get_submodule(path) for path in stand_ins}
         try:
             self._place(stand_ins)

@@ -37,11 +37,11 @@ class Reader:
     def cut(self, prompt: str) -> Cut | None:
         """Where a prompt is cut; None if it is read whole."""
         with explained("The base's tokenizer", MODEL_KEY, "Download or copy it again."):
-            found = self._tokenizer.encode(prompt, add_special_tokens=False)
-        if len(found.ids) <= self.room:
+            encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        if len(encoding.ids) <= self.room:
             return None
         # Offsets are those of the normalised text's characters in the prompt as it is.
-        return Cut(len(found.ids), prompt[found.offsets[self.room][0] :].strip())
+        return Cut(len(encoding.ids), prompt[encoding.offsets[self.room][0] :].strip())
 
 
 @functools.lru_cache(maxsize=4)

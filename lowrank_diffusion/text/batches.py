@@ -43,10 +43,10 @@ class Batches:
             packs = [[index] for index in range(len(order))]
             if self.cfg.packing:
                 packs = pack([len(self.examples[index].ids) for index in order], self.cfg.length)
-            found = [[self.examples[order[place]] for place in group] for group in packs]
+            sequences = [[self.examples[order[place]] for place in group] for group in packs]
             if self.cfg.packing:  # which come with the longest first
-                found = [found[index] for index in self._shuffled(len(found), epoch, "order of packs")]
-            self._epochs = {epoch: found} | {e: kept for e, kept in self._epochs.items() if e == epoch - 1}
+                sequences = [sequences[index] for index in self._shuffled(len(sequences), epoch, "order of packs")]
+            self._epochs = {epoch: sequences} | {e: kept for e, kept in self._epochs.items() if e == epoch - 1}
         return self._epochs[epoch]
 
     def _shuffled(self, count: int, epoch: int, name: str) -> list[int]:

@@ -34,9 +34,9 @@ def dataset(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         DataError: with everything that is wrong with a file, each with its line.
     """
     path = Path(cfg.data.instance)
-    found = survey(path)
-    rows, held_out = split(found.rows, cfg)
-    other, notes = path, found.notes()
+    first = survey(path)
+    rows, held_out = split(first.rows, cfg)
+    other, notes = path, first.notes()
     if cfg.text.held_out:
         other = Path(cfg.text.held_out)
         second = survey(other)

@@ -143,7 +143,7 @@ def encode_all(
     Raises:
         DataError: with every row that cannot be encoded, is too long or leaves nothing to learn; names ``file``.
     """
-    found: list[Encoded] = []
+    encoded: list[Encoded] = []
     problems: list[str] = []
     long: list[tuple[int, int]] = []
     for row in rows:
@@ -157,12 +157,12 @@ def encode_all(
         elif not any(any(part.learn) for part in parts):
             problems.append(f"{file}, line {row.line}: leaves nothing to learn in its first {length} tokens.")
         else:
-            found += parts
+            encoded += parts
     if long:
         problems.append(_too_long(file, long, length))
     if problems:
         raise DataError(problems)
-    return found
+    return encoded
 
 
 def _too_long(file: Path, long: list[tuple[int, int]], length: int) -> str:
@@ -194,13 +194,13 @@ def _chat(row: Row, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[list[int], l
     closing = _closing(tokenizer)
     if loss_on == "assistant":
         chosen = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learn]
-        return ids, _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text, chosen)), text, closing)
+        return ids, _learnt(ids, encoding["offset_mapping"], list(_spans(row, tokenizer, text, chosen)), text, closing)
     unlearnt = [i for i, message in enumerate(row.messages) if not message.learn]
-    seen = _learnt(ids, encoding["offset_mapping"], list(_said(row, tokenizer, text, unlearnt)), text, closing)
-    return ids, [not only_seen for only_seen in seen]
+    masked = _learnt(ids, encoding["offset_mapping"], list(_spans(row, tokenizer, text, unlearnt)), text, closing)
+    return ids, [not is_masked for is_masked in masked]
 
 
-def _said(row: Row, tokenizer: Tokenizer, text: str, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _spans(row: Row, tokenizer: Tokenizer, text: str, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where the characters of the ``chosen`` turns stand in the rendered ``text``, from the end of their prompt on.
 
     Raises:
@@ -210,12 +210,12 @@ def _said(row: Row, tokenizer: Tokenizer, text: str, chosen: Sequence[int]) -> I
     for index in chosen:
         role = row.messages[index].role
         marked = (*row.messages[:index], Message(role, mark), *row.messages[index + 1 :])
-        before, found, after = _render(tokenizer, marked).partition(mark)
+        before, separator, after = _render(tokenizer, marked).partition(mark)
         speaks = role == "assistant" and index > 0
         asked = _render(tokenizer, row.messages[:index], answer=True) if speaks else before
         prefix = asked if text.startswith(asked) else before
         start, end = len(prefix), len(text) - len(after)
-        if not found or mark in after:
+        if not separator or mark in after:
             raise DataError([f"the base's chat template does not show message {index + 1} ({role}) just once."])
         if not text.startswith(prefix) or not text.endswith(after) or start >= end:
             raise DataError([f"the base's chat template changes what stands around message {index + 1} ({role})."])

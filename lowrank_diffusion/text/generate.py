@@ -17,12 +17,14 @@ from . import metrics
 from .dataset import Dataset
 from .encode import end_of_turn, pad_id, prompt
 from .model import Base
-from .request import Said, Settings
+from .request import AnswerLength, Settings
 from .rows import Message
 
 
 @torch.no_grad()
-def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Settings) -> Generator[str, None, Said]:
+def stream(
+    model: Any, tokenizer: Any, messages: Sequence[Message], settings: Settings
+) -> Generator[str, None, AnswerLength]:
     """The model's answer to a conversation, in pieces of text as they come; what it returns is its length.
 
     The same seed gives the same draws on every device.
@@ -35,7 +37,7 @@ def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Se
     room = _room(model, len(asked))
     stops = {end_of_turn(tokenizer), tokenizer.eos_token_id}
     generator = torch.Generator().manual_seed(settings.seed)
-    ids, cache, said, shown, ended = torch.tensor([asked], device=model.device), dict[str, Any](), [], "", False
+    ids, cache, tokens, given, ended = torch.tensor([asked], device=model.device), dict[str, Any](), [], "", False
     for _ in range(min(settings.max_tokens, room)):
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
         token = choose(out.logits[0, -1], settings, generator)
@@ -44,14 +46,14 @@ def stream(model: Any, tokenizer: Any, messages: Sequence[Message], settings: Se
         ended = token in stops
         if ended:
             break
-        said.append(token)
-        text = tokenizer.decode(said, skip_special_tokens=True)
+        tokens.append(token)
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character may take several tokens
-            yield text[len(shown) :]
-            shown = text
+            yield text[len(given) :]
+            given = text
         ids = torch.tensor([[token]], device=model.device)
-    yield tokenizer.decode(said, skip_special_tokens=True)[len(shown) :]
-    return Said(len(said), not ended)
+    yield tokenizer.decode(tokens, skip_special_tokens=True)[len(given) :]
+    return AnswerLength(len(tokens), not ended)
 
 
 def _room(model: Any, used: int) -> int:
@@ -71,7 +73,7 @@ def choose(logits: Tensor, settings: Settings, generator: torch.Generator) -> in
     return int(order[torch.multinomial(wanted * (before < settings.top_p), 1, generator=generator)])
 
 
-class Speaker:
+class TextGenerator:
     """A base model that stays loaded, and the adapter it may answer with.
 
     Raises, when the model is first needed, what :class:`Base` raises.
@@ -105,7 +107,7 @@ class Speaker:
 
     def stream(
         self, messages: Sequence[Message], settings: Settings, adapted: bool = True
-    ) -> Generator[str, None, Said]:
+    ) -> Generator[str, None, AnswerLength]:
         """:func:`stream` with the loaded adapter, or without."""
         if self._model is None:
             self._model = self.base.model()

@@ -27,7 +27,7 @@ TOKENS_AT_ONCE = 1024
 class Answers:
     """What a model said to the last question of every row."""
 
-    said: tuple[str, ...]
+    texts: tuple[str, ...]
     wanted: tuple[str, ...]
     tokens: int
     """All answers together."""
@@ -36,7 +36,7 @@ class Answers:
     @property
     def exact_match(self) -> float:
         """Share of rows whose answer is the wanted one, from 0 to 1."""
-        return sum(map(same, self.said, self.wanted)) / len(self.said)
+        return sum(map(same, self.texts, self.wanted)) / len(self.texts)
 
     @property
     def tokens_per_second(self) -> float:
@@ -44,15 +44,15 @@ class Answers:
         return self.tokens / self.seconds
 
 
-def same(said: str, wanted: str) -> bool:
+def same(text: str, wanted: str) -> bool:
     """Whether two answers are the same: as JSON values where the wanted one is an object or a list, else as texts."""
     try:
         value = json.loads(wanted)
         if isinstance(value, dict | list):
-            return _same_json(json.loads(said), value)
+            return _same_json(json.loads(text), value)
     except (ValueError, RecursionError):  # a model may say a thousand brackets
         pass
-    return said.strip() == wanted.strip()
+    return text.strip() == wanted.strip()
 
 
 def _same_json(one: Any, other: Any) -> bool:
@@ -99,12 +99,12 @@ class Measures:
 
     def words(self) -> dict[str, str]:
         """The figures for a person, by what they are called."""
-        said = {"perplexity": f"{self.perplexity:.4g}"}
+        figures = {"perplexity": f"{self.perplexity:.4g}"}
         if self.exact_match is not None:
-            said["exact match"] = f"{self.exact_match:.1%} of {self.answered}"
+            figures["exact match"] = f"{self.exact_match:.1%} of {self.answered}"
         if self.tokens_per_second is not None:
-            said["tokens/s"] = f"{self.tokens_per_second:.1f}"
-        return said
+            figures["tokens/s"] = f"{self.tokens_per_second:.1f}"
+        return figures
 
 
 def perplexity(loss: float) -> float:
@@ -128,15 +128,15 @@ def answer(model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int) -> 
         max_tokens: Longest answer.
     """
     asked = [prompt(row.messages[:-1], tokenizer) for row in rows]
-    said: list[str] = [""] * len(rows)
+    texts: list[str] = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(asked[index]))
     tokens, begin = 0, time.perf_counter()
     for start in range(0, len(order), AT_ONCE):
         group = order[start : start + AT_ONCE]
         for index, ids in zip(group, _generated(model, tokenizer, [asked[i] for i in group], max_tokens), strict=True):
-            said[index], tokens = tokenizer.decode(ids, skip_special_tokens=True), tokens + len(ids)
+            texts[index], tokens = tokenizer.decode(ids, skip_special_tokens=True), tokens + len(ids)
     wanted = tuple(row.messages[-1].content for row in rows)
-    return Answers(tuple(said), wanted, tokens, time.perf_counter() - begin)
+    return Answers(tuple(texts), wanted, tokens, time.perf_counter() - begin)
 
 
 def _generated(model: Any, tokenizer: Any, prompts: list[tuple[int, ...]], max_tokens: int) -> list[list[int]]:
@@ -146,5 +146,5 @@ def _generated(model: Any, tokenizer: Any, prompts: list[tuple[int, ...]], max_t
     ids = torch.tensor([(pad,) * (width - len(p)) + p for p in prompts], device=model.device)
     there = torch.tensor([(0,) * (width - len(p)) + (1,) * len(p) for p in prompts], device=model.device)
     greedy = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=stops, pad_token_id=pad)
-    found = model.generate(input_ids=ids, attention_mask=there, generation_config=greedy)[:, width:].tolist()
-    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in found]
+    generated = model.generate(input_ids=ids, attention_mask=there, generation_config=greedy)[:, width:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in generated]

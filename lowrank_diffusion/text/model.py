@@ -113,18 +113,18 @@ class Base:
 
 def problems(model: Any, cfg: TextConfig) -> list[Problem]:
     """What a model cannot take of the settings for texts."""
-    found, config = [], model.config.get_text_config()
+    problems, config = [], model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
     if context and cfg.length > context:
-        found.append(Problem("text.length", f"must be at most {context}, the base's context, got {cfg.length}."))
+        problems.append(Problem("text.length", f"must be at most {context}, the base's context, got {cfg.length}."))
     window = getattr(config, "sliding_window", None)
     if cfg.packing and window and getattr(config, "use_sliding_window", True) and cfg.length > window:
         rule = f"needs text.length of at most {window}, the base's attention window, got {cfg.length}."
-        found.append(Problem("text.packing", rule, "Set text.packing=false, or a shorter text.length."))
+        problems.append(Problem("text.packing", rule, "Set text.packing=false, or a shorter text.length."))
     if cfg.packing and getattr(model, "_is_stateful", False):
         rule = "would let rows see each other: this base carries a state along the sequence."
-        found.append(Problem("text.packing", rule, "Set text.packing=false."))
-    return found
+        problems.append(Problem("text.packing", rule, "Set text.packing=false."))
+    return problems
 
 
 @contextmanager
@@ -168,9 +168,9 @@ def _fetch(source: Source, weights: bool) -> Path:
         hf_hub_download(source.path, "config.json", revision=source.revision)
         wanted = [name for name in _FILES if weights or name != "*.safetensors"]
         folder = Path(snapshot_download(source.path, revision=source.revision, allow_patterns=wanted))
-    found = [p for p in folder_problems(folder) if weights or "safetensors" not in p.rule]
-    if found:
-        raise ModelError([Problem(p.key, p.rule.replace(str(folder), source.path), p.hint) for p in found])
+    problems = [p for p in folder_problems(folder) if weights or "safetensors" not in p.rule]
+    if problems:
+        raise ModelError([Problem(p.key, p.rule.replace(str(folder), source.path), p.hint) for p in problems])
     return folder
 
 

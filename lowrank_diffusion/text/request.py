@@ -11,7 +11,7 @@ LIMITS = {"temperature": (0, 5), "top_p": (0.01, 1), "max_tokens": (1, 8192), "s
 _WHOLE = ("max_tokens", "seed")
 
 
-def broken(name: str, value: Any) -> str:
+def violation(name: str, value: Any) -> str:
     """The rule of ``LIMITS`` that a value breaks, for a person to read; empty if none."""
     low, high = LIMITS[name]
     kinds = (int,) if name in _WHOLE else (int, float)
@@ -33,7 +33,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Said:
+class AnswerLength:
     """The length of an answer, and whether it ended because no more tokens were allowed."""
 
     tokens: int

@@ -83,21 +83,21 @@ class Survey:
 
     def notes(self) -> list[str]:
         """For a person: all that is not learnt, and why."""
-        found = [
+        notes = [
             f"{len(lines)} of {len(self.rows) + self._missing()} rows are left out, as they ask for ({why}): "
             f"{listed(lines)}."
             for why, lines in self.left_out.items()
         ]
         if self.unlearnt:
-            found.append(f"Some answers of {len(self.unlearnt)} rows are seen and not learnt, as they ask for: "
+            notes.append(f"Some answers of {len(self.unlearnt)} rows are seen and not learnt, as they ask for: "
                          f"{listed(self.unlearnt)}.")  # fmt: skip
         if self.unheard:
-            found.append(f"{len(self.unheard)} rows ask for turns to be learnt that the assistant does not say: "
+            notes.append(f"{len(self.unheard)} rows ask for turns to be learnt that the assistant does not say: "
                          f"{listed(self.unheard)}. Only text.loss_on=all learns them.")  # fmt: skip
         if self.ignored:
             fields = listed([f"{name} ({count} rows)" for name, count in self.ignored.most_common()], 8)
-            found.append(f"Fields that are not looked at: {fields}.")
-        return found
+            notes.append(f"Fields that are not looked at: {fields}.")
+        return notes
 
     def _missing(self) -> int:
         return sum(len(lines) for lines in self.left_out.values())
@@ -130,22 +130,22 @@ def survey(path: Path) -> Survey:
         raise DataError([f"{path}: is empty. Add at least one row."])
     if suffix == ".txt":
         return Survey([Row(1, text=text)])
-    found, problems = Survey(), []
+    survey, problems = Survey(), []
     for number, item in _lines(text) if suffix == ".jsonl" else _items(path, text):
         try:
-            _take(number, item, found)
+            _take(number, item, survey)
         except Invalid as error:
             place = "line" if suffix == ".jsonl" else "row"
             problems += [f"{path}, {place} {number}: {problem}" for problem in error.problems]
             if len(problems) >= MOST:
                 problems.append(f"{path}: what follows {place} {number} was not looked at.")
                 break
-    if not found.rows and not problems:
-        why = f"all of its rows are left out, as they ask for ({listed(found.left_out)})" if found.left_out else ""
+    if not survey.rows and not problems:
+        why = f"all of its rows are left out, as they ask for ({listed(survey.left_out)})" if survey.left_out else ""
         problems = [f"{path}: {why or 'has no rows'}. Add at least one."]
     if problems:
         raise DataError(problems)
-    return found
+    return survey
 
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
@@ -171,8 +171,8 @@ def _parsed(text: str, advice: str) -> Any:
         return Invalid(f"is not valid JSON ({error}). {advice}")
 
 
-def _take(number: int, item: Any, found: Survey) -> None:
-    """Put one object's example into ``found``, or why it is left out. Raises Invalid."""
+def _take(number: int, item: Any, survey: Survey) -> None:
+    """Put one object's example into ``survey``, or why it is left out. Raises Invalid."""
     if isinstance(item, Invalid):
         raise item
     if not isinstance(item, dict):
@@ -183,14 +183,14 @@ def _take(number: int, item: Any, found: Survey) -> None:
     marks = Marks(item, classes=name == "text")
     if strange or marks.problems:
         raise Invalid(*strange, *marks.problems)
-    row = Row(number, text=turns.content("text", item["text"])) if name == "text" else _chat(number, item, name, found)
+    row = Row(number, text=turns.content("text", item["text"])) if name == "text" else _chat(number, item, name, survey)
     why = listed(marks.left_out) or ("" if row.text or _learns(row) else "no answer is to be learnt")
     if why:
-        found.left_out.setdefault(why, []).append(number)
+        survey.left_out.setdefault(why, []).append(number)
     else:
-        found.rows.append(row)
+        survey.rows.append(row)
     read = {"text"} if name == "text" else turns.read(item, name)
-    found.ignored.update(field for field in item if field not in read | marks.names and not _is_empty(item[field]))
+    survey.ignored.update(field for field in item if field not in read | marks.names and not _is_empty(item[field]))
 
 
 def _format(item: Mapping[str, Any]) -> str:
@@ -213,7 +213,7 @@ def _formats() -> str:
     return ", ".join([*turns.FORMATS, "text"])
 
 
-def _chat(number: int, item: Mapping[str, Any], name: str, found: Survey) -> Row:
+def _chat(number: int, item: Mapping[str, Any], name: str, survey: Survey) -> Row:
     """The conversation of a row. Raises Invalid."""
     said = turns.of(item, name)
     problems = [problem for where, turn in said for problem in turns.problems(where, turn)]
@@ -227,12 +227,12 @@ def _chat(number: int, item: Mapping[str, Any], name: str, found: Survey) -> Row
     for (where, turn), mark in zip(said, marks, strict=True):
         messages.append(Message(turn["role"], turns.content(where, turn["content"], empty=True), not mark.left_out))
         extra = (field for field in turn if field not in {"role", "content"} | mark.names)
-        found.ignored.update({f"{field} of a turn" for field in extra if not _is_empty(turn[field])})
+        survey.ignored.update({f"{field} of a turn" for field in extra if not _is_empty(turn[field])})
     answers = [message for message in messages if message.role == "assistant"]
     if any(not message.learn for message in answers) and any(message.learn for message in answers):
-        found.unlearnt.append(number)
+        survey.unlearnt.append(number)
     if any(mark.wanted and message.role != "assistant" for mark, message in zip(marks, messages, strict=True)):
-        found.unheard.append(number)
+        survey.unheard.append(number)
     return Row(number, tuple(messages))
 
 

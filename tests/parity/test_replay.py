@@ -84,7 +84,7 @@ def test_static_adapters_do_what_pefts_layers_do():
         use(unet, **strengths)
         expected = call(unet)
         found = through(held)
-        assert not held.adapters.reason
+        assert not held.adapters.obstacle
         assert torch.equal(call(unet), expected), "PEFT's layers are back"
         assert torch.equal(found, bare) if not strengths else not torch.allclose(found, bare, atol=1e-3)
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
@@ -107,7 +107,7 @@ def test_what_a_pair_cannot_say_runs_as_peft_runs_it():
     held = Replay(unet)
     expected = call(unet)
     assert torch.equal(through(held), expected)
-    assert "adapter of another kind" in held.adapters.reason
+    assert "adapter of another kind" in held.adapters.obstacle
 
 
 class Recorder:
@@ -140,7 +140,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 def capturing(unet: Any) -> Replay:
     held = Replay(unet)
-    held.reason = ""  # as on CUDA
+    held.own_obstacle = ""  # as on CUDA
     return held
 
 
@@ -205,7 +205,7 @@ def only_ordinary(held: Replay) -> Iterator[None]:
     """The same kernels without graphs."""
     held.release("asked for")
     yield
-    held.reason = ""
+    held.own_obstacle = ""
 
 
 @CUDA

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ui.engine import Engine
-from ui.speaker import Linguist
+from ui.language_worker import LanguageWorker
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,8 @@ def upload(uploads: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def linguist() -> Iterator[Engine]:
+def language_engine() -> Iterator[Engine]:
     """The language process, one for all tests: loading torch takes it seconds."""
-    engine = Engine(Linguist)
+    engine = Engine(LanguageWorker)
     yield engine
     engine.close()

@@ -16,8 +16,8 @@ from PIL import Image
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
 from ui.engine import CancelledError, Engine, EngineError
+from ui.image_worker import Done, ImageWorker, Job, Picture, Progress
 from ui.process import Waiting
-from ui.worker import Done, Drawer, Job, Picture, Progress
 
 SHORT = DrawRequest(prompt="an emoji of a fox", steps=2, seed=5, count=2)
 LONG = DrawRequest(prompt="an emoji of a fox", steps=200, count=16)
@@ -25,7 +25,7 @@ LONG = DrawRequest(prompt="an emoji of a fox", steps=200, count=16)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    engine = Engine(Drawer)
+    engine = Engine(ImageWorker)
     yield engine
     engine.close()
 
@@ -103,7 +103,7 @@ def test_a_killed_worker_is_said_plainly_and_replaced(engine: Engine, tmp_path: 
     os.kill(killed, signal.SIGKILL)
     with pytest.raises(EngineError) as error:
         list(job)
-    assert str(error.value) == Drawer.died
+    assert str(error.value) == ImageWorker.died
     assert len(draw(engine, tmp_path / "next").pictures) == 2
     assert engine.pid not in (None, killed)
 
@@ -129,7 +129,7 @@ def test_release_waits_for_the_job_and_then_frees_the_memory(engine: Engine, tmp
 
 
 def test_an_idle_worker_goes_away(tmp_path: Path) -> None:
-    engine = Engine(Drawer, idle_seconds=0.2)
+    engine = Engine(ImageWorker, idle_seconds=0.2)
     draw(engine, tmp_path / "out", DrawRequest(prompt="x", steps=1))
     gone = threading.Event()
     for _ in range(100):

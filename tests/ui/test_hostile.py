@@ -127,5 +127,5 @@ def test_an_alert_shows_markup_as_text(run: Run) -> None:
         raise UserError(MARKUP)
 
     with pytest.raises(gr.Error) as caught:
-        handlers.guarded(fails, lambda error: handlers._told(None, error))()
+        handlers.guarded(fails, lambda error: handlers._message(None, error))()
     assert "<" not in str(caught.value.message) and "&lt;img" in str(caught.value.message)

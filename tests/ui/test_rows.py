@@ -14,8 +14,8 @@ from lowrank_diffusion.config import BaseModelConfig, TextConfig
 from lowrank_diffusion.paths import EXAMPLES
 from ui import row_view
 from ui.engine import Engine, EngineError
+from ui.language_worker import Tokenise, Tokenised
 from ui.row_panel import RowFile, RowPanel, example_files, is_example
-from ui.speaker import Tokenise, Tokenised
 from ui.toolkit import gr
 from ui.train import InputsError, TrainTab, launch_run
 
@@ -32,9 +32,9 @@ def talk(said: str, answer: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def tab(linguist: Engine) -> TrainTab:
+def tab(language_engine: Engine) -> TrainTab:
     with gr.Blocks() as demo:
-        tab = TrainTab(RowPanel(linguist), linguist.release)
+        tab = TrainTab(RowPanel(language_engine), language_engine.release)
         tab.connect(demo)
     return tab
 
@@ -45,9 +45,9 @@ def panel(tab: TrainTab) -> RowPanel:
     return tab.panel
 
 
-def tokenised(linguist: Engine, path: Path, base: Path, first: int = 0, **text: Any) -> Tokenised:
+def tokenised(language_engine: Engine, path: Path, base: Path, first: int = 0, **text: Any) -> Tokenised:
     job = Tokenise(path, BaseModelConfig(path=str(base)), TextConfig(**text), first, 5)
-    *_, done = linguist.run("page", job)
+    *_, done = language_engine.run("page", job)
     assert isinstance(done, Tokenised)
     return done
 
@@ -142,13 +142,13 @@ def test_everything_wrong_is_said_at_once(home: Path, upload: Upload) -> None:
 
 
 def test_rows_are_shown_token_by_token_as_they_will_be_learnt(
-    linguist: Engine, upload: Upload, tiny_language: Path
+    language_engine: Engine, upload: Upload, tiny_language: Path
 ) -> None:
     said = "é 日本 🦊\n<b>"
     path = upload(
         "a.jsonl", jsonl(talk(said, "yes"), talk("x", "y" * 60), talk("bad <|end|>", "y"), {"text": "z" * 80})
     )
-    done = tokenised(linguist, path, tiny_language, length=40)
+    done = tokenised(language_engine, path, tiny_language, length=40)
     first, cut, bad, plain = done.rows
     assert "".join(piece.text for piece in first.pieces) == f"<|user|>{said}<|end|><|assistant|>yes<|end|>"
     assert [piece.text for piece in first.pieces if piece.kind == "learn"] == ["y", "e", "s", "<|end|>"]
@@ -167,8 +167,8 @@ def test_rows_are_shown_token_by_token_as_they_will_be_learnt(
     assert "are cut off" in row_view.counts_html(counts, TextConfig(length=40, overlong="cut"))
 
 
-def test_what_the_figures_say_is_what_training_would_see(linguist: Engine, tiny_language: Path) -> None:
-    done = tokenised(linguist, EXAMPLES / "llm-orders" / "train.jsonl", tiny_language, first=395, length=512)
+def test_what_the_figures_say_is_what_training_would_see(language_engine: Engine, tiny_language: Path) -> None:
+    done = tokenised(language_engine, EXAMPLES / "llm-orders" / "train.jsonl", tiny_language, first=395, length=512)
     assert [row.row for row in done.rows] == [395, 396, 397, 398, 399]
     counts = done.counts
     assert (counts.rows, counts.counted, counts.too_long, counts.unusable) == (400, 400, (), ())
@@ -176,11 +176,11 @@ def test_what_the_figures_say_is_what_training_would_see(linguist: Engine, tiny_
     assert 0 < counts.learnt < counts.tokens
 
 
-def test_a_base_that_cannot_be_used_is_said(linguist: Engine, upload: Upload, tiny_language: Path) -> None:
+def test_a_base_that_cannot_be_used_is_said(language_engine: Engine, upload: Upload, tiny_language: Path) -> None:
     path = upload("a.jsonl", jsonl(talk("x", "y")))
     with pytest.raises(EngineError, match="/no/such/model"):
-        tokenised(linguist, path, Path("/no/such/model"))
-    assert len(tokenised(linguist, path, tiny_language).rows) == 1
+        tokenised(language_engine, path, Path("/no/such/model"))
+    assert len(tokenised(language_engine, path, tiny_language).rows) == 1
 
 
 @pytest.mark.parametrize(

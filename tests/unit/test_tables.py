@@ -58,7 +58,7 @@ def test_only_names_a_task():
 
 
 def test_rows_are_looked_at_again_for_what_changes_their_tokens():
-    assert row_panel.SEEN_BY == (
+    assert row_panel.TOKEN_SETTINGS == (
         "base.path", "base.revision", "text.length", "text.packing", "text.loss_on", "text.template", "text.overlong",
     )  # fmt: skip
 

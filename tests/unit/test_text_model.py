@@ -19,9 +19,9 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import metrics
 from lowrank_diffusion.text.batches import Batches
 from lowrank_diffusion.text.encode import Encoded, encode, end_of_turn, prompt
-from lowrank_diffusion.text.generate import Speaker, choose, stream
+from lowrank_diffusion.text.generate import TextGenerator, choose, stream
 from lowrank_diffusion.text.model import CAUSAL, Base, _read_once, attention, problems
-from lowrank_diffusion.text.request import Settings, broken
+from lowrank_diffusion.text.request import Settings, violation
 from lowrank_diffusion.text.rows import Message, Row
 from tests import tiny_language as tiny
 
@@ -145,7 +145,7 @@ def test_choosing_a_token():
     assert choose(logits, Settings(), generator) == 1
     assert {choose(logits, Settings(temperature=1, top_p=0.1), generator) for _ in range(20)} == {1}
     assert {choose(logits, Settings(temperature=1, top_p=0.8), generator) for _ in range(50)} == {1, 2}
-    assert [broken("seed", 1.5), broken("temperature", 0)] == [
+    assert [violation("seed", 1.5), violation("temperature", 0)] == [
         "must be a whole number from 0 to 4294967295, got 1.5.",
         "",
     ]
@@ -156,7 +156,7 @@ def test_rows_answered_together_are_answered_as_alone(model: Any, tokenizer: Any
     rows = [Row(n, (Message("user", word), Message("assistant", "yes"))) for n, word in enumerate(words)]
     found = metrics.answer(model, tokenizer, rows, 10)
     alone = ["".join(stream(model, tokenizer, row.messages[:1], Settings(max_tokens=10))) for row in rows]
-    assert list(found.said) == alone and found.exact_match == 0 and found.tokens_per_second > 0
+    assert list(found.texts) == alone and found.exact_match == 0 and found.tokens_per_second > 0
     assert replace(found, wanted=(alone[0], "x", "y", "z")).exact_match == 0.25
     assert metrics.answerable([Row(1, text="plain"), *rows[:1], Row(3, ASKED and tuple(ASKED))]) == rows[:1]
 
@@ -183,16 +183,16 @@ def test_perplexity_is_per_token(model: Any, tokenizer: Any):
     assert metrics.perplexity(0.0) == 1 and metrics.perplexity(1e9) < float("inf")
 
 
-def test_a_speaker_takes_adapters_on_and_off(base: Base, tiny_language: Path, tmp_path: Path):
-    speaker, settings = Speaker(base), Settings(max_tokens=12)
-    alone = list(speaker.stream(ASKED, settings))
-    speaker.load(tiny.write_adapter(tiny_language, tmp_path / "adapter"))
-    assert list(speaker.stream(ASKED, settings)) != alone == list(speaker.stream(ASKED, settings, adapted=False))
-    speaker.load(None)
-    assert list(speaker.stream(ASKED, settings)) == alone
-    assert adapters.adapted_layers(speaker._model) == []
+def test_a_text_generator_takes_adapters_on_and_off(base: Base, tiny_language: Path, tmp_path: Path):
+    generator, settings = TextGenerator(base), Settings(max_tokens=12)
+    alone = list(generator.stream(ASKED, settings))
+    generator.load(tiny.write_adapter(tiny_language, tmp_path / "adapter"))
+    assert list(generator.stream(ASKED, settings)) != alone == list(generator.stream(ASKED, settings, adapted=False))
+    generator.load(None)
+    assert list(generator.stream(ASKED, settings)) == alone
+    assert adapters.adapted_layers(generator._model) == []
     (tmp_path / "empty").mkdir()
     with pytest.raises(AdapterError, match=r"has no adapter_config\.json"):
-        speaker.load(tmp_path / "empty")
-    speaker.release()
-    assert end_of_turn(speaker.tokenizer) == speaker.tokenizer.eos_token_id
+        generator.load(tmp_path / "empty")
+    generator.release()
+    assert end_of_turn(generator.tokenizer) == generator.tokenizer.eos_token_id

@@ -68,8 +68,8 @@ def last_but_one(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 def block(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """A block of an encoder, (B, L, width) -> (B, L, width)."""
-    found = layer(hidden, mask)
-    return found if isinstance(found, Tensor) else found[0]  # a tuple in some releases
+    output = layer(hidden, mask)
+    return output if isinstance(output, Tensor) else output[0]  # a tuple in some releases
 
 
 def at_end(encoder: Any, hidden: Tensor, ids: Tensor) -> Tensor:

@@ -37,10 +37,10 @@ class StableDiffusionNetwork:
         if part in network.CLASSES:
             return network.converted(part, model, tensors)
         if any(key.startswith(SD2.text_encoder) for key in tensors):
-            found = convert_open_clip_checkpoint(model, tensors, prefix=SD2.text_encoder)
+            state = convert_open_clip_checkpoint(model, tensors, prefix=SD2.text_encoder)
         else:
-            found = convert_ldm_clip_checkpoint(tensors)
-        return network.of_text_model(model, found)
+            state = convert_ldm_clip_checkpoint(tensors)
+        return network.of_text_model(model, state)
 
     def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
         """DDPM's."""

@@ -78,25 +78,25 @@ _DEFAULTS = {
 
 def outline(config: Mapping[str, Any]) -> Outline:
     """The outline of the UNet that ``config`` (its config.json) describes."""
-    config, found = {**_DEFAULTS, **config}, _Outline()
+    config, builder = {**_DEFAULTS, **config}, _Outline()
     widths: list[int] = config["block_out_channels"]
     time = 4 * widths[0]
-    found.linear("time_embedding.linear_1", time, widths[0])
-    found.linear("time_embedding.linear_2", time, time)
+    builder.linear("time_embedding.linear_1", time, widths[0])
+    builder.linear("time_embedding.linear_2", time, time)
     if config.get("addition_embed_type") == "text_time":
-        found.linear("add_embedding.linear_1", time, config["projection_class_embeddings_input_dim"])
-        found.linear("add_embedding.linear_2", time, time)
-    found.convolution(config["in_channels"], widths[0])
-    skips = list(_down(found, config, time))
+        builder.linear("add_embedding.linear_1", time, config["projection_class_embeddings_input_dim"])
+        builder.linear("add_embedding.linear_2", time, time)
+    builder.convolution(config["in_channels"], widths[0])
+    skips = list(_down(builder, config, time))
     deepest = len(widths) - 1
-    found.resnet("mid_block.resnets.0", deepest, widths[-1], widths[-1], time)
+    builder.resnet("mid_block.resnets.0", deepest, widths[-1], widths[-1], time)
     depth = _each(config["transformer_layers_per_block"], len(widths))[-1]
-    found.transformer("mid_block.attentions.0", deepest, widths[-1], depth, config)
-    found.resnet("mid_block.resnets.1", deepest, widths[-1], widths[-1], time)
-    _up(found, config, time, skips)
-    found.norm(widths[0])
-    found.convolution(widths[0], config["out_channels"])
-    return found
+    builder.transformer("mid_block.attentions.0", deepest, widths[-1], depth, config)
+    builder.resnet("mid_block.resnets.1", deepest, widths[-1], widths[-1], time)
+    _up(builder, config, time, skips)
+    builder.norm(widths[0])
+    builder.convolution(widths[0], config["out_channels"])
+    return builder
 
 
 def _each(value: Any, count: int) -> list[int]:
@@ -104,7 +104,7 @@ def _each(value: Any, count: int) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def _down(found: _Outline, config: Mapping[str, Any], time: int) -> Iterator[int]:
+def _down(builder: _Outline, config: Mapping[str, Any], time: int) -> Iterator[int]:
     """Add the way down; yields the channels of each skip connection."""
     widths = config["block_out_channels"]
     layers, depths = (_each(config[key], len(widths)) for key in ("layers_per_block", "transformer_layers_per_block"))
@@ -113,17 +113,17 @@ def _down(found: _Outline, config: Mapping[str, Any], time: int) -> Iterator[int
     for level, (width, kind) in enumerate(zip(widths, config["down_block_types"], strict=True)):
         for number in range(layers[level]):
             path = f"down_blocks.{level}"
-            found.resnet(f"{path}.resnets.{number}", level, before, width, time)
+            builder.resnet(f"{path}.resnets.{number}", level, before, width, time)
             if "CrossAttn" in kind:
-                found.transformer(f"{path}.attentions.{number}", level, width, depths[level], config)
+                builder.transformer(f"{path}.attentions.{number}", level, width, depths[level], config)
             before = width
             yield width
         if level < len(widths) - 1:
-            found.convolution(width, width)
+            builder.convolution(width, width)
             yield width
 
 
-def _up(found: _Outline, config: Mapping[str, Any], time: int, skips: list[int]) -> None:
+def _up(builder: _Outline, config: Mapping[str, Any], time: int, skips: list[int]) -> None:
     """Add the way up."""
     widths = config["block_out_channels"][::-1]
     layers, depths = (_each(config[key], len(widths)) for key in ("layers_per_block", "transformer_layers_per_block"))
@@ -131,9 +131,9 @@ def _up(found: _Outline, config: Mapping[str, Any], time: int, skips: list[int])
     for number, (width, kind) in enumerate(zip(widths, config["up_block_types"], strict=True)):
         level, path = len(widths) - 1 - number, f"up_blocks.{number}"
         for inner in range(layers[level] + 1):
-            found.resnet(f"{path}.resnets.{inner}", level, before + skips.pop(), width, time)
+            builder.resnet(f"{path}.resnets.{inner}", level, before + skips.pop(), width, time)
             if "CrossAttn" in kind:
-                found.transformer(f"{path}.attentions.{inner}", level, width, depths[level], config)
+                builder.transformer(f"{path}.attentions.{inner}", level, width, depths[level], config)
             before = width
         if number < len(widths) - 1:
-            found.convolution(width, width)
+            builder.convolution(width, width)

@@ -11,14 +11,14 @@ from lowrank_diffusion import presets
 from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.text.request import Settings, broken
+from lowrank_diffusion.text.request import Settings, violation
 from lowrank_diffusion.text.rows import Message
 from lowrank_diffusion.text.source import resolve
 
 from . import live, safe, watching
-from .asking import RequestError
+from .draw_form import RequestError
 from .form import number
-from .speaker import Chat, Reply, Side
+from .language_worker import Chat, Reply, Side
 
 LABELS = {"temperature": "Temperature", "top_p": "Top-p", "max_tokens": "Most tokens", "seed": "Seed"}
 LONGEST_MESSAGE = 200_000
@@ -41,7 +41,7 @@ class Spoken:
 class Turn:
     """What a person said, and the answers to it."""
 
-    said: str
+    message: str
     answers: tuple[Spoken, ...]
 
 
@@ -97,7 +97,7 @@ def _settings(answers: dict[str, Any]) -> tuple[Settings, list[Problem]]:
     settings, problems = Settings(), []
     for name, label in LABELS.items():
         value = number(answers[name])
-        rule = "is empty." if value is None else broken(name, value)
+        rule = "is empty." if value is None else violation(name, value)
         if rule:
             problems.append(Problem(label, rule))
         else:
@@ -120,7 +120,7 @@ def _conversation(system: Any, turns: tuple[Turn, ...], adapted: bool, message: 
     for turn in turns:
         for answer in turn.answers:
             if answer.adapted == adapted and answer.text.strip():
-                messages += [Message("user", turn.said), Message("assistant", answer.text)]
+                messages += [Message("user", turn.message), Message("assistant", answer.text)]
     return (*messages, Message("user", message))
 
 
@@ -136,12 +136,12 @@ def saying(turn: Turn, texts: tuple[str | None, ...]) -> Turn:
     if talking < 0:
         words[0] = "loading the model, which takes longest the first time"
     answers = zip(turn.answers, texts, words, strict=True)
-    return Turn(turn.said, tuple(replace(answer, text=text or "", facts=fact) for answer, text, fact in answers))
+    return Turn(turn.message, tuple(replace(answer, text=text or "", facts=fact) for answer, text, fact in answers))
 
 
 def stopped(turn: Turn) -> Turn:
     """The turn where it was broken off."""
-    return Turn(turn.said, tuple(replace(answer, facts="stopped", whole=True) for answer in turn.answers))
+    return Turn(turn.message, tuple(replace(answer, facts="stopped", whole=True) for answer in turn.answers))
 
 
 def answered(turn: Turn, replies: tuple[Reply, ...]) -> Turn:
@@ -152,7 +152,7 @@ def answered(turn: Turn, replies: tuple[Reply, ...]) -> Turn:
         cut = " · cut: no more tokens allowed" if reply.cut else ""
         facts = f"{reply.tokens} token{'' if reply.tokens == 1 else 's'}{speed}{cut}"
         done.append(replace(answer, text=reply.text, facts=facts, whole=True))
-    return Turn(turn.said, tuple(done))
+    return Turn(turn.message, tuple(done))
 
 
 def conversation_html(turns: tuple[Turn, ...]) -> str:
@@ -165,7 +165,7 @@ def conversation_html(turns: tuple[Turn, ...]) -> str:
 
 def _turn(turn: Turn) -> str:
     return (
-        f'<section class="turn"><p class="said">{html.escape(turn.said)}</p>'
+        f'<section class="turn"><p class="said">{html.escape(turn.message)}</p>'
         f'<div class="answers">{"".join(map(_answer, turn.answers))}</div></section>'
     )
 

@@ -9,7 +9,7 @@ from lowrank_diffusion import presets
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import adapter_files
-from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, broken
+from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, violation
 from lowrank_diffusion.image.source import ModelError, resolve
 
 from . import live, safe, watching
@@ -38,14 +38,14 @@ def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str
 
 def still_there(choices: list[str]) -> list[str]:
     """The uploaded files among choices that a page remembers."""
-    found = []
+    files = []
     for choice in choices:
         kind, _, name = choice.partition(":")
         try:
-            found += [str(safe.uploaded(name))] if kind == "file" else []
+            files += [str(safe.uploaded(name))] if kind == "file" else []
         except UserError:
             continue
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
 def run_settings(choice: str) -> Config | None:
@@ -79,17 +79,17 @@ def _adapter(choice: str, strength: float) -> AdapterChoice:
 
 def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The number fields that are filled in, and what is wrong with them."""
-    found, problems = {}, []
+    numbers, problems = {}, []
     for name, label in (LABELS | {"guidance": "Guidance"}).items():
         value = number(answers[name])
-        rule = broken(name, value) if value is not None else ""
+        rule = violation(name, value) if value is not None else ""
         if value is None and name not in ("width", "height"):
             rule = "is empty."
         if rule:
             problems.append(Problem(label, rule))
         elif value is not None:
-            found[name] = value
-    return found, problems
+            numbers[name] = value
+    return numbers, problems
 
 
 def build_request(answers: dict[str, Any]) -> DrawRequest:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from lowrank_diffusion import presets, runs
 from lowrank_diffusion.errors import UserError
-from ui import asking
+from ui import draw_form
 from ui.generate import suit
 
 Upload = Callable[..., Path]
@@ -35,21 +35,21 @@ def adapter(path: Path) -> Path:
 def test_the_fields_become_a_request(answers: dict[str, Any], uploads: Path) -> None:
     path = adapter(uploads / "mine.safetensors")
     chosen = answers | {"adapters": [(f"file:{path}", 0.5), ("", 1.0), ("", 1.0)], "width": "96", "height": 64.0}
-    request = asking.build_request(chosen)
+    request = draw_form.build_request(chosen)
     assert (request.prompt, request.seed, request.count, request.width, request.height) == ("a cat", 7, 2, 96, 64)
     assert [(item.path, item.strength) for item in request.adapters] == [(str(path), 0.5)]
     assert request.compare
 
 
 def test_nothing_to_compare_without_an_adapter(answers: dict[str, Any]) -> None:
-    assert not asking.build_request(answers).compare
+    assert not draw_form.build_request(answers).compare
 
 
 def test_every_bad_field_is_named(answers: dict[str, Any]) -> None:
     bad = {"count": 0, "steps": 2.5, "seed": None, "width": "100", "guidance": 99, "base": "/no/model"}
     bad["adapters"] = [("", 1), ("file:/etc/passwd", 1), ("run:../..", 1)]
-    with pytest.raises(asking.RequestError) as error:
-        asking.build_request(answers | bad)
+    with pytest.raises(draw_form.RequestError) as error:
+        draw_form.build_request(answers | bad)
     found = {problem.key: str(problem) for problem in error.value.problems}
     assert set(found) == {"Pictures", "Steps", "Seed", "Width", "Guidance", "Base model", "Adapter 2", "Adapter 3"}
     assert "96" in found["Width"]
@@ -63,27 +63,27 @@ def written(folder: Path) -> None:
 
 def test_a_run_is_offered_once_it_has_an_adapter_and_its_newest_is_taken(answers: dict[str, Any], home: Path) -> None:
     run = runs.create(presets.build(), "cats")
-    assert asking.adapter_choices([]) == [("none", "")]
+    assert draw_form.adapter_choices([]) == [("none", "")]
     choice = f"run:{run.name}"
-    with pytest.raises(asking.RequestError, match="no adapter file yet"):
-        asking.build_request(answers | {"adapters": [(choice, 1)]})
+    with pytest.raises(draw_form.RequestError, match="no adapter file yet"):
+        draw_form.build_request(answers | {"adapters": [(choice, 1)]})
     for step in (50, 100):
         folder = run.path / "checkpoints" / f"step-{step:06d}"
         folder.mkdir(parents=True)
         (folder / "state.safetensors").touch()
         written(folder)
-    (label, value) = asking.adapter_choices([])[1]
+    (label, value) = draw_form.adapter_choices([])[1]
     assert value == choice
     assert "step 100" in label
-    assert "step-000100" in asking.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path
+    assert "step-000100" in draw_form.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path
     written(run.path)
-    assert asking.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path == str(
+    assert draw_form.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path == str(
         run.path / "cats-diffusers.safetensors"
     )
 
 
 def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
-    text = asking.describe_adapter(adapter(uploads / "mine.safetensors"))
+    text = draw_form.describe_adapter(adapter(uploads / "mine.safetensors"))
     assert "1 layers of the UNet" in text
     assert "sks" in text
 
@@ -106,7 +106,7 @@ def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
 def test_an_upload_is_named_for_what_it_is(uploads: Path, names: list[str], words: str) -> None:
     save_file({name: np.zeros((2, 2), "f4") for name in names}, uploads / "x.safetensors")
     with pytest.raises(UserError, match=words):
-        asking.describe_adapter(uploads / "x.safetensors")
+        draw_form.describe_adapter(uploads / "x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_upload_is_named_for_what_it_is(uploads: Path, names: list[str], word
 )
 def test_other_files_are_refused_with_a_reason(upload: Upload, name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        asking.describe_adapter(upload(name, b"\x80\x04not it"))
+        draw_form.describe_adapter(upload(name, b"\x80\x04not it"))
 
 
 def test_a_chosen_run_brings_what_its_samples_were_drawn_with(home: Path) -> None:

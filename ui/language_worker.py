@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lowrank_diffusion.config import BaseModelConfig, TextConfig
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
-from lowrank_diffusion.text.request import Said, Settings
+from lowrank_diffusion.text.request import AnswerLength, Settings
 from lowrank_diffusion.text.rows import Message, Row
 
 from . import tokens
 from .process import Cancelled, Finished, Partial
-from .tokens import Counts, Shown
+from .tokens import Counts, RowTokens
 
 if TYPE_CHECKING:
     from lowrank_diffusion.text.encode import Encoded
-    from lowrank_diffusion.text.generate import Speaker
+    from lowrank_diffusion.text.generate import TextGenerator
 
 MOST_COUNTED = 20_000
 """Rows; the figures of a longer file are those of its beginning, which the tab says."""
@@ -52,7 +52,7 @@ class Tokenised(Finished):
     """The rows asked for."""
 
     counts: Counts
-    rows: tuple[Shown, ...]
+    rows: tuple[RowTokens, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Answered(Finished):
     replies: tuple[Reply, ...]
 
 
-class Linguist:
+class LanguageWorker:
     """Does both kinds of jobs with one base, which stays loaded."""
 
     name: ClassVar[str] = "speak"
@@ -112,16 +112,16 @@ class Linguist:
     def __init__(self) -> None:
         self._tokenizer: tuple[Any, Any] | None = None
         self._encoded: tuple[Any, list[Row], list[Encoded | str]] | None = None
-        self._speaker: tuple[Any, Speaker] | None = None
+        self._generator: tuple[Any, TextGenerator] | None = None
 
     def warm(self, wanted: Callable[[], bool]) -> None:
         """Nothing: which base is wanted is not known."""
 
     def forget(self) -> None:
         """Let go of everything loaded."""
-        if self._speaker is not None:
-            self._speaker[1].release()
-        self._speaker = self._encoded = self._tokenizer = None
+        if self._generator is not None:
+            self._generator[1].release()
+        self._generator = self._encoded = self._tokenizer = None
 
     def do(self, job: Tokenise | Chat, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Finished:
         """One job. Raises Cancelled and UserError."""
@@ -136,13 +136,15 @@ class Linguist:
         stat = job.path.stat()
         key = (job.path, stat.st_mtime_ns, stat.st_size, job.base, job.text.template, job.text.loss_on)
         if self._encoded is None or self._encoded[0] != key:
-            found = rows.read(job.path)
-            encoded = list(_encoded(found[:MOST_COUNTED], tokenizer, job.text, send, cancelled))
-            self._encoded = (key, found, encoded)
-        _, found, encoded = self._encoded
+            all_rows = rows.read(job.path)
+            encoded = list(_encoded(all_rows[:MOST_COUNTED], tokenizer, job.text, send, cancelled))
+            self._encoded = (key, all_rows, encoded)
+        _, all_rows, encoded = self._encoded
         last = min(job.first + job.count, len(encoded))
-        shown = [tokens.shown(n, found[n], encoded[n], tokenizer, job.text.length) for n in range(job.first, last)]
-        return Tokenised(tokens.counts(found, encoded, job.text), tuple(shown))
+        page = [
+            tokens.row_tokens(n, all_rows[n], encoded[n], tokenizer, job.text.length) for n in range(job.first, last)
+        ]
+        return Tokenised(tokens.counts(all_rows, encoded, job.text), tuple(page))
 
     def _loaded_tokenizer(self, base: BaseModelConfig, template: str) -> Any:
         from lowrank_diffusion.text.model import Base  # torch and transformers: seconds
@@ -155,7 +157,7 @@ class Linguist:
     def _chat(self, job: Chat, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Answered:
         texts: list[str | None] = [None] * len(job.sides)
         send(Saying(tuple(texts)))
-        speaker = self._loaded_speaker(job)
+        generator = self._loaded_generator(job)
         replies = []
         for index, side in enumerate(job.sides):
 
@@ -166,26 +168,26 @@ class Linguist:
                     raise Cancelled
 
             began = time.monotonic()
-            with contextlib.closing(speaker.stream(side.messages, job.settings, side.adapted)) as pieces:
-                text, said = _followed(pieces, tell)
-            replies.append(Reply(text, said.tokens, said.cut, time.monotonic() - began))
+            with contextlib.closing(generator.stream(side.messages, job.settings, side.adapted)) as pieces:
+                text, length = _followed(pieces, tell)
+            replies.append(Reply(text, length.tokens, length.cut, time.monotonic() - began))
         return Answered(tuple(replies))
 
-    def _loaded_speaker(self, job: Chat) -> Speaker:
-        from lowrank_diffusion.text.generate import Speaker
+    def _loaded_generator(self, job: Chat) -> TextGenerator:
+        from lowrank_diffusion.text.generate import TextGenerator
         from lowrank_diffusion.text.model import Base
 
-        if self._speaker is None or self._speaker[0] != (job.base, job.template):
-            if self._speaker is not None:
-                self._speaker[1].release()
-                self._speaker = None
-            speaker = Speaker(Base.of(job.base, *_where()), job.template)
-            self._speaker = ((job.base, job.template), speaker)
-        self._speaker[1].load(job.adapter)
-        return self._speaker[1]
+        if self._generator is None or self._generator[0] != (job.base, job.template):
+            if self._generator is not None:
+                self._generator[1].release()
+                self._generator = None
+            generator = TextGenerator(Base.of(job.base, *_where()), job.template)
+            self._generator = ((job.base, job.template), generator)
+        self._generator[1].load(job.adapter)
+        return self._generator[1]
 
 
-def _followed(pieces: Generator[str, None, Said], tell: Callable[[str], None]) -> tuple[str, Said]:
+def _followed(pieces: Generator[str, None, AnswerLength], tell: Callable[[str], None]) -> tuple[str, AnswerLength]:
     """An answer to its end, telling all there is of it after each piece."""
     text = ""
     tell(text)
@@ -206,14 +208,18 @@ def _where() -> tuple[Any, Any]:
 
 
 def _encoded(
-    found: list[Row], tokenizer: Any, text: TextConfig, send: Callable[[Partial], None], cancelled: Callable[[], bool]
+    all_rows: list[Row],
+    tokenizer: Any,
+    text: TextConfig,
+    send: Callable[[Partial], None],
+    cancelled: Callable[[], bool],
 ) -> Iterator[Encoded | str]:
     """Every row as tokens, none cut yet, or why it cannot be."""
     from lowrank_diffusion.text.encode import encode
 
-    for number, row in enumerate(found):
+    for number, row in enumerate(all_rows):
         if number % 50 == 0:
-            send(Counting(number, len(found)))
+            send(Counting(number, len(all_rows)))
             if cancelled():
                 raise Cancelled
         try:

@@ -64,7 +64,7 @@ def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
     return values
 
 
-class Drawer:
+class ImageWorker:
     """Draws jobs with one studio, which keeps what it loaded."""
 
     name: ClassVar[str] = "draw"
