@@ -120,9 +120,9 @@ def _memory(options: argparse.Namespace) -> int:
     _tell(presets.notes(preset.values, settings))
     if cfg.task != "image":
         raise UserError(f"{preset.name}: memory is estimated for pictures only, and this preset has task={cfg.task}.")
-    gpu = devices.gpu_driver()
-    need = memory.estimate(cfg, machine=plan.here(cfg) if gpu else plan.any_gpu(cfg))
-    print(need.plan if gpu else f"{need.plan} (on a GPU with Triton and a C compiler; here is none)")
+    elsewhere = cfg.train.device in ("auto", "cuda") and not devices.gpu_driver()
+    need = memory.estimate(cfg, machine=plan.any_gpu(cfg) if elsewhere else plan.here(cfg))
+    print(f"{need.plan} (on a GPU with Triton and a C compiler; this machine has no GPU)" if elsewhere else need.plan)
     print("\n".join(need.lines()))
     return terminal.DONE
 

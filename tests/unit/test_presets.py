@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from lowrank_diffusion import plain_yaml, presets
+from lowrank_diffusion import plain_yaml, presets, runs
 from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.config import Config, ConfigError, fields
 from lowrank_diffusion.paths import PRESETS
@@ -272,12 +273,16 @@ def test_a_setting_by_both_of_its_names_is_refused(where: str):
     assert str(caught.value) == "train.step: is now called train.execution, which is given too. Keep that one."
 
 
-def test_what_another_adapter_kind_has_is_left_out_of_what_was_written_earlier():
+def test_what_another_adapter_kind_has_is_left_out_of_what_was_written_earlier(tmp_path: Path):
     """It had no effect then; now whoever gives it is told."""
     with pytest.raises(ConfigError, match=r"adapter\.k: belongs to GraLoRA"):
         presets.build({"adapter": {"kind": "lora", "k": 4}})
     read = presets.from_yaml("adapter: {kind: lora, rank: 4, k: 4, hybrid_rank: 2}", "config.yaml").adapter
     assert (read.kind, read.rank, read.k, read.hybrid_rank) == ("lora", 4, 2, 0)
     assert presets.from_yaml("adapter: {kind: gralora, rank: 4, k: 4}", "config.yaml").adapter.k == 4
+    run = runs.create(presets.build({}, {"adapter.kind": "lora"}), "old", tmp_path)
+    file = run.path / "config.yaml"
+    file.write_text(re.sub(r"\bk: 2", "k: 4", file.read_text()))
+    assert "k: 4" in file.read_text() and run.config().adapter.k == 2
     with pytest.raises(ConfigError, match=r"adapter\.kind"):
         presets.from_yaml("adapter: {kind: lora2, k: 4}", "config.yaml")
