@@ -77,7 +77,7 @@ def rows(states: dict[str, Step], taken: dict[str, list[float]]) -> list[dict[st
         {
             "row": row,
             "parameters": sum(p.numel() for p in state.parameters.values()),
-            "mode": state.mode,
+            "mode": state.plan.mode,
             "s/step": statistics.median(taken[row]),
             "fastest": min(taken[row]),
             "slowest": max(taken[row]),

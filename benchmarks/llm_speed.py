@@ -72,11 +72,11 @@ class CachedLanguageModel(LanguageModel):
 
 
 class Ours(sdxl.Ours):
-    """The trainer's step on that task, in the mode that ``train.step`` asks for."""
+    """The trainer's step on that task, in the mode that ``train.execution`` asks for."""
 
     def __init__(self, model: PreTrainedModel, cfg: Config, rows: torch.Tensor):
         self.state = fast.build(CachedLanguageModel(model, cfg, rows), cfg, model.device, model.dtype)
-        self.mode, self.reason = self.state.mode, self.state.reason
+        self.mode, self.reason = self.state.plan.mode, self.state.plan.why_not_faster
 
 
 class Bench:
@@ -121,7 +121,7 @@ class Bench:
             "train.steps": self.args.warmup + self.args.steps,
             "train.batch": case.batch,
             "train.precision": "fp32" if self.args.tiny else "bf16",
-            "train.step": case.mode,
+            "train.execution": case.mode,
         }
         return build(overrides=values | parse_overrides(filter(None, settings.split(";"))))
 

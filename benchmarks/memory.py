@@ -47,10 +47,10 @@ ROWS = {
     "gralora-flat-kept": f"{PLAIN};adapter.kind=gralora;flat.sigma=0.05",
     "gralora-flat-redrawn": f"{PLAIN};adapter.kind=gralora;flat.sigma=0.05;flat.keep=false",
     "lora-nf4-checkpointed": f"{PLAIN};base.quantize=nf4;train.checkpointing=true",
-    "lora-b1-eager": f"{PLAIN};train.step=eager",
+    "lora-b1-eager": f"{PLAIN};train.execution=eager",
     "sd15-6gb": "sd15-6gb",
     "sd15-8gb": "sd15-8gb",
-    "lora-b1-eager-adamw8bit": f"{PLAIN};train.step=eager;optimizer.name=adamw8bit",
+    "lora-b1-eager-adamw8bit": f"{PLAIN};train.execution=eager;optimizer.name=adamw8bit",
 }
 """Row -> preset and settings."""
 TINY: dict[str, Any] = {"data.resolution": 128, "train.device": "cpu", "train.precision": "fp32", "train.memory": None}
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     begin, args = time.monotonic(), arguments(argv)
     work = args.work.resolve()
     common: dict[str, Any] = {
-        "base.variant": None, "data.instance": str(EXAMPLES / "subject-cat"),
+        "base.variant": None, "data.word": "sks", "data.subject": "cat", "data.instance": str(EXAMPLES / "subject-cat"),
         "train.steps": args.steps, "train.accumulate": 1, "sample.every": 1_000_000, "sample.steps": 2,
         "sample.prompts": ["a photo of sks cat"], "prior.weight": 0.0, "optimizer.warmup": 0,
     }  # fmt: skip

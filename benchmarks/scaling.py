@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from lowrank_diffusion import devices, presets, runs, supervisor
+from lowrank_diffusion import devices, plan, presets, runs, supervisor
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.paths import PROJECT
 from lowrank_diffusion.runs import Run
@@ -91,7 +91,7 @@ class Worker:
         task = sdxl.CachedDreamBooth(self.unet, cfg, sdxl.inputs(self.unet, cfg.train.batch, self.args.resolution))
         if self.args.compile or self.device.type != "cuda":
             return fast.build(task, cfg, self.device, self.dtype, world)
-        return FastStep(task, cfg, self.device, self.dtype, "captured", world)
+        return FastStep(task, cfg, self.device, self.dtype, plan.forced(cfg, "captured"), world)
 
     def _figures(self, cfg: Config, world: World) -> dict[str, Any]:
         args, cuda = self.args, self.device.type == "cuda"
@@ -108,10 +108,10 @@ class Worker:
         world.wait()
         took = (time.perf_counter() - begin) / args.steps
         return {
-            "gpus": world.size, "mode": state.mode, "steps": args.steps, "set-up s": round(setup, 1),
+            "gpus": world.size, "mode": state.plan.mode, "steps": args.steps, "set-up s": round(setup, 1),
             "ms/step": 1e3 * took, "images/s": cfg.train.batch * world.size / took,
             "peak GiB": torch.cuda.max_memory_reserved() / 2**30 if cuda else "",
-            "loss": statistics.fmean(result.loss for result in results), "message": state.reason,
+            "loss": statistics.fmean(result.loss for result in results), "message": state.plan.why_not_faster,
         }  # fmt: skip
 
     def _tell(self, figures: dict[str, Any]) -> None:

@@ -206,11 +206,11 @@ class CachedDreamBooth(DreamBooth):
 
 
 class Ours:
-    """The trainer's step on that task, in the mode that ``train.step`` asks for."""
+    """The trainer's step on that task, in the mode that ``train.execution`` asks for."""
 
     def __init__(self, unet: Any, cfg: Config, data: Inputs):
         self.state = fast.build(CachedDreamBooth(unet, cfg, data), cfg, unet.device, unet.dtype)
-        self.mode, self.reason = self.state.mode, self.state.reason
+        self.mode, self.reason = self.state.plan.mode, self.state.plan.why_not_faster
 
     def __call__(self, step: int) -> list[float]:
         return [result.loss for result in self.state.advance(step)]

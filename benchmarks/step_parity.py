@@ -38,12 +38,12 @@ SETTINGS = ("adapter.kind=gralora", "flat.sigma=0.05", "sample.prompts=[]")
 def main() -> None:
     args = arguments()
     names = {
-        "float32": ["train.step=eager", "train.precision=fp32"],
-        "eager": ["train.step=eager"],
-        "plain": [f"train.step={args.fast}"],
-        "fast": [f"train.step={args.fast}"],
-        "again": [f"train.step={args.fast}"],
-        "resumed": [f"train.step={args.fast}"],
+        "float32": ["train.execution=eager", "train.precision=fp32"],
+        "eager": ["train.execution=eager"],
+        "plain": [f"train.execution={args.fast}"],
+        "fast": [f"train.execution={args.fast}"],
+        "again": [f"train.execution={args.fast}"],
+        "resumed": [f"train.execution={args.fast}"],
     }
     common = [*SETTINGS, f"train.steps={args.steps}", f"save.every={args.steps}", "train.precision=bf16"]
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -134,7 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="on top of the preset")
     parser.add_argument("--preset", default="smoke")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--fast", default="captured", help="train.step of the runs that are compared")
+    parser.add_argument("--fast", default="captured", help="train.execution of the runs that are compared")
     parser.add_argument("--jobs", type=int, default=3, help="runs at a time")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     return parser.parse_args()

@@ -123,7 +123,7 @@ class Bench:
             "train.steps": steps,
             "train.batch": case.batch,
             "train.precision": "fp32" if self.args.tiny else "bf16",
-            "train.step": case.mode,
+            "train.execution": case.mode,
         }
         return build(overrides=values | parse_overrides(filter(None, settings.split(";"))))
 
@@ -269,12 +269,12 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    known = get_args(fields()["train.step"].annotation)
+    known = get_args(fields()["train.execution"].annotation)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_speed", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--family", choices=["sdxl", "sd1", "sd2"], default="sdxl", help="whose UNet")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--only", nargs="+", metavar="ROW", help=f"from {' '.join([*PEERS, *OURS])}")
-    parser.add_argument("--modes", nargs="+", default=["auto"], choices=known, help="values of train.step for ours")
+    parser.add_argument("--modes", nargs="+", default=["auto"], choices=known, help="train.execution of our rows")
     parser.add_argument("--steps", type=int, default=20, help="measured steps")
     parser.add_argument("--warmup", type=int, default=5, help="steps before that")
     parser.add_argument("--eager-steps", type=int, default=6, help="measured steps of eager rows, after 2")

@@ -102,10 +102,10 @@ def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str 
         chosen = presets.find_preset(str(preset))
         title, values = chosen.name, chosen.values
     cfg = presets.build(values, settings)
-    seen = preflight.look(presets.with_absolute_paths(cfg))
-    if seen.problems:
-        raise ConfigError(seen.problems)
-    return runs.create(cfg, name or title), seen.notes
+    checked = preflight.look(presets.with_absolute_paths(cfg))
+    if checked.problems:
+        raise ConfigError(checked.problems)
+    return runs.create(cfg, name or title), presets.notes(values, settings) + checked.notes
 
 
 def draw(

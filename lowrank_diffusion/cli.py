@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from . import api, cli_image, cli_text, config, presets, runs, supervisor, terminal
+from . import api, cli_image, cli_text, config, devices, plan, presets, runs, supervisor, terminal
 from .config import ConfigError
 from .errors import UserError, of_disk
 from .files import read_text
@@ -99,8 +99,7 @@ def parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
     run, notes = api.prepare(options.preset, presets.parse_overrides(options.settings), options.name)
-    for note in notes:
-        print(terminal.plain(f"note: {note}"), file=sys.stderr, flush=True)
+    _tell(notes)
     print(f"run {run.path}", flush=True)
     if options.prepare:
         print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
@@ -108,13 +107,23 @@ def _train(options: argparse.Namespace) -> int:
     return _start(run, options.detach, notes)
 
 
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(terminal.plain(f"note: {note}"), file=sys.stderr, flush=True)
+
+
 def _memory(options: argparse.Namespace) -> int:
     """Estimate how much GPU memory a run takes, without starting it."""
     preset = presets.find_preset(options.preset)
-    cfg = presets.with_absolute_paths(presets.build(preset.values, presets.parse_overrides(options.settings)))
+    settings = presets.parse_overrides(options.settings)
+    cfg = presets.with_absolute_paths(presets.build(preset.values, settings))
+    _tell(presets.notes(preset.values, settings))
     if cfg.task != "image":
         raise UserError(f"{preset.name}: memory is estimated for pictures only, and this preset has task={cfg.task}.")
-    print("\n".join(memory.estimate(cfg).lines()))
+    gpu = devices.gpu_driver()
+    need = memory.estimate(cfg, machine=plan.here(cfg) if gpu else plan.any_gpu(cfg))
+    print(need.plan if gpu else f"{need.plan} (on a GPU with Triton and a C compiler; here is none)")
+    print("\n".join(need.lines()))
     return terminal.DONE
 
 

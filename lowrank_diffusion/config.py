@@ -142,7 +142,7 @@ class TrainConfig(Section):
     checkpointing: bool = option(False, "Gradient checkpointing: less memory, about a third more time.")
     clip: float = option(1.0, "Largest gradient norm; 0: no clipping.", ge=0)
     ema: float = option(0.0, "Decay of the averaged weights that are exported; 0: off.", ge=0, lt=1)
-    step: Literal["auto", "eager", "compiled", "captured"] = option(
+    execution: Literal["auto", "eager", "compiled", "captured"] = option(
         "auto",
         "How a step runs: captured in CUDA graphs, with compiled blocks, or eager; auto takes the fastest that works.",
     )
@@ -211,9 +211,9 @@ class Config(Section):
 
     def check(self) -> Iterator[Problem]:
         """Rules between sections."""
-        values, defaults, own = self.dotted(), type(self)().dotted(), fields(self.task)
+        values, defaults, declared = self.dotted(), type(self)().dotted(), fields(self.task)
         for key, value in values.items():
-            if key not in own and value != defaults[key]:
+            if key not in declared and value != defaults[key]:
                 yield Problem(key, f"means nothing with task={self.task}, got {shown(value)}.", "Leave it out.")
         for key in (key for key in PATHS if too_long(values[key])):
             yield Problem(key, f"is not a path: it is too long ({len(values[key]):,} characters).")

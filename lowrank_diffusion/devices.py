@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,24 +28,24 @@ class DeviceError(UserError):
 
 def problems(config: Config) -> list[Problem]:
     """What can be told without importing torch."""
-    found = []
-    if config.train.device == "cuda" and not _gpu_driver():
-        found.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
+    problems = []
+    if config.train.device == "cuda" and not gpu_driver():
+        problems.append(Problem("train.device", "asks for cuda, but no GPU driver answers on this machine.", _CPU_HINT))
     if config.train.device == "mps" and sys.platform != "darwin":
-        found.append(Problem("train.device", "asks for mps, which only Apple's machines have.", _CPU_HINT))
+        problems.append(Problem("train.device", "asks for mps, which only Apple's machines have.", _CPU_HINT))
     optimizer = OPTIMIZERS[config.optimizer.name]
     if optimizer.package and importlib.util.find_spec(optimizer.package) is None:
         rule = f"{optimizer.name} needs the package {optimizer.package}."
-        found.append(Problem("optimizer.name", rule, "Install it, or take adamw."))
+        problems.append(Problem("optimizer.name", rule, "Install it, or take adamw."))
     if config.base.quantize == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
-        found.append(Problem("base.quantize", "nf4 needs the package bitsandbytes.", "Install it, or take 8bit."))
-    return found
+        problems.append(Problem("base.quantize", "nf4 needs the package bitsandbytes.", "Install it, or take 8bit."))
+    return problems
 
 
 _CPU_HINT = "Set train.device=auto to use what there is (the embedded bases train on a CPU; large ones need a GPU)."
 
 
-def _gpu_driver() -> bool:
+def gpu_driver() -> bool:
     """Whether an NVIDIA driver answers, or AMD's is there (PyTorch calls both 'cuda')."""
     if any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         return True  # containers and WSL may have a GPU and no nvidia-smi
@@ -53,6 +54,30 @@ def _gpu_driver() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+def likely(wanted: str) -> str:
+    """What :func:`pick` will take for ``train.device``, as far as it can be told without torch."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if gpu_driver() else "mps" if sys.platform == "darwin" else "cpu"
+
+
+def no_compiler() -> str:
+    """What torch.compile and Triton's kernels lack on this machine; empty if nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    # With it Triton builds what starts a kernel.
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    return "" if compiler else "there is no C compiler"
+
+
+def no_kernel(device: str) -> str:
+    """Why Flat-LoRA's noise has no Triton kernel on "cuda", "mps" or "cpu", as far as torch need not be asked."""
+    if device != "cuda":
+        return f"The fused kernel needs an NVIDIA GPU; this device is {device}."
+    lacking = no_compiler()
+    return f"The fused kernel cannot be built: {lacking}." if lacking else ""
 
 
 def rank() -> int:

@@ -75,7 +75,7 @@ class Flat:
         steps: T, the optimiser steps of the whole run.
         seed: the run's.
         keep: keep W + eps for the rest of the step once it is made, for as much memory as the adapted weights take;
-            see :func:`.execution.keeps_noise`.
+            see :func:`.plan.keeps_noise`.
     """
 
     def __init__(
@@ -98,25 +98,25 @@ class Flat:
         """One draw per layer for ``step``, from the adapter as it is now."""
         number = torch.tensor([step], device=self.layers[0].base.weight.device)
         strength = sigma_at(self.sigma, step, self.steps)
-        found = []
+        draws = []
         for layer, norms, place in zip(self.layers, self._norms, self._places, strict=True):
             row_norms = merged_row_norms(layer.base_weight(), norms, layer.factors())
             scale = row_norms * (strength / math.sqrt(layer.base.in_features))
-            found.append(Draw(self.seed, number, place, scale))
-        return found
+            draws.append(Draw(self.seed, number, place, scale))
+        return draws
 
     @functools.cached_property
     def _batches(self) -> list[slice]:
         """Layers that are perturbed together where there is no kernel for it; one that is too large is alone."""
         most = noise.at_once(self.layers[0].base.weight.device)
-        found, start, size = [], 0, 0
+        batches, start, size = [], 0, 0
         for index, layer in enumerate(self.layers):
-            own = layer.base.out_features * layer.base.in_features
-            if start < index and size + own > most:
-                found.append(slice(start, index))
+            elements = layer.base.out_features * layer.base.in_features
+            if start < index and size + elements > most:
+                batches.append(slice(start, index))
                 start, size = index, 0
-            size += own
-        return [*found, slice(start, len(self.layers))]
+            size += elements
+        return [*batches, slice(start, len(self.layers))]
 
     @torch.no_grad()
     def _kept(self, draws: list[Draw]) -> list[Tensor]:
@@ -134,20 +134,20 @@ class Flat:
             yield
             return
         draws = self.draws(step)
-        kept = self._kept(draws) if self.keep else [None] * len(draws)
+        weights = self._kept(draws) if self.keep else [None] * len(draws)
         with ExitStack() as stack:
-            for layer, draw, weight in zip(self.layers, draws, kept, strict=True):
+            for layer, draw, weight in zip(self.layers, draws, weights, strict=True):
                 stack.enter_context(_replaced_forward(layer, draw, weight))
             yield
 
 
 @contextmanager
-def _replaced_forward(layer: AdaptedLayer, draw: Draw, kept: Tensor | None) -> Iterator[None]:
+def _replaced_forward(layer: AdaptedLayer, draw: Draw, noisy: Tensor | None) -> Iterator[None]:
     base: Any = layer.base
     before = base.__dict__.get("forward")
 
     def make(dtype: torch.dtype) -> Tensor:
-        return noisy_weight(layer.base_weight(), draw, dtype) if kept is None else kept.to(dtype)
+        return noisy_weight(layer.base_weight(), draw, dtype) if noisy is None else noisy.to(dtype)
 
     def forward(x: Tensor) -> Tensor:
         return remade_linear(x, base.bias, make)

@@ -64,7 +64,7 @@ class Group:
     def _stacked(self, part: int, name: str) -> Tensor:
         """One parameter of the units' layers ``part`` in one tensor (L, ...), which they become views of."""
         parameters = [self._parameter(unit[part], name) for unit in self.units]
-        stack = torch.stack([parameter.detach() for parameter in parameters])
+        stack = torch.stack([parameter.detach() for parameter in parameters])  # L of (...) -> (L, ...)
         for parameter, view in zip(parameters, stack, strict=True):
             parameter.data = view
         return stack
@@ -75,9 +75,9 @@ class Group:
     def _make_pairs(self, dtype: torch.dtype) -> None:
         """A (L, P R, n), B (L, M, P R) with zeros outside its blocks, and their gradients."""
         count, width = len(self.units), len(self.heights) * self.rank
-        self.a = self.masters[0].new_zeros((count, width, self.width), dtype=dtype)
-        self.b = self.masters[0].new_zeros((count, sum(self.heights), width), dtype=dtype)
-        # Leaves of autograd, one pair per unit, that share the stacks' storage.
+        self.a = self.masters[0].new_zeros((count, width, self.width), dtype=dtype)  # (L, P R, n)
+        self.b = self.masters[0].new_zeros((count, sum(self.heights), width), dtype=dtype)  # (L, M, P R)
+        # Leaves of autograd, one pair (P R, n), (M, P R) per unit, that share the stacks' storage.
         pairs = zip(self.a, self.b, strict=True)
         self.leaves = [(a.detach().requires_grad_(), b.detach().requires_grad_()) for a, b in pairs]
         wide = torch.promote_types(dtype, torch.float32)
@@ -90,9 +90,9 @@ class Group:
         self.biases = [_bias(unit) for unit in self.units]
         if self.noise == "none":
             return
-        self.norms = torch.stack([row_norms_squared(weight) for weight in self._weights()])
+        self.norms = torch.stack([row_norms_squared(weight) for weight in self._weights()])  # L of (M,) -> (L, M)
         self.scale = torch.zeros_like(self.norms, dtype=torch.float32)
-        self.numbers = torch.arange(first, first + len(self.units), device=self.weight.device)
+        self.numbers = torch.arange(first, first + len(self.units), device=self.weight.device)  # (L,)
         self.noisy = self.weight.clone() if self.noise == "kept" else self.weight
 
     def _below_each_other(self, name: str) -> Tensor:
@@ -102,9 +102,9 @@ class Group:
         """
         lengths = [getattr(layer.base, name).shape[0] for layer in self.units[0]]
         like = getattr(self.layers[0].base, name)
-        stack = like.new_empty((len(self.units), sum(lengths), *like.shape[1:]))
-        for unit, whole in zip(self.units, stack, strict=True):
-            for layer, part in zip(unit, whole.split(lengths), strict=True):
+        stack = like.new_empty((len(self.units), sum(lengths), *like.shape[1:]))  # (L, M, ...)
+        for unit, whole in zip(self.units, stack, strict=True):  # (M, ...)
+            for layer, part in zip(unit, whole.split(lengths), strict=True):  # (m, ...)
                 held = getattr(layer.base, name)
                 part.copy_(held)
                 held.data = part  # and what held it is free
@@ -119,28 +119,28 @@ class Group:
     @torch.no_grad()
     def refresh(self) -> None:
         """Working pairs from the trainable tensors; zeros were written once and stay."""
-        for blocks, own in self._each_part(self.a, self.b):
-            self.kind.refresh(*blocks, self.masters[own], self.scaling)
+        for pair, trained in self._each_part(self.a, self.b):
+            self.kind.refresh(*pair, self.masters[trained], self.scaling)
 
     @torch.no_grad()
     def collect(self, divisor: Tensor) -> None:
         """Gradients of the trainable tensors from those of the working pairs, divided by ``divisor`` ()."""
         self.grad_a.div_(divisor)
         self.grad_b.div_(divisor)
-        for blocks, own in self._each_part(self.grad_a, self.grad_b):
-            self.kind.collect(*blocks, self.masters[own], self.grads[own], self.scaling)
+        for pair, trained in self._each_part(self.grad_a, self.grad_b):
+            self.kind.collect(*pair, self.masters[trained], self.grads[trained], self.scaling)
 
     def _each_part(self, a: Tensor, b: Tensor) -> Iterator[tuple[tuple[Tensor, Tensor], slice]]:
         """A (L, R, n) and B (L, m, R) of each layer of the units, and which trainable tensors are theirs."""
         each = len(self.masters) // len(self.heights)
         for part, (rows, columns) in enumerate(self._parts()):
-            yield (a[:, columns], b[:, rows, columns]), slice(part * each, (part + 1) * each)
+            yield (a[:, columns], b[:, rows, columns]), slice(part * each, (part + 1) * each)  # (L, R, n), (L, m, R)
 
     @torch.no_grad()
     def gather(self) -> None:
         """Add what one backward pass left on the leaves to the window's sum, and clear the leaves."""
-        self.grad_a.add_(torch.stack([a.grad for a, _ in self.leaves]))  # type: ignore[misc]
-        self.grad_b.add_(torch.stack([b.grad for _, b in self.leaves]))  # type: ignore[misc]
+        self.grad_a.add_(torch.stack([a.grad for a, _ in self.leaves]))  # type: ignore[misc]  # -> (L, P R, n)
+        self.grad_b.add_(torch.stack([b.grad for _, b in self.leaves]))  # type: ignore[misc]  # -> (L, M, P R)
         for a, b in self.leaves:
             a.grad = b.grad = None
 
@@ -149,9 +149,10 @@ class Group:
         """Begin the perturbation of a step (methods: flat.py); ``sigma`` () lives on the device."""
         if self.noise == "none":
             return
-        merged = self._merged_row_norms()
+        merged = self._merged_row_norms()  # (L, M)
         self.scale.copy_(merged * (sigma / math.sqrt(self.width)))
         if self.noise == "kept":
+            # All units in one launch: (L, M, n), scaled by (L, M), into (L, M, n).
             perturb_anywhere(self.weight, self.scale, self.seed, self.step, self.numbers[:1], self.noisy)
 
     def _merged_row_norms(self) -> Tensor:
@@ -159,18 +160,21 @@ class Group:
 
         Layer by layer of the units: the zeros of B between its blocks are then neither multiplied nor written.
         """
-        found = []
+        squares = []
         for (rows, columns), against in zip(self._parts(), self._weights_times_a(), strict=True):
-            b, a = self.b[:, rows, columns].to(self.norms.dtype), self.a[:, columns].to(self.norms.dtype)
+            b = self.b[:, rows, columns].to(self.norms.dtype)  # (L, m, R)
+            a = self.a[:, columns].to(self.norms.dtype)  # (L, R, n)
+            # (2 W A^T + B A A^T) * B, summed over R: (L, m, R) -> (L, m)
             change = torch.baddbmm(against.to(b.dtype), b, a @ a.mT, beta=2).mul_(b).sum(dim=2)
-            found.append(self.norms[:, rows] + change)
-        return torch.cat(found, dim=1).clamp_min_(0).sqrt_()
+            squares.append(self.norms[:, rows] + change)
+        return torch.cat(squares, dim=1).clamp_min_(0).sqrt_()  # P of (L, m) -> (L, M)
 
     def _weights_times_a(self) -> list[Tensor]:
         """W A^T (L, m, R) of each layer of the units; a quantised weight is made once for all of its unit."""
         parts = self._parts()
         if self.scales is None:
-            return [self.weight[:, rows] @ self.a[:, columns].mT for rows, columns in parts]
+            return [self.weight[:, rows] @ self.a[:, columns].mT for rows, columns in parts]  # (L, m, n) (L, n, R)
+        # Of each unit (m, n) (n, R), then L of them -> (L, m, R).
         products = [[w[r] @ a[c].mT for r, c in parts] for w, a in zip(self._weights(), self.a, strict=True)]
         return [torch.stack(of_part) for of_part in zip(*products, strict=True)]
 
@@ -183,10 +187,10 @@ class Group:
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """(path, stand-in) of every layer."""
         for index, (layers, pair, bias) in enumerate(zip(self.units, self.leaves, self.biases, strict=True)):
-            weight = self.noisy[index] if self.noise == "kept" else self.weight[index]
+            weight = self.noisy[index] if self.noise == "kept" else self.weight[index]  # (M, n)
             draw = (None, 0, None, None)
             if self.noise == "redrawn":
-                draw = (self.scale[index], self.seed, self.step, self.numbers[index : index + 1])
+                draw = (self.scale[index], self.seed, self.step, self.numbers[index : index + 1])  # (M,), -, (1,), (1,)
             scales = None if self.scales is None else self.scales[index]
             unit = Unit(self.heights, self.rank, (weight, scales, bias, *pair, *draw))
             for part, layer in enumerate(layers):
@@ -198,8 +202,9 @@ def _bias(layers: list[AdaptedLayer]) -> Tensor | None:
     if all(layer.base.bias is None for layer in layers):
         return None
     like = next(layer.base.bias for layer in layers if layer.base.bias is not None)
-    found = [(layer.base.bias, layer.base.out_features) for layer in layers]
-    return torch.cat([like.new_zeros(height) if bias is None else bias.detach() for bias, height in found])
+    biases = [(layer.base.bias, layer.base.out_features) for layer in layers]
+    # P of (m,) -> (M,)
+    return torch.cat([like.new_zeros(height) if bias is None else bias.detach() for bias, height in biases])
 
 
 def _slot(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
@@ -213,7 +218,7 @@ class Fused:
 
     Args:
         model: the model that holds the layers.
-        layers: what :func:`lowrank_diffusion.adapters.attach` returned; see :func:`.units.obstacle`.
+        layers: what :func:`lowrank_diffusion.adapters.attach` returned; in the order of the model; see :mod:`.plan`.
         dtype: of the base, and so of all products.
         noise, seed, step: see :class:`Group`; ``step`` may be left out without noise.
     """

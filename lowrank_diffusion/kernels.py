@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
-import os
-import shutil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .execution import NF4_BLOCK
+from . import devices
 from .noise import GROUP, MASK, ROUNDS, perturb_reference
+from .plan import NF4_BLOCK
 from .quantize import NF4_LEVELS
 
 TILE, WARPS = 2048, 4
@@ -32,22 +30,13 @@ tl: Any = None
 @functools.cache
 def missing(device: torch.device) -> str:
     """Why ``perturb`` cannot run on this device, for a person to read; empty if it can."""
-    if device.type != "cuda":
-        return f"The fused kernel needs an NVIDIA GPU; this device is {device.type}."
-    if not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         return "The fused kernel needs an NVIDIA GPU; PyTorch finds none."
-    if importlib.util.find_spec("triton") is None:
-        return "The fused kernel needs the package triton, which is not installed."
-    if not compiler_there():
-        return "The fused kernel needs a C compiler, of which none is found."
+    if lacking := devices.no_kernel(device.type):
+        return lacking
     if torch.cuda.get_device_capability(device) < (7, 0):
         return "The fused kernel needs a GPU of compute capability 7.0 or more."
     return ""
-
-
-def compiler_there() -> bool:
-    """Whether there is a C compiler, with which Triton builds what starts a kernel."""
-    return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
 
 
 def perturb(  # noqa: PLR0913

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import blanks, devices
+from . import plan as plans
 from .bases import ModelError
 from .config import Config, Problem
 from .errors import DataError
+from .image import adapted
 from .image import notes as image_notes
 from .image.data import Survey, survey
 from .image.source import resolve as resolve_image
@@ -31,27 +33,51 @@ def look(cfg: Config, pictures: Survey | None = None) -> Preflight:
 
     ``pictures``: what is learnt from in place of ``data.instance``, where it is not in a folder yet.
     """
-    found = Preflight(devices.problems(cfg) + blanks.problems(cfg))
-    source = None
-    try:
-        source = resolve_image(cfg.base) if cfg.task == "image" else resolve_text(cfg.base)
-    except ModelError as error:
-        found.problems += error.problems
+    result = Preflight(devices.problems(cfg) + blanks.problems(cfg))
+    source, problems = base(cfg)
+    result.problems += problems
     if not cfg.data.instance and pictures is None:
         what = "the folder with your pictures" if cfg.task == "image" else "the file with your rows"
-        found.problems.append(Problem("data.instance", "is empty.", f"Give {what}."))
-        return found
+        result.problems.append(Problem("data.instance", "is empty.", f"Give {what}."))
+        return result
     if cfg.task == "text":
-        _look_at_rows(cfg, found)
+        _look_at_rows(cfg, result)
     else:
-        _look_at_pictures(cfg, source, found, pictures)
-    return found
+        _look_at_pictures(cfg, source, result, pictures)
+    return result
 
 
 def notes(cfg: Config, pictures: Survey | None = None) -> list[str]:
     """What a run cuts, leaves out or replaces; nothing is said of one that cannot start."""
-    found = look(cfg, pictures)
-    return [] if found.problems else found.notes
+    result = look(cfg, pictures)
+    return [] if result.problems else result.notes
+
+
+def base(cfg: Config) -> tuple[object, list[Problem]]:
+    """The base, and what can be said without loading it against it, or against the adapter's settings for its layers.
+
+    None for a base that cannot be used. The layers of language models, and of hub ids, are not known yet.
+    """
+    try:
+        if cfg.task == "text":
+            return resolve_text(cfg.base), []
+        source = resolve_image(cfg.base)
+        return source, adapted.problems(cfg, source)
+    except ModelError as error:
+        return None, error.problems
+
+
+def plan(cfg: Config) -> plans.Plan:
+    """How steps will run, as far as that can be told without torch: by settings and machine, and of pictures layers.
+
+    Raises:
+        ModelError: the base cannot be used.
+    """
+    machine = plans.here(cfg)
+    if cfg.task == "text":
+        return plans.of(cfg, machine)
+    source = resolve_image(cfg.base)
+    return plans.of(cfg, machine, adapted.layers(cfg, source, adapted.architecture(source)))
 
 
 def class_pictures(cfg: Config) -> tuple[Survey | None, list[Problem]]:
@@ -62,25 +88,25 @@ def class_pictures(cfg: Config) -> tuple[Survey | None, list[Problem]]:
         return None, [Problem("prior.pictures", problem) for problem in error.problems]
 
 
-def _look_at_rows(cfg: Config, found: Preflight) -> None:
+def _look_at_rows(cfg: Config, result: Preflight) -> None:
     for key, path in (("data.instance", cfg.data.instance), ("text.held_out", cfg.text.held_out)):
         if path:
             try:
-                told = rows.survey(Path(path)).notes()
-                found.notes += told if key == "data.instance" else [f"Held out: {note}" for note in told]
+                notes = rows.survey(Path(path)).notes()
+                result.notes += notes if key == "data.instance" else [f"Held out: {note}" for note in notes]
             except DataError as error:
-                found.problems += [Problem(key, problem) for problem in error.problems]
+                result.problems += [Problem(key, problem) for problem in error.problems]
 
 
-def _look_at_pictures(cfg: Config, source: object, found: Preflight, pictures: Survey | None) -> None:
+def _look_at_pictures(cfg: Config, source: object, result: Preflight, pictures: Survey | None) -> None:
     try:
         pictures = pictures or survey(Path(cfg.data.instance), cfg.data.prompt)
     except DataError as error:
-        found.problems += [Problem("data.instance", problem) for problem in error.problems]
+        result.problems += [Problem("data.instance", problem) for problem in error.problems]
     classes, problems = class_pictures(cfg)
-    found.problems += problems
+    result.problems += problems
     if pictures and isinstance(source, image_notes.Source):
         try:
-            found.notes += image_notes.notes(cfg, pictures, classes, source)
+            result.notes += image_notes.notes(cfg, pictures, classes, source)
         except ModelError as error:
-            found.problems += error.problems
+            result.problems += error.problems

@@ -16,11 +16,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from . import blanks, plain_yaml
+from .adapters.kinds import KINDS, foreign
 from .config import EMBEDDED, PATHS, Config, ConfigError, Problem, Section, fields, sections
 from .declare import shortened, shown
 from .errors import SHOWN
 from .paths import PRESETS, PROJECT, expanded, too_long
 
+RENAMED = {"train.step": "train.execution"}
+"""Settings by the names that they had; these are still read."""
 MOST_TEXT = plain_yaml.LARGEST // 10
 """Characters of all settings together: one can take ten in YAML."""
 
@@ -89,6 +92,7 @@ def _value(key: str, text: str) -> Any:
 
     ``key=`` means the empty text, the empty list, or None.
     """
+    key = RENAMED.get(key, key)
     kind = fields()[key].annotation if key in fields() else None
     if not text:
         return {str: "", tuple[str, ...]: ()}.get(kind)  # type: ignore[arg-type, call-overload]
@@ -103,7 +107,10 @@ def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] 
         ConfigError: with one Problem for every unknown key, bad value and broken rule.
     """
     flat, problems = _flatten(values or {})
-    flat = blanks.merged(flat, overrides or {})
+    flat, twice = _renamed(flat)
+    given, twice_given = _renamed(overrides or {})
+    problems += twice + twice_given
+    flat = blanks.merged(flat, given)
     declared = fields()
     unknown = [key for key in flat if key not in declared]
     problems += [_unknown(key) for key in unknown[:SHOWN]]
@@ -112,12 +119,12 @@ def build(values: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] 
     built: dict[str, Any] = {}
     for name, kind in sections().items():
         inner = {key.partition(".")[2]: value for key, value in known.items() if key.startswith(f"{name}.")}
-        section, found = _validate(kind, inner, f"{name}.")
-        problems += found
+        section, broken = _validate(kind, inner, f"{name}.")
+        problems += broken
         built[name] = section
     top = {key: value for key, value in known.items() if "." not in key}
-    config, found = _validate(Config, top | {k: v for k, v in built.items() if v is not None}, "")
-    problems += found or _unfit(config)
+    config, broken = _validate(Config, top | {k: v for k, v in built.items() if v is not None}, "")
+    problems += broken or _unfit(config)
     if problems or config is None:
         raise ConfigError(problems)
     return config
@@ -156,6 +163,19 @@ def _flatten(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         problems += [Problem(shortened(key), "is given twice.", "Keep one of them.") for key in inside if key in flat]
         flat.update(inside)
     return flat, problems
+
+
+def _renamed(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Dotted settings by the names that they have now, and those that one file or command gives by both names."""
+    both = [old for old, new in RENAMED.items() if old in values and new in values]
+    problems = [Problem(old, f"is now called {RENAMED[old]}, which is given too.", "Keep that one.") for old in both]
+    return {RENAMED.get(key, key): value for key, value in values.items() if key not in both}, problems
+
+
+def notes(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    """What a person should know of settings as :func:`build` takes them: which of them have other names now."""
+    given = {*_flatten(values)[0], *overrides}
+    return [f"{old} is now called {new}." for old, new in RENAMED.items() if old in given]
 
 
 def _validate(kind: type[Section], values: dict[str, Any], prefix: str) -> tuple[Any, list[Problem]]:
@@ -202,8 +222,16 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(text: str, source: str) -> Config:
-    """Inverse of :func:`to_yaml`. Raises ConfigError."""
-    return build(_mapping(plain_yaml.parse(text, source), source))
+    """Inverse of :func:`to_yaml`, also of what earlier releases wrote. Raises ConfigError.
+
+    They kept settings of adapter kinds that were not chosen, which had no effect: those are left out.
+    """
+    values = _mapping(plain_yaml.parse(text, source), source)
+    adapter = values.get("adapter")
+    if isinstance(adapter, dict) and str(adapter.get("kind")) in KINDS:
+        outside = foreign(str(adapter["kind"]))
+        values = values | {"adapter": {name: value for name, value in adapter.items() if name not in outside}}
+    return build(values)
 
 
 def located(path: str | None) -> str | None:
@@ -211,8 +239,8 @@ def located(path: str | None) -> str | None:
     if not path or too_long(path) or "\0" in path:  # asking for such a file is an error, not a no
         return path
     path = str(expanded(path))
-    found = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]
-    return str(found[0].resolve()) if found else path
+    candidates = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]
+    return str(candidates[0].resolve()) if candidates else path
 
 
 def with_absolute_paths(config: Config) -> Config:

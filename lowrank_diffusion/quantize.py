@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ConfigError, Problem
-from .execution import NF4_BLOCK
+from .plan import NF4_BLOCK
 from .targets import UNQUANTIZED
 
 NF4_LEVELS = (

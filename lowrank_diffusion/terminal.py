@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from . import supervisor
+from . import plan, supervisor
 from .devices import GIB
 from .runs import Run, RunError, Status, Watch
 
@@ -88,7 +88,7 @@ class Screen:
             self._measures[name] = len(points)
         if status.mode != self._mode:
             self._mode = status.mode
-            self.say(f"steps run {status.mode}" + (f": {status.reason}" if status.reason else ""))
+            self.say(plan.sentence(status.mode, status.reason))
         if status.state == "training":
             self._show_step(status)
         elif status.active:

@@ -1,56 +1,46 @@
-"""Which adapted layers can be fused, and which of them read the same input, and so can be one product."""
+"""The adapted layers of a model as :mod:`.plan` sees them, and the units and groups that it makes of them."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from . import plan
 from .adapters import NAME, AdaptedLayer
 from .quantize import QuantizedLinear
-from .targets import SHARED
 
 
-def obstacle(layers: list[AdaptedLayer]) -> str:
-    """Why these layers cannot be fused, whatever the settings; empty if they can."""
-    for layer in layers:
-        if type(layer.base) not in (nn.Linear, QuantizedLinear):
-            return f"{layer.path} is a {type(layer.base).__name__}, not a plain linear layer"
-    return ""
+def described(model: nn.Module, layers: Iterable[AdaptedLayer]) -> list[plan.Layer]:
+    """The facts of ``layers``, in their order."""
+    return [_described(model, layer) for layer in layers]
 
 
-def kind_of(layer: AdaptedLayer) -> tuple[Any, ...]:
-    """What layers of one product have in common: the kind of adapter, the rank of its plain pair, and its shape."""
-    return layer.kind.name, *layer.kind.shape(layer.module, NAME)
-
-
-def units_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[AdaptedLayer]]:
-    """``layers`` in units, by their names: siblings of :data:`SHARED` with inputs of one width and the same adapter."""
-    found: dict[Any, list[AdaptedLayer]] = defaultdict(list)
-    for layer in layers:
-        parent, _, name = layer.path.rpartition(".")
-        family = next((names for names in SHARED if name in names), None)
-        # In cross-attention the queries come from somewhere else.
-        if family is None or (name == "to_q" and getattr(model.get_submodule(parent), "is_cross_attention", False)):
-            found[layer.path].append(layer)
-        else:
-            found[parent, family, layer.base.in_features, layer.base.weight.dtype, kind_of(layer)].append(layer)
-    for key, unit in found.items():
-        if isinstance(key, tuple):
-            unit.sort(key=lambda layer, names=key[1]: names.index(layer.path.rpartition(".")[2]))
-    return list(found.values())
+def _described(model: nn.Module, layer: AdaptedLayer) -> plan.Layer:
+    base: Any = layer.base
+    parent, _, name = layer.path.rpartition(".")
+    # In cross-attention the queries come from somewhere else.
+    apart = name == "to_q" and bool(getattr(model.get_submodule(parent), "is_cross_attention", False))
+    plain = type(base) in (nn.Linear, QuantizedLinear)
+    return plan.Layer(
+        path=layer.path,
+        m=getattr(base, "out_features", 0),
+        n=getattr(base, "in_features", 0),  # what is not linear may have none, and is not fused
+        adapter=(layer.kind.name, *layer.kind.shape(layer.module, NAME)),
+        storage=str(base.weight.dtype),
+        quantized=isinstance(base, QuantizedLinear),
+        apart=apart,
+        other_class="" if plain else type(base).__name__,
+    )
 
 
 def groups_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[list[list[AdaptedLayer]]]:
-    """Units of one shape together. Their order numbers the units, and so decides how each is perturbed."""
-    found: dict[Any, list[list[AdaptedLayer]]] = defaultdict(list)
-    for unit in units_of(model, layers):
-        bases = [layer.base for layer in unit]
-        sides = ((base.out_features, base.in_features) for base in bases)
-        found[(*sides, bases[0].weight.dtype, kind_of(unit[0]))].append(unit)
-    return list(found.values())
+    """:func:`.plan.groups_of` of the layers themselves."""
+    by_path = {layer.path: layer for layer in layers}
+    groups = plan.groups_of(described(model, layers))
+    return [[[by_path[layer.path] for layer in unit] for unit in group] for group in groups]
 
 
 @dataclass(frozen=True)
@@ -65,10 +55,11 @@ class Place:
 
 def places_of(model: nn.Module, layers: list[AdaptedLayer]) -> list[Place]:
     """The place of every layer, in the order of ``layers``."""
-    found: dict[str, Place] = {}
-    for number, unit in enumerate(unit for group in groups_of(model, layers) for unit in group):
+    places: dict[str, Place] = {}
+    units = (unit for group in plan.groups_of(described(model, layers)) for unit in group)
+    for number, unit in enumerate(units):
         before = 0
         for layer in unit:
-            found[layer.path] = Place(number, before)
-            before += layer.base.out_features * layer.base.in_features
-    return [found[layer.path] for layer in layers]
+            places[layer.path] = Place(number, before)
+            before += layer.m * layer.n
+    return [places[layer.path] for layer in layers]

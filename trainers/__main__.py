@@ -76,13 +76,13 @@ class Silent(EventLog):
 
 def lead(run: Run) -> int:
     """Train a run, writing its events."""
-    own = FileLock(run.path / ".lock")
+    lock = FileLock(run.path / ".lock")
     try:
-        own.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         print(f"{run.name} is being trained by another process.", flush=True)
         return 1
-    with own:
+    with lock:
         number = run.status().starts + 1
         run.write_process(os.getpid(), number)
         log = EventLog(run.events_path)
@@ -138,14 +138,12 @@ def _waits_longer(other: Run, run: Run) -> bool:
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     log.append(events.Stage("Starting", 0, 1))
-    from lowrank_diffusion import kernels
-
     from . import fast, loop, parallel  # torch and the models' libraries take seconds to import: only now
 
     device = devices.pick(cfg.train.device)
     dtype = devices.dtype(cfg.train.precision, device)
     world, device = parallel.join(cfg.train.gpus, device)
-    advice = memory.advice(cfg, devices.free(device), kernels.missing(device))
+    advice = memory.advice(cfg, devices.free(device), fast.machine(device, dtype))
     if advice:
         log.append(events.Note(advice))
     devices.limit(device, cfg.train.memory)

@@ -6,14 +6,11 @@ is kept between runs, where supervisor.py says.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-
-from lowrank_diffusion.kernels import compiler_there
 
 
 def compiled(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
@@ -30,15 +27,6 @@ def _shaped(method: Any, name: str) -> Any:
     if name != OUT:
         return method
     return lambda *args, **kwargs: method(*args, **kwargs).contiguous(memory_format=torch.channels_last)
-
-
-def missing() -> str:
-    """What torch.compile lacks on this machine; empty if nothing."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if not compiler_there():
-        return "there is no C compiler"
-    return ""
 
 
 OUT = "_get_output_for_continuous_inputs"

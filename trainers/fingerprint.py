@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import devices
-from lowrank_diffusion.adapters.kinds import KINDS
+from lowrank_diffusion.adapters.kinds import KINDS, foreign
 from lowrank_diffusion.config import PATHS
 from lowrank_diffusion.marks import listed
+from lowrank_diffusion.presets import RENAMED
 
 from .step import Step
 
@@ -49,48 +50,53 @@ def of(state: Step) -> dict[str, Any]:
     """A run's, as JSON holds it; made once."""
     if state.fingerprint is None:
         settings = {k: v for k, v in state.cfg.dotted().items() if not k.startswith(_APART) and k not in PATHS}
-        own = {"settings": settings, "machine": _machine(state), "base": _base(state.task.model)}
-        state.fingerprint = own | state.task.content()
+        facts = {"settings": settings, "machine": _machine(state), "base": _base(state.task.model)}
+        state.fingerprint = facts | state.task.content()
     return state.fingerprint
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
     """Of their values, types and shapes: 16 hex digits."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for tensor in tensors:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:16]
 
 
 def compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
     """What is different in ``new`` from what a checkpoint kept as ``old``; nothing where it kept nothing."""
-    found = Difference()
+    difference = Difference()
+    # Earlier releases kept settings of adapter kinds that were not chosen: they had no effect.
+    without_effect = {f"adapter.{name}" for name in foreign(str(new["settings"].get("adapter.kind")))}
     for key, was, now in _changed(old, new, "settings"):
+        if key in without_effect:
+            continue
         if key in MEANINGLESS:
-            found.refused.append(
+            difference.refused.append(
                 f"{key}: is {now} now, and the checkpoint was made with {was}: its state means nothing then. "
                 f"Set {key}={was}, or start a new run."
             )
         else:
-            found.noted.append(f"{key} was {was} and is {now}")
+            difference.noted.append(f"{key} was {was} and is {now}")
     machine = [f"{key} was {was} and is {now}" for key, was, now in _changed(old, new, "machine")]
-    if not machine and not found.refused and old.get("base", new["base"]) != new["base"]:
-        found.refused.append(
+    if not machine and not difference.refused and old.get("base", new["base"]) != new["base"]:
+        difference.refused.append(
             "base.path: the model is another one than the checkpoint was made on. Give the one that was there "
             "before, or start a new run."
         )
     for name in ("pictures", "class pictures", "rows"):
-        found.noted += _data(name, old.get(name) or {}, new.get(name) or {}) if name in old else []
-    if not found.noted and old.get("encoded", "") != new.get("encoded", "") and "encoded" in old:
-        found.noted.append("pictures or captions were encoded anew, with another result")
-    found.noted += machine
-    return found
+        difference.noted += _data(name, old.get(name) or {}, new.get(name) or {}) if name in old else []
+    if not difference.noted and old.get("encoded", "") != new.get("encoded", "") and "encoded" in old:
+        difference.noted.append("pictures or captions were encoded anew, with another result")
+    difference.noted += machine
+    return difference
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], part: str) -> list[tuple[str, Any, Any]]:
     """(key, was, is) of what both have; a setting that one version lacks is at its default in the other."""
-    was, now = old.get(part) or {}, new[part]
+    settings: Mapping[str, Any] = old.get(part) or {}
+    was, now = {RENAMED.get(key, key): value for key, value in settings.items()}, new[part]
     return [(key, was[key], now[key]) for key in now if key in was and was[key] != now[key]]
 
 
@@ -113,7 +119,7 @@ def _machine(state: Step) -> dict[str, Any]:
         "torch": torch.__version__,
         "the device": devices.describe(state.device),
         "the precision": str(state.dtype).removeprefix("torch."),
-        "the kind of step": state.mode,
+        "the kind of step": state.plan.mode,
     }
     return facts | ({"the number of threads": torch.get_num_threads()} if state.device.type == "cpu" else {})
 
@@ -121,11 +127,11 @@ def _machine(state: Step) -> dict[str, Any]:
 def _base(model: nn.Module) -> str:
     """Of the frozen values: some of each tensor."""
     frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
-    found = []
+    looked_at = []
     for name, tensor in frozen:
         flat = tensor.detach().reshape(-1)
         count = min(flat.numel(), _SAMPLED)
         places = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)  # in whole numbers
-        found.append((name, flat[places]))
-    names = hashlib.sha256("\n".join(name.replace(".base_layer.", ".") for name, _ in found).encode()).hexdigest()
-    return names[:8] + digest(values for _, values in found)
+        looked_at.append((name, flat[places]))
+    names = hashlib.sha256("\n".join(name.replace(".base_layer.", ".") for name, _ in looked_at).encode()).hexdigest()
+    return names[:8] + digest(values for _, values in looked_at)

@@ -30,7 +30,8 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     steps = cfg.train.steps
     size = sum(p.numel() for p in state.parameters.values())
     precision = str(state.dtype).removeprefix("torch.")
-    log.append(events.Started(start, steps, state.device.type, precision, size, state.mode, state.reason))
+    mode, reason = state.plan.mode, state.plan.why_not_faster
+    log.append(events.Started(start, steps, state.device.type, precision, size, mode, reason))
     loss = None
     memory = Peaks(state, log)
     memory.tell("preparing")
@@ -146,17 +147,17 @@ def _patiently(write: Callable[[], T], state: Step, log: EventLog) -> T:
 
     Training on would put more work at risk, and ending would lose what was trained.
     """
-    said = False
+    noted = False
     while True:
         try:
             return write()
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            if not said:
+            if not noted:
                 log.append(events.Note(f"The disk is full: step {state.done} waits to be saved. Free some space."))
                 print(f"step {state.done} cannot be saved yet: {error}", flush=True)
-                said = True
+                noted = True
             time.sleep(2)
 
 

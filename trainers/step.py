@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank_diffusion import adapters, execution, kernels, seeds
+from lowrank_diffusion import adapters, kernels, seeds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import Hopeless
 from lowrank_diffusion.flat import Flat
+from lowrank_diffusion.plan import Plan, forced
 
 from . import optim
 from .parallel import ALONE, World
@@ -42,23 +43,22 @@ class Step:
     """Everything that changes while training: adapter, optimiser, loss scale, averaged weights.
 
     ``done`` counts the steps taken. ``whole`` is False only while the update itself is being written: an interruption
-    elsewhere leaves a state worth saving.
+    elsewhere leaves a state worth saving. ``plan``: how steps run; None: eager, whatever else could be had.
     """
 
-    mode = "eager"
-    reason = ""
-    """Why it runs so and not faster, where it could."""
-
-    def __init__(self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, world: World = ALONE):
+    def __init__(
+        self, task: Task, cfg: Config, device: torch.device, dtype: torch.dtype, plan: Plan | None = None,
+        world: World = ALONE,
+    ):  # fmt: skip
+        self.plan = plan or forced(cfg, "eager", kernels.missing(device))
         self.world = world
         self.task, self.cfg, self.device, self.dtype = task, cfg, device, dtype
         self.parameters = adapters.trainable(task.model)
         self.optimizer = optim.build(cfg.optimizer, self.parameters)
         # Every process perturbs in its own way: more samples of the expectation, at no cost.
         self.noise_seed = cfg.seed if world.first else seeds.number(cfg.seed, world.rank, "flat of a process")
-        keep = execution.keeps_noise(cfg, captured=False, no_kernel=kernels.missing(device))
         steps, noise_seed = cfg.train.steps, self.noise_seed
-        self.flat = Flat(task.model, task.layers, cfg.flat.sigma, steps, noise_seed, keep)
+        self.flat = Flat(task.model, task.layers, cfg.flat.sigma, steps, noise_seed, self.plan.keep_noise)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # type: ignore[attr-defined]
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()} if cfg.train.ema else {}
         self.done, self.whole = 0, True
@@ -101,11 +101,11 @@ class Step:
         with self.flat.perturbed(step):
             for micro in self.window():
                 with self.autocast():
-                    contributions, weight = self.task.loss(self.task.batch(step, micro))
+                    contributions, weight = self.task.loss(self.task.batch(step, micro))  # (B,), a number
                 self.scaler.scale(contributions.sum()).backward()
                 total, count = total + float(contributions.detach().sum()), count + weight
         grads = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        sums = torch.tensor([total, count], dtype=torch.float64)
+        sums = torch.tensor([total, count], dtype=torch.float64)  # (2,)
         self.world.add_on_cpu(sums)
         self.world.add(grads)
         total, count = sums.tolist()
@@ -122,7 +122,7 @@ class Step:
             group["lr"] = lr * group[optim.SHARE]
         self.scaler.unscale_(self.optimizer)
         limit = self.cfg.train.clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)  # ()
         self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()

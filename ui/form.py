@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from lowrank_diffusion import plain_yaml
+from lowrank_diffusion.adapters.kinds import KINDS, foreign
 from lowrank_diffusion.config import Config, Problem, fields, sections
 
 from .toolkit import gr
@@ -76,6 +77,7 @@ LABELS = {
     "text.template": "Chat template",
 }
 
+KIND = "adapter.kind"
 PLACEHOLDERS = {"data.subject": "robot", "data.word": "sks"}
 """What stands in an empty text field."""
 
@@ -227,8 +229,24 @@ class Form:
                 self.place(*keys)
 
     def values(self, data: Mapping[Any, Any]) -> dict[str, Any]:
-        """Dotted values out of what a handler was given. Raises ConfigError."""
-        return {"task": self.task} | {key: from_widget(key, data[part]) for key, part in self.widgets.items()}
+        """Dotted values out of what a handler was given. Raises ConfigError.
+
+        Settings of adapter kinds that are not chosen stay in their fields and are left out: see :meth:`left_out`.
+        """
+        foreign = self._foreign(data)
+        parts = {key: part for key, part in self.widgets.items() if key not in foreign}
+        return {"task": self.task} | {key: from_widget(key, data[part]) for key, part in parts.items()}
+
+    def left_out(self, data: Mapping[Any, Any]) -> list[str]:
+        """A note on every setting that was given and that only another adapter kind than the chosen one has."""
+        defaults = Config().dotted()
+        changed = [key for key in self._foreign(data) if self.value(key, data) != defaults[key]]
+        chosen = data[self.widgets[KIND]]
+        return [f"{label(key)} ({key}) is left out: adapter.kind={chosen} has no such setting." for key in changed]
+
+    def _foreign(self, data: Mapping[Any, Any]) -> list[str]:
+        kind = data[self.widgets[KIND]]
+        return [f"adapter.{name}" for name in foreign(kind)] if kind in KINDS else []
 
     def value(self, key: str, data: Mapping[Any, Any]) -> Any:
         """One of them. Raises ConfigError."""

@@ -6,13 +6,10 @@ import shutil
 from typing import Any, Protocol
 
 from lowrank_diffusion import blanks, devices, preflight, presets, runs, supervisor
-from lowrank_diffusion.bases import ModelError
 from lowrank_diffusion.config import Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import source as image_source
 from lowrank_diffusion.paths import runs_folder
 from lowrank_diffusion.runs import Run
-from lowrank_diffusion.text import source as text_source
 
 from . import watching
 
@@ -80,17 +77,7 @@ def _checked(values: dict[str, Any], data: Data) -> tuple[Config | None, list[Pr
     except ConfigError as error:
         return None, error.problems + problems
     problems += devices.problems(config) + blanks.problems(config)
-    problems += base_problems(config)
+    problems += preflight.base(config)[1]
     if config.task == "image":
         problems += preflight.class_pictures(presets.with_absolute_paths(config))[1]
     return config, problems
-
-
-def base_problems(config: Config) -> list[Problem]:
-    """What can be said against the base without loading it."""
-    source = text_source if config.task == "text" else image_source
-    try:
-        source.resolve(config.base)
-    except ModelError as error:
-        return error.problems
-    return []

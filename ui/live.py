@@ -7,6 +7,7 @@ from itertools import groupby
 
 from lowrank_diffusion.devices import GIB
 from lowrank_diffusion.files import Unreadable, read_part
+from lowrank_diffusion.plan import Plan
 from lowrank_diffusion.runs import Run, Status
 
 from . import curve, safe, watching
@@ -209,11 +210,10 @@ def _bar_line(run: Run, first: Run) -> str:
     return f'<p class="now" role="status"><span>{words}</span>{end}</p>'
 
 
-def told_html(line: str, notes: list[str]) -> str:
-    """What will be learnt, and what of it not as it is."""
-    if not line and not notes:
-        return ""
+def told_html(line: str, notes: list[str], plan: Plan) -> str:
+    """What will be learnt, and what of it not as it is; and how steps will run."""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     count = "one note" if len(notes) == 1 else f"{len(notes)} notes"
     more = f"<details open><summary>{count}</summary><ul>{items}</ul></details>" if notes else ""
-    return f'<div class="told" role="status"><span>{html.escape(line)}</span>{more}</div>'
+    how = plan.refused or f"S{str(plan)[1:]}."
+    return f'<div class="told" role="status"><span>{html.escape(line)}</span>{more}<p>{html.escape(how)}</p></div>'

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lowrank_diffusion import presets
+from lowrank_diffusion import preflight, presets
 from lowrank_diffusion.config import Config, ConfigError, fields
 from lowrank_diffusion.declare import fact
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.text import rows
 
-from . import launch, row_view, safe
+from . import row_view, safe
 from .engine import CancelledError, Engine
 from .form import from_widget, message_html, problems_html
 from .language_worker import Counting, Tokenise, Tokenised
@@ -230,7 +230,7 @@ class RowPanel:
         """The settings the view depends on; the others may be wrong still. Raises ConfigError."""
         values = {key: from_widget(key, data[part]) for key, part in self.settings.items()}
         config = presets.build(overrides={"task": self.task} | values)
-        if problems := launch.base_problems(config):
+        if problems := preflight.base(config)[1]:
             raise ConfigError(problems)
         return config
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-from lowrank_diffusion import blanks, presets
+from lowrank_diffusion import blanks, preflight, presets
 from lowrank_diffusion.config import ConfigError, fields
 from lowrank_diffusion.errors import UserError
 
@@ -124,8 +124,8 @@ class TrainTab:
     @property
     def kept(self) -> dict[str, Any]:
         """The components whose values outlive the page, by name."""
-        own = {"preset": self.preset, "name": self.name, "filled": self.filled}
-        return own | self.form.widgets | self.panel.kept
+        values = {"preset": self.preset, "name": self.name, "filled": self.filled}
+        return values | self.form.widgets | self.panel.kept
 
     @property
     def changes(self) -> list[Any]:
@@ -248,10 +248,12 @@ class TrainTab:
     def _told(self, data: dict[Any, Any]) -> str:
         try:
             config = presets.build(overrides=self.form.values(data))
-            line, notes = self.panel.chosen(data).told(presets.with_absolute_paths(config))
+            config = presets.with_absolute_paths(config)
+            line, notes = self.panel.chosen(data).told(config)
+            plan = preflight.plan(config)
         except UserError:  # said at the start, when all of it has to be right
             return ""
-        return live.told_html(line, notes)
+        return live.told_html(line, self.form.left_out(data) + notes, plan)
 
     def begin(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Start was pressed."""

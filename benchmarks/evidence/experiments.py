@@ -122,7 +122,30 @@ def _flat(sigma: float, strength: str = "cosine") -> Arm:
     return Arm({"flat.sigma": sigma}, strength)
 
 
+def _of_rank(rank: int, k: int, first: int) -> Experiment:
+    """GraLoRA against LoRA at one rank, each at its own best learning rate; seeds from ``first`` on."""
+    return Experiment(
+        question=f"At rank {rank}, equal parameters and each at its own best learning rate: does GraLoRA with k = {k} "
+        "learn a style from 20 pictures better than LoRA?",
+        baseline="LoRA",
+        arms={"LoRA": Arm(), f"GraLoRA k {k}": Arm({"adapter.kind": "gralora", "adapter.k": k})},
+        settings={
+            "adapter.kind": "lora", "adapter.rank": rank, "flat.sigma": 0.0, "optimizer.schedule": "cosine",
+            "optimizer.warmup": 10,
+        },
+        pictures=20,
+        seeds=tuple(range(first, first + 12)),
+        margin=0.005,
+        measured=(40, 80, 120, 160),
+        grid=(3.6e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3),
+        tuning=(24, 25, 26, 27),
+    )  # fmt: skip
+
+
 EXPERIMENTS = {
+    **{f"gralora_rank{rank}": _of_rank(rank, k, first) for rank, k, first in (
+        (4, 2, 500), (8, 2, 520), (32, 2, 540), (64, 4, 560),
+    )},
     "flat_overfit": Experiment(
         question="Trained far too long on five pictures at a usual rate: does Flat-LoRA keep the loss on unseen icons "
         "of the same style lower than plain LoRA does, and do simpler remedies do as well?",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrank_diffusion import adapters, devices, presets, runs, seeds
+from lowrank_diffusion import adapters, devices, plan, presets, runs, seeds
 from lowrank_diffusion.image.data import scan, write_set
 from lowrank_diffusion.image.dataset import Example
 from lowrank_diffusion.paths import PROJECT
@@ -51,8 +51,8 @@ def train(job: Job) -> dict[str, Any]:
         found["settings"] = job.settings
         fast.sigma_at = COURSES[job.strength]  # type: ignore[assignment]
         captured = device.type == "cuda" and cfg.adapter.dropout == 0
-        how = (task, run.config(), device, torch.float32)
-        state = FastStep(*how, "captured" if captured else "eager")
+        how = plan.forced(cfg, "captured" if captured else "compiled")
+        state = FastStep(task, run.config(), device, torch.float32, how)
         found["measures"] = _trained(state, job, measure)
         return found | {"seconds": time.perf_counter() - begin, "device": devices.describe(device)}
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from .. import seeds, tensor_files
-from ..config import AdapterConfig, ConfigError, Problem
+from ..config import AdapterConfig, ConfigError
 from ..errors import AdapterError as AdapterError
 from ..factors import Factors
 from ..files import MB, Unreadable, read_object
@@ -25,6 +24,7 @@ from ..quantize import QuantizedLinear
 from ..targets import ALL, endless, matching
 from .kind import Kind
 from .kinds import KINDS
+from .settings import size_problems, unmatched
 
 NAME = "default"
 
@@ -71,23 +71,16 @@ def matching_layers(model: nn.Module, targets: str | tuple[str, ...]) -> dict[st
     if targets == ALL:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
         linears = {path: module for path, module in linears.items() if module is not head}
-    found, missing = matching(linears, targets)
+    chosen, missing = matching(linears, targets)
     if missing:
-        hint = f"Layers are called: {', '.join(_last_names(linears))}."
-        raise ConfigError([Problem("adapter.targets", f"{name!r} matches no linear layer.", hint) for name in missing])
-    return {path: module for path, module in linears.items() if path in found}
-
-
-def _last_names(paths: Iterable[str]) -> list[str]:
-    """The distinct ends of layer paths, 'to_out.0' with its number."""
-    return sorted({re.search(r"[^.]*[^.\d][^.]*(\.\d+)?$", path).group() for path in paths})  # type: ignore[union-attr]
+        raise ConfigError(unmatched(linears, missing))
+    return {path: module for path, module in linears.items() if path in chosen}
 
 
 def check_sizes(layers: dict[str, nn.Linear], cfg: AdapterConfig) -> None:
     """What the kind asks of the sides of every layer. Raises ConfigError naming one and the allowed values."""
     sides = {path: (layer.out_features, layer.in_features) for path, layer in layers.items()}
-    problems = [Problem(f"adapter.{p.key}", p.rule, p.hint) for p in cfg.method.check_sides(cfg, sides)]
-    if problems:
+    if problems := size_problems(cfg, sides):
         raise ConfigError(problems)
 
 
@@ -197,7 +190,7 @@ def native(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = peft.get_peft_model_state_dict(model, adapter_name=NAME)
     tensors = {f"base_model.model.{k}": v.detach().to("cpu", torch.float32).contiguous() for k, v in state.items()}
     config: Any = model.peft_config[NAME]  # type: ignore[index]
-    kept = adapted_layers(model)[0].kind.kept
-    fields = {name: value for name, value in config.to_dict().items() if name in kept}
+    written = adapted_layers(model)[0].kind.kept
+    fields = {name: value for name, value in config.to_dict().items() if name in written}
     fields |= {"target_modules": sorted(config.target_modules), "inference_mode": True}
     return tensors, {name: getattr(value, "value", value) for name, value in fields.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from ..declare import Problem, Section, option, shown
@@ -26,10 +27,9 @@ class AdapterConfig(Section):
     k: int = option(2, "GraLoRA: blocks per side (2 up to rank 32, 4 from 64 is the paper's advice).", ge=1, le=16)
     hybrid_rank: int = option(0, "GraLoRA: extra plain LoRA rank beside the blocks; 0: none.", ge=0, le=512)
     factor: int | None = option(
-        None, "LoKr: side q of its smaller matrix; 4 or 8 has more parameters and allows larger ranks. Files for other "
-        "programs and captured steps take as much as those of a LoRA of rank q * r, and a first step at the same "
-        "optimizer.lr changes the weights sqrt(q / 3r) times as much as LoRA's. Empty: the nearly square split, with "
-        "the fewest parameters; of sides from 640 to 5120 q is then 20 to 64, and r at most 15.", ge=1, le=1024,
+        None, "LoKr: side q of its smaller matrix; empty: nearly square, the fewest parameters. 4 or 8 allow larger "
+        "ranks.",
+        ge=1, le=1024,
     )  # fmt: skip
     targets: str | tuple[str, ...] = option(
         "auto",
@@ -72,3 +72,16 @@ class AdapterConfig(Section):
             yield Problem("targets", f"{rule}; got {shown(self.targets)}.", "Names of layers need no expression.")
         if not self.targets:
             yield Problem("targets", "must name at least one layer.", "Use attention.")
+
+
+def unmatched(paths: Iterable[str], targets: Iterable[str]) -> list[Problem]:
+    """What to say of ``targets`` that mean none of the linear layers at ``paths``."""
+    # The distinct ends of the paths, 'to_out.0' with its number.
+    ends = sorted({re.search(r"[^.]*[^.\d][^.]*(\.\d+)?$", path).group() for path in paths})  # type: ignore[union-attr]
+    hint = f"Layers are called: {', '.join(ends)}."
+    return [Problem("adapter.targets", f"{name!r} matches no linear layer.", hint) for name in targets]
+
+
+def size_problems(cfg: AdapterConfig, sides: Mapping[str, tuple[int, int]]) -> list[Problem]:
+    """What the kind finds wrong with the (m, n) of the layers that are to be adapted, given by path."""
+    return [Problem(f"adapter.{p.key}", p.rule, p.hint) for p in cfg.method.check_sides(cfg, sides)]

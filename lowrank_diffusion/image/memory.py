@@ -8,22 +8,18 @@ picture: those factors belong to the family and were measured with benchmarks/me
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from .. import execution, presets
+from .. import plan, presets
 from ..bases import MODEL_KEY
 from ..config import Config
 from ..devices import GIB
 from ..files import read_object
 from ..loading import explained
 from ..optimizers import OPTIMIZERS
-from ..targets import SHARED, UNQUANTIZED, matching
-from . import folders, weights
+from ..plan import Machine, Plan
+from . import adapted, folders, weights
 from .source import Source, locate, resolve
 
 TILE = 512
@@ -44,6 +40,8 @@ class Estimate:
     """Bytes of GPU memory, by stage and what they are for."""
 
     stages: dict[str, dict[str, int]]
+    plan: Plan
+    """How the steps run that are counted."""
 
     @property
     def stage(self) -> str:
@@ -68,21 +66,21 @@ class Estimate:
         return [*lines, f"{'at most':18} {self.peak / GIB:6.2f} GiB, in the stage: {self.stage}"]
 
 
-def estimate(cfg: Config, available: float = float("inf"), no_kernel: str = "") -> Estimate:
+def estimate(cfg: Config, available: float = float("inf"), machine: Machine | None = None) -> Estimate:
     """What a run takes of a GPU in bytes; CUDA's own context, about half a GiB, comes on top.
 
     Args:
         cfg: the settings.
         available: bytes that the GPU has. The VAE works in tiles where it would need more.
-        no_kernel: why its machine has no kernel for Flat-LoRA (:func:`..kernels.missing`); empty if it has.
+        machine: that of the GPU; None: one that has all that makes steps fast (:func:`..plan.any_gpu`).
 
     Raises:
         ModelError: the base does not exist or is broken.
     """
-    return _Job(cfg, min(available, (cfg.train.memory or float("inf")) * GIB), no_kernel).estimate()
+    return _Job(cfg, min(available, (cfg.train.memory or float("inf")) * GIB), machine).estimate()
 
 
-def advice(cfg: Config, available: float, no_kernel: str = "") -> str:
+def advice(cfg: Config, available: float, machine: Machine | None = None) -> str:
     """A warning for a run that needs more than ``available`` bytes, with what would make it fit; empty for others.
 
     Of language models nothing is said: their need is not estimated.
@@ -90,7 +88,7 @@ def advice(cfg: Config, available: float, no_kernel: str = "") -> str:
     available = min(available, (cfg.train.memory or float("inf")) * GIB)
     if math.isinf(available) or cfg.task != "image":
         return ""
-    need = estimate(cfg, available, no_kernel)
+    need = estimate(cfg, available, machine)
     if need.peak <= available:
         return ""
     text = f"This run may need {need.peak / GIB:.1f} GiB of GPU memory ({need.stage}); {available / GIB:.1f} are there."
@@ -98,7 +96,7 @@ def advice(cfg: Config, available: float, no_kernel: str = "") -> str:
     values = cfg.dotted()
     for key, value in EASIER:
         smaller = presets.build({}, values | {key: value})
-        saved = estimate(smaller, available, no_kernel)
+        saved = estimate(smaller, available, machine)
         if saved.peak >= 0.99 * need.peak:
             continue
         values, need, changes = values | {key: value}, saved, [*changes, f"{key}={str(value).lower()}"]
@@ -110,40 +108,25 @@ def advice(cfg: Config, available: float, no_kernel: str = "") -> str:
 class _Job:
     """The parts of one run."""
 
-    def __init__(self, cfg: Config, available: float, no_kernel: str = ""):
-        self.cfg, self.available, self.no_kernel = cfg, available, no_kernel
+    def __init__(self, cfg: Config, available: float, machine: Machine | None = None):
+        self.cfg, self.available = cfg, available
         self.source = resolve(cfg.base)
         self.family = self.source.family
         other = locate(cfg.base.vae, folders.VAE_KEY) if cfg.base.vae else None
         self.other_vae = other if isinstance(other, Source) else None
+        base = adapted.architecture(self.source)
+        self.outline, self.texts = base.outline, base.encoders
+        self.layers = adapted.layers(cfg, self.source, base)
+        self.plan = plan.of(cfg, machine or plan.any_gpu(cfg), self.layers)
         with explained(f"{self.source.label}: its configuration", MODEL_KEY, _AGAIN):
-            config = read_object(self.source.config(self.family.denoiser) / "config.json")
-            self.outline = self.family.outline(config)
             # One file brings no configuration and is loaded with its family's; what a hub id holds is not here.
-            own = self.source.config("vae") if self.other_vae is None else Path(self.other_vae.path)
-            places = (own / "config.json", self.family.config("vae") / "config.json")
+            folder = self.source.config("vae") if self.other_vae is None else Path(self.other_vae.path)
+            places = (folder / "config.json", self.family.config("vae") / "config.json")
             channels = read_object(next(place for place in places if place.is_file()))["block_out_channels"]
             self.scale, self.vae_width = 2 ** (len(channels) - 1), channels[0] / 128
-            self.side = cfg.data.resolution or config["sample_size"] * self.scale
-            encoders = self.family.encoders
-            self.texts = {name: read_object(self.source.config(name) / "config.json") for name in encoders}
-            text_layers = dict(self._text_layers())
+            self.side = cfg.data.resolution or base.denoiser["sample_size"] * self.scale
         self.width = 4 if cfg.train.precision == "fp32" else 2
-        found, _ = matching(self.outline.linears, cfg.adapter.targets)
-        self.adapted = {path: self.outline.linears[path] for path in found} | text_layers
-        self.shapes = Counter(self.adapted.values())
-        self.sizes = {path: cfg.adapter.method.size(cfg.adapter, m, n) for path, (m, n) in self.adapted.items()}
-        self.trained = sum(size.trained for size in self.sizes.values())
-
-    def _text_layers(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """The adapted layers of the text encoders and their sides (m, n)."""
-        if self.cfg.adapter.text_encoders == "none":
-            return
-        for name, config in self.texts.items():
-            width, wide = config["hidden_size"], config["intermediate_size"]
-            sides = {"fc1": (wide, width), "fc2": (width, wide)}
-            for path in self.family.encoder_layers(name, config["num_hidden_layers"], self.cfg.adapter.text_encoders):
-                yield f"{name}.{path}", sides.get(path.rpartition(".")[2], (width, width))
+        self.trained = sum(cfg.adapter.method.size(cfg.adapter, layer.m, layer.n).trained for layer in self.layers)
 
     def estimate(self) -> Estimate:
         text = {"text encoders": float(self.width * self._count(*self.family.encoders))}
@@ -157,64 +140,47 @@ class _Job:
         if self.cfg.adapter.text_encoders != "none":
             denoiser |= text
         held = denoiser | {"adapter": self._adapter(), "optimizer": self._optimizer()}
-        kept, activations = self._perturbed(), self._activations()
-        steps = held | {"gradients": 4 * self.trained, "perturbed weights": kept, "activations": activations}
+        perturbed, activations = self._perturbed(), self._activations()
+        steps = held | {"gradients": 4 * self.trained, "perturbed weights": perturbed, "activations": activations}
         stages["steps"] = steps
         if self.cfg.sample.prompts:
             # A captured graph keeps its memory while samples are drawn.
-            still = steps if self.fast else held | {"gradients": steps["gradients"]}
+            still = steps if self.plan.fast else held | {"gradients": steps["gradients"]}
             stages["samples"] = self._with_vae(still, self.family.factors.decoded_pixel, drawing=self._drawing())
         for parts in stages.values():
             parts["workspace"] = self._workspace()
         return Estimate({
             stage: {name: int(self.family.factors.slack * size) for name, size in parts.items()}
             for stage, parts in stages.items()
-        })  # fmt: skip
+        }, self.plan)  # fmt: skip
 
-    @cached_property
-    def fast(self) -> bool:
-        """Whether steps are captured."""
-        cfg = self.cfg
-        device = "cuda" if cfg.train.device == "auto" else cfg.train.device
-        rows = ((path, n) for path, (_, n) in self.adapted.items() if path in self._quantized)
-        hindered = execution.obstacle(cfg, device, cfg.train.precision, self.no_kernel, rows)
-        return not (hindered or cfg.train.step == "eager")
-
-    @cached_property
-    def _quantized(self) -> dict[str, int]:
-        """Weights of the layers that are quantised, by path."""
-        if self.cfg.base.quantize == "none":
-            return {}
-        return {path: m * n for path, (m, n) in self.outline.linears.items() if not re.search(UNQUANTIZED, path)}
+    @property
+    def pace(self) -> str:
+        """The key of what was measured of such steps."""
+        return "fast" if self.plan.fast else "eager"
 
     def _count(self, *parts: str) -> int:
         return sum(weights.of_part(self.source, part) for part in parts)
 
     def _denoiser(self) -> float:
-        packed = sum(self._quantized.values())
+        packed = sum(math.prod(self.outline.linears[path]) for path in adapted.quantized(self.cfg, self.outline))
         return self.width * (self.outline.weights - packed) + QUANTIZED[self.cfg.base.quantize] * packed
 
     def _adapter(self) -> float:
         """Trained numbers, their average, and copies in the precision of the products."""
-        copies = self.width if self.width < 4 and not self.fast else 0
+        copies = self.width if self.width < 4 and not self.plan.fast else 0
         # Working pairs and their gradients, the window's sums in float32, and as much while they are added.
-        pairs = self._pairs() * (2 * self.width + 8) if self.fast else 0
+        pairs = self._pairs() * (2 * self.width + 8) if self.plan.fast else 0
         return self.trained * (4 + copies + 4 * bool(self.cfg.train.ema)) + pairs
 
     def _pairs(self) -> int:
         """Numbers in the working pairs of fused units, the zeros between their blocks included."""
-        units: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-        for path, (m, n) in self.adapted.items():
-            parent, _, name = path.rpartition(".")
-            alone = not any(name in names for names in SHARED) or path in self.outline.apart
-            units[path if alone else f"{parent} {n}"].append((m, n, self.sizes[path].rank))
-        return sum(len(unit) * unit[0][2] * (unit[0][1] + sum(m for m, *_ in unit)) for unit in units.values())
+        units = self.plan.units
+        return sum(len(unit) * unit[0].rank * (unit[0].n + sum(layer.m for layer in unit)) for unit in units)
 
     def _workspace(self) -> float:
-        kind = "fast" if self.fast else "eager"
-        return self.family.factors.workspace[kind] + (
-            self.family.factors.quantized if self.cfg.base.quantize != "none" else 0
-        )
+        quantized = self.family.factors.quantized if self.cfg.base.quantize != "none" else 0
+        return self.family.factors.workspace[self.pace] + quantized
 
     def _optimizer(self) -> float:
         return OPTIMIZERS[self.cfg.optimizer.name].state_bytes * self.trained
@@ -222,25 +188,26 @@ class _Job:
     def _perturbed(self) -> float:
         if not self.cfg.flat.sigma:
             return 0
-        if execution.keeps_noise(self.cfg, self.fast, self.no_kernel):
-            return self.width * sum(m * n * count for (m, n), count in self.shapes.items())
-        if not self.fast:
-            return 8 * max(m * n for m, n in self.shapes)
-        return self.width * sum(m * n for m, n in self.shapes)
+        if self.plan.keep_noise:
+            return self.width * sum(layer.m * layer.n for layer in self.layers)
+        shapes = {(layer.m, layer.n) for layer in self.layers}
+        if not self.plan.fast:
+            return 8 * max(m * n for m, n in shapes)
+        return self.width * sum(m * n for m, n in shapes)
 
     def _activations(self) -> float:
         """What lies between forward and backward of one micro-batch; class pictures double it."""
-        mode, half = ("fast" if self.fast else "eager"), self.width / 2
+        mode, half = self.pace, self.width / 2
         pictures = self.cfg.train.batch * (2 if self.cfg.prior.weight else 1)
-        area, whole, kept = (self.side // self.scale) ** 2, [], 0.0
+        area, whole, inputs = (self.side // self.scale) ** 2, [], 0.0
         for block in self.outline.blocks:
             elements = area / 4**block.level
             if block.kind == "transformer":
                 whole.append(elements * block.outputs * self.family.factors.transformer[mode])
             else:
                 whole.append(elements * (block.inputs + block.outputs) * self.family.factors.resnet[mode])
-            kept += elements * block.inputs * self.family.factors.checkpoint[mode]
-        left = kept + max(whole) if self.cfg.train.checkpointing else sum(whole)
+            inputs += elements * block.inputs * self.family.factors.checkpoint[mode]
+        left = inputs + max(whole) if self.cfg.train.checkpointing else sum(whole)
         return half * pictures * (left + self._text_activations(self.family.factors.transformer[mode]))
 
     def _text_activations(self, each: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lowrank_diffusion import plan
 from lowrank_diffusion.adapters import kinds
 from lowrank_diffusion.runs import Run
 from trainers import fast
@@ -43,7 +44,7 @@ def begin(cfg: Any, mode: str = "captured", dtype: torch.dtype = torch.float32) 
     task: Any = OnGpu(cfg, dtype)
     if mode == "eager":
         return Step(task, cfg, CUDA, dtype)
-    return FastStep(task, cfg, CUDA, dtype, mode)
+    return FastStep(task, cfg, CUDA, dtype, plan.forced(cfg, mode))
 
 
 def trace(state: Step, steps: int = 12) -> list[float]:
@@ -102,4 +103,4 @@ def test_a_loss_that_is_no_number_changes_nothing():
 def test_auto_captures():
     cfg = settings("lora")
     state = fast.build(OnGpu(cfg, torch.float32), cfg, CUDA, torch.float32)  # type: ignore[arg-type]
-    assert state.mode == "captured"
+    assert state.plan.mode == "captured"

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks import sdxl
-from lowrank_diffusion import kernels, presets
+from lowrank_diffusion import kernels, plan, presets
 from lowrank_diffusion.adapters.kinds import KINDS
 from lowrank_diffusion.image.families import FAMILIES
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
@@ -29,7 +29,7 @@ def test_blocks_of_one_shape_are_one_program(kind: str, monkeypatch: pytest.Monk
     unet: Any = sdxl.build(CPU, torch.float32, tiny=True)
     cfg = presets.build({}, EXAMPLES[kind] | {"adapter.targets": tuple(sdxl.TARGETS)})
     task: Any = sdxl.CachedDreamBooth(unet, cfg, sdxl.inputs(unet, 1, 64))
-    state = FastStep(task, cfg, CPU, torch.float32, "compiled")
+    state = FastStep(task, cfg, CPU, torch.float32, plan.forced(cfg, "compiled"))
     torch.compiler.reset()
     counters.clear()
     blocks = [part for part in compiling.repeated(unet) if type(part[0]).__name__ == "BasicTransformerBlock"]

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowrank_diffusion import adapters, flat, presets, seeds
+from lowrank_diffusion import adapters, flat, plan, presets, seeds
 from lowrank_diffusion.adapters import kinds
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.devices import DeviceError
 from lowrank_diffusion.fused import Fused
 from lowrank_diffusion.quantize import QuantizedLinear, quantize
 from lowrank_diffusion.runs import Run
-from lowrank_diffusion.units import obstacle
+from lowrank_diffusion.units import described
 from tests.adapter_kinds import EXAMPLES
 from trainers import checkpoint, fast
 from trainers.fast import FastStep
@@ -87,7 +87,7 @@ def begin(cfg: Config, kind: type[Step] = FastStep) -> Step:
     task: Any = Regression(cfg)
     if kind is Step:
         return Step(task, cfg, CPU, torch.float64)
-    return FastStep(task, cfg, CPU, torch.float64, "compiled")
+    return FastStep(task, cfg, CPU, torch.float64, plan.forced(cfg, "compiled"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,20 +284,22 @@ def test_a_loss_that_is_no_number_changes_nothing():
 
 
 def test_says_what_it_cannot_fuse():
-    task: Any = Regression(settings("lora"))
-    assert obstacle(task.layers) == ""
+    cfg, gpu = settings("lora"), plan.Machine("cuda", "bf16")
+    task: Any = Regression(cfg)
+    assert plan.of(cfg, gpu, described(task.model, task.layers)).mode == "captured"
     task.model.to_q.base_layer = nn.Bilinear(16, 16, 16)
-    assert obstacle(task.layers) == "to_q is a Bilinear, not a plain linear layer"
+    chosen = plan.of(cfg, gpu, described(task.model, task.layers))
+    assert (chosen.mode, chosen.why_not_faster) == ("eager", "to_q is a Bilinear, not a plain linear layer")
 
 
 def test_a_mode_that_cannot_be_had_is_refused_by_name():
     for mode in ("captured", "compiled"):
-        cfg = settings("lora", train__step=mode)
-        with pytest.raises(DeviceError, match=f"train.step: {mode}.*CUDA"):
+        cfg = settings("lora", train__execution=mode)
+        with pytest.raises(DeviceError, match=f"train.execution: {mode}.*CUDA"):
             fast.build(Regression(cfg), cfg, CPU, torch.float64)  # type: ignore[arg-type]
     cfg = settings("lora")
     state = fast.build(Regression(cfg), cfg, CPU, torch.float64)  # type: ignore[arg-type]
-    assert state.mode == "eager" and "CUDA" in state.reason
+    assert state.plan.mode == "eager" and "CUDA" in state.plan.why_not_faster
 
 
 def test_strength_rises_as_in_the_eager_step():

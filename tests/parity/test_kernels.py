@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_diffusion import kernels, noise
-from lowrank_diffusion.execution import NF4_BLOCK
 from lowrank_diffusion.kernels import perturb
 from lowrank_diffusion.noise import normals_reference, perturb_reference, perturbed_reference, philox
 from lowrank_diffusion.paths import PROJECT
+from lowrank_diffusion.plan import NF4_BLOCK
 from lowrank_diffusion.quantize import NF4_LEVELS, QuantizedLinear, dequantize
 
 SEED, STEP, LAYER = 0x1234_5678_9ABC_DEF0, 3 + 5 * 2**32, 11

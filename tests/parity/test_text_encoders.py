@@ -16,7 +16,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lowrank_diffusion import presets, runs
+from lowrank_diffusion import plan, presets, runs
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.image import text_encoders
 from lowrank_diffusion.image.apply import load_adapter
@@ -151,7 +151,9 @@ def begin(folder: Path, kind: type[Step] = Step, **settings: Any) -> Step:
     cfg = config(**settings)
     run = runs.create(cfg, "words", folder)
     task = DreamBooth(run, run.config(), CPU, torch.float32, lambda *_: None)
-    return FastStep(task, cfg, CPU, torch.float32, "eager") if kind is FastStep else Step(task, cfg, CPU, torch.float32)
+    if kind is FastStep:
+        return FastStep(task, cfg, CPU, torch.float32, plan.forced(cfg, "compiled"))
+    return Step(task, cfg, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -117,3 +117,19 @@ def test_a_problem_shows_hostile_text_as_text() -> None:
     text = problems_html(error.value.problems)
     assert "<img" not in text
     assert "&lt;img" in text
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr", "gralora"])
+def test_another_adapter_kind_traps_nobody(forms: dict[str, Form], kind: str) -> None:
+    """What only the kind before had stays in its fields, is left out, and that is said."""
+    form = forms["image"]
+    data = form.fill(presets.build(overrides={"adapter.k": 4, "adapter.rank": 4, "adapter.hybrid_rank": 2}))
+    data |= {form.widgets["adapter.kind"]: kind}
+    config = presets.build(overrides=form.values(data))
+    assert config.adapter.kind == kind and (config.adapter.k == 4) == (kind == "gralora")
+    notes = form.left_out(data)
+    assert notes == [
+        f"{label(key)} ({key}) is left out: adapter.kind={kind} has no such setting."
+        for key in ("adapter.k", "adapter.hybrid_rank")
+        if kind != "gralora"
+    ]

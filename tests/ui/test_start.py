@@ -66,6 +66,11 @@ def test_settings_and_pictures_are_complained_about_together(values: dict[str, A
     assert "Allowed: [1, 2, 4, 8, 16]" in found["adapter.k"]
 
 
+def test_what_the_layers_refuse_is_said_of_its_field(values: dict[str, Any], upload: Upload) -> None:
+    found = problems_of("x", values | {"adapter.rank": 3, "adapter.k": 3}, [(upload("cat.png"), "a cat")])
+    assert set(found) == {"adapter.k"} and "attn1.to_q is 224 x 224" in found["adapter.k"]
+
+
 def test_pictures_without_captions_need_one_for_all(values: dict[str, Any], upload: Upload) -> None:
     pairs = [(upload("cat.png"), "a cat"), (upload("dog.png"), "")]
     assert "1 of 2 pictures" in problems_of("x", values, pairs)["data.prompt"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_diffusion import events, presets, runs
+from lowrank_diffusion import events, plan, presets, runs
+from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
 from ui import live, safe, watching
@@ -140,3 +141,13 @@ def test_a_run_that_saved_nothing_does_not_speak_of_a_checkpoint(home: Path) -> 
     (run.path / "checkpoints" / "step-000004").mkdir(parents=True)
     (run.path / "checkpoints" / "step-000004" / "state.safetensors").write_bytes(b"x")
     assert "newest checkpoint" in live.status_html(run, status)
+
+
+def test_how_steps_will_run_stands_beside_what_is_learnt() -> None:
+    cpu = plan.of(Config(), plan.Machine("cpu", "fp32"))
+    told = live.told_html("3 <pictures>", ["one & two"], cpu)
+    assert "3 &lt;pictures&gt;" in told and "<li>one &amp; two</li>" in told
+    assert "<p>Steps run eager: the device is cpu, and only CUDA captures steps.</p>" in told
+    asked = presets.build({}, {"train.execution": "captured"})
+    refused = live.told_html("", [], plan.of(asked, plan.Machine("cpu", "fp32")))
+    assert "<p>train.execution: captured cannot be had: " in refused and "<details" not in refused

@@ -25,6 +25,7 @@ LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 """The same of ``text``."""
 
 LIGHT_IMAGE = (
+    "adapted",
     "adapter_files",
     "bounds",
     "captions",
@@ -131,6 +132,7 @@ def test_the_app_names_nothing_heavy_when_it_is_imported():
             "supervisor",
             "devices",
             "seeds",
+            "plan",
             "preflight",
             "terminal",
             "cli",

@@ -230,6 +230,19 @@ def test_settings_that_make_it_meaningless_are_refused(run: Run, changed: dict[s
     assert told in str(caught.value) and len(run.checkpoints) == 3
 
 
+def test_settings_of_earlier_releases_mean_what_they_meant(run: Run, newest: Path):
+    """Those of adapter kinds that were not chosen were kept and had no effect; one setting had another name."""
+
+    def age(_: Any, facts: dict[str, Any]) -> None:
+        kept = facts["fingerprint"]["settings"]
+        kept |= {"adapter.k": 4, "adapter.hybrid_rank": 2, "train.step": "eager"}
+        kept.pop("train.execution")
+
+    rewrite(newest, age, digest=False)
+    note = f"{UNDISTURBED}train.execution was eager and is auto."
+    assert settings().adapter.kind == "lora" and restored(run, begin()) == (6, [note])
+
+
 def test_another_base_is_refused(run: Run):
     with pytest.raises(CheckpointError, match=r"base\.path: the model is another one"):
         restored(run, begin(base=2))

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.memory import Row
 from benchmarks.report import RESULTS
-from lowrank_diffusion import cli, execution, presets, tensor_files
+from lowrank_diffusion import cli, plan, presets, tensor_files
 from lowrank_diffusion.config import TARGET_SETS, Config, fields
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import memory
@@ -65,7 +65,7 @@ def test_jobs_are_estimated_within_a_twentieth_of_what_they_took(row: dict[str, 
 @pytest.mark.parametrize(("batch", "measured"), [(1, 6.3), (4, 8.3)])
 def test_checkpointed_eager_steps_take_what_was_measured(batch: int, measured: float):
     """LoRA of rank 32: peaks of tensors on an H100, PyTorch 2.11, GiB."""
-    settings = {"train__batch": batch, "train__checkpointing": True, "train__step": "eager"}
+    settings = {"train__batch": batch, "train__checkpointing": True, "train__execution": "eager"}
     found = memory.estimate(config(adapter__kind="lora", adapter__rank=32, **settings))
     assert found.total("steps") / GIB / FACTORS.slack == pytest.approx(measured, rel=0.03)
 
@@ -96,7 +96,8 @@ def test_adapted_text_encoders_stay_and_are_trained(kind: str, layers: int):
     plain, text = memory.estimate(config()), memory.estimate(config(adapter__text_encoders=kind))
     # Of rank 16: 11 of the first encoder's 12 blocks, 32 of the second's.
     sides = 11 * 8 * 768 + 32 * 8 * 1280 + (kind == "attention+mlp") * 2 * 5 * (11 * 768 + 32 * 1280)
-    assert len(dict(memory._Job(config(adapter__text_encoders=kind), GIB)._text_layers())) == layers
+    adapted = memory._Job(config(adapter__text_encoders=kind), GIB).layers
+    assert sum(layer.path.startswith("text_encoder") for layer in adapted) == layers
     more = text.stages["steps"]["optimizer"] - plain.stages["steps"]["optimizer"]
     assert more == pytest.approx(FACTORS.slack * 8 * 16 * sides, rel=1e-6)
     assert text.stages["steps"]["text encoders"] == plain.stages["reading captions"]["text encoders"]
@@ -153,7 +154,8 @@ def test_advice_names_what_to_change_until_it_fits():
 
 def test_the_command_line_tells_it(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["memory", "sdxl-12gb", "train.batch=2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("steps run captured")
     assert [line.split(" GiB")[0].rstrip("0123456789.").strip() for line in lines] == [
         "reading captions", "encoding pictures", "steps", "samples", "at most",
     ]  # fmt: skip
@@ -178,14 +180,16 @@ def test_every_choice_is_estimated_and_advised_on(key: str, value: Any, flat: fl
     given = {"flat.sigma": flat, "sample.prompts": ["a cat"], "prior.prompt": "a cat"}
     cfg = presets.build({}, SDXL | given | {key: value})
     for no_kernel in ("", "The fused kernel needs the package triton, which is not installed."):
-        found = memory.estimate(cfg, no_kernel=no_kernel)
+        machine = plan.Machine(plan.any_gpu(cfg).device, cfg.train.precision, no_kernel)
+        found = memory.estimate(cfg, machine=machine)
         assert found.stages["steps"]["adapter"] > 0.005 * GIB and found.peak > GIB
-        assert "This run may need" in memory.advice(cfg, 2 * GIB, no_kernel)
+        assert "This run may need" in memory.advice(cfg, 2 * GIB, machine)
 
 
 def test_all_linear_counts_every_linear_layer_of_the_unet():
     wide, narrow = (memory._Job(config(adapter__targets=name), GIB) for name in ("all-linear", "attention+mlp"))
-    assert wide.adapted == wide.outline.linears and len(wide.adapted) > len(narrow.adapted) > 0
+    assert {layer.path: (layer.m, layer.n) for layer in wide.layers} == wide.outline.linears
+    assert len(wide.layers) > len(narrow.layers) > 0
 
 
 @pytest.mark.parametrize(
@@ -193,12 +197,13 @@ def test_all_linear_counts_every_linear_layer_of_the_unet():
     [
         ({"flat__sigma": 0.1}, "no triton"), ({"train__device": "cpu"}, ""), ({"train__device": "mps"}, ""),
         ({"optimizer__name": "adafactor"}, ""), ({"train__precision": "fp16"}, ""), ({"adapter__dropout": 0.1}, ""),
-        ({"train__step": "eager"}, ""),
+        ({"train__execution": "eager"}, ""),
     ],
 )  # fmt: skip
 def test_the_estimate_knows_when_steps_are_eager(others: dict[str, Any], no_kernel: str):
-    assert memory._Job(config(), GIB).fast and memory._Job(config(), GIB, "no triton").fast
-    assert not memory._Job(config(**others), GIB, no_kernel).fast
+    lacking, cfg = plan.Machine("cuda", "bf16", "no triton"), config(**others)
+    assert memory._Job(config(), GIB).plan.fast and memory._Job(config(), GIB, lacking).plan.fast
+    assert not memory._Job(cfg, GIB, lacking if no_kernel else None).plan.fast
 
 
 @pytest.mark.parametrize(("kind", "keep", "quantize", "kept"), [
@@ -207,6 +212,6 @@ def test_the_estimate_knows_when_steps_are_eager(others: dict[str, Any], no_kern
 ])  # fmt: skip
 def test_whether_the_noise_is_kept_is_decided_once(kind: str, keep: bool, quantize: str, kept: bool):
     cfg = config(flat__sigma=0.1, flat__keep=keep, base__quantize=quantize)
-    assert execution.keeps_noise(cfg, captured=kind == "captured", no_kernel="none here") == kept
-    assert not execution.keeps_noise(cfg, captured=False, no_kernel=""), "made again in one launch"
-    assert not execution.keeps_noise(config(flat__keep=keep), captured=True, no_kernel="")
+    assert plan.keeps_noise(cfg, kind, "none here") == kept
+    assert not plan.keeps_noise(cfg, "eager", ""), "made again in one launch"
+    assert not plan.keeps_noise(config(flat__keep=keep), "captured", "")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lowrank_diffusion import preflight, presets
-from lowrank_diffusion.config import Config
+from lowrank_diffusion import api, preflight, presets, runs
+from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.image.source import resolve
 from lowrank_diffusion.image.words import Reader
 from lowrank_diffusion.paths import ASSETS, PROJECT
@@ -157,3 +157,48 @@ def test_the_terminal_shows_notes_before_the_run_and_the_run_tells_them(folder: 
     command = [sys.executable, "-m", "lowrank_diffusion", "train", "smoke", *settings, "--prepare", "--name", "told"]
     shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert "note: Left out, as they are not pictures: readme.md.\n" in shown.stderr
+
+
+LAYER = r"(down|mid|up)_blocks?\.\S*\.\S+"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"adapter.k": 3},
+            rf"adapter\.k: must divide both sides .* got 3; {LAYER} is \d+ x \d+ .* Allowed here: \[1\]",
+        ),
+        ({"adapter.kind": "lokr", "adapter.rank": 9, "adapter.k": 2}, rf"adapter\.rank: .* got 9; {LAYER} is .* up to"),
+        ({"adapter.targets": ["nope"]}, r"adapter\.targets: 'nope' matches no linear layer\. Layers are called: "),
+        (
+            {"adapter.k": 9, "adapter.rank": 9, "adapter.targets": ["nope"], "adapter.text_encoders": "attention"},
+            r"(?s)adapter\.targets: 'nope'.*adapter\.k: .*text_encoder\.encoder\.layers\.0\.self_attn\.q_proj is",
+        ),
+    ],
+)
+def test_what_the_layers_refuse_is_refused_before_there_is_a_run(settings: dict[str, Any], says: str):
+    """Known from the base's configuration: nothing is encoded first."""
+    given = {"adapter.kind": "gralora", "adapter.rank": 3, "adapter.k": 3, "adapter.hybrid_rank": 0} | settings
+    with pytest.raises(ConfigError, match=says):
+        api.prepare("smoke", given, None)
+    assert runs.all_runs() == []
+
+
+def test_layers_that_are_not_here_refuse_nothing():
+    """Of a hub id, whose layers may be others than its family's, and of a language model."""
+    cfg = presets.build({}, {"base.path": "owner/model", "adapter.rank": 3, "adapter.k": 3})
+    assert preflight.base(cfg)[1] == []
+    assert preflight.base(presets.build({}, {"task": "text", "adapter.rank": 3, "adapter.k": 3}))[1] == []
+
+
+def test_an_old_name_is_a_note_for_whoever_gives_it():
+    run, notes = api.prepare("smoke", {"train.step": "eager"}, None)
+    assert notes[0] == "train.step is now called train.execution." and run.config().train.execution == "eager"
+
+
+@pytest.mark.parametrize("task", ["image", "text"])
+def test_the_plan_is_told_before_the_start(task: str):
+    chosen = preflight.plan(presets.build({}, {"task": task, "train.device": "cpu"}))
+    assert str(chosen) == "steps run eager: the device is cpu, and only CUDA captures steps"
+    assert bool(chosen.units) == (task == "image")

@@ -246,3 +246,38 @@ def test_yaml_holds_every_value_so_that_new_defaults_change_nothing():
     written = plain_yaml.parse(presets.to_yaml(Config()), "x")
     inside = {f"{name}.{key}" for name, group in written.items() if isinstance(group, dict) for key in group}
     assert inside | {"task", "seed"} == set(fields())
+
+
+def test_settings_are_read_by_the_names_that_they_had(tmp_path: Path):
+    old = {"train": {"step": "eager"}}
+    assert presets.build(old).train.execution == "eager"
+    assert presets.from_yaml("train: {step: eager}", "x").train.execution == "eager"
+    given = presets.parse_overrides(["train.step=eager"])
+    assert presets.build({}, given).train.execution == "eager"
+    assert presets.build(old, {"train.execution": "compiled"}).train.execution == "compiled"
+    assert presets.build({"train": {"execution": "compiled"}}, given).train.execution == "eager"
+    for values, overrides in ((old, {}), ({}, given)):
+        assert presets.notes(values, overrides) == ["train.step is now called train.execution."]
+    assert presets.notes({"train": {"execution": "eager"}}, {"train.steps": 3}) == []
+    file = tmp_path / "old.yaml"
+    file.write_text("about: of old\ntrain: {step: eager}\n")
+    assert presets.build(presets.find_preset(str(file)).values).train.execution == "eager"
+
+
+@pytest.mark.parametrize("where", ["file", "command"])
+def test_a_setting_by_both_of_its_names_is_refused(where: str):
+    twice = {"train.step": "eager", "train.execution": "auto"}
+    with pytest.raises(ConfigError) as caught:
+        presets.build(twice, {}) if where == "file" else presets.build({}, twice)
+    assert str(caught.value) == "train.step: is now called train.execution, which is given too. Keep that one."
+
+
+def test_what_another_adapter_kind_has_is_left_out_of_what_was_written_earlier():
+    """It had no effect then; now whoever gives it is told."""
+    with pytest.raises(ConfigError, match=r"adapter\.k: belongs to GraLoRA"):
+        presets.build({"adapter": {"kind": "lora", "k": 4}})
+    read = presets.from_yaml("adapter: {kind: lora, rank: 4, k: 4, hybrid_rank: 2}", "config.yaml").adapter
+    assert (read.kind, read.rank, read.k, read.hybrid_rank) == ("lora", 4, 2, 0)
+    assert presets.from_yaml("adapter: {kind: gralora, rank: 4, k: 4}", "config.yaml").adapter.k == 4
+    with pytest.raises(ConfigError, match=r"adapter\.kind"):
+        presets.from_yaml("adapter: {kind: lora2, k: 4}", "config.yaml")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lowrank_diffusion import cli_image, cli_text, devices, execution, presets
+from lowrank_diffusion import cli_image, cli_text, devices, plan, presets
 from lowrank_diffusion.config import DataConfig, choices, fields
 from lowrank_diffusion.declare import fact
 from lowrank_diffusion.image import cache, model, prior
@@ -33,7 +33,7 @@ def test_every_optimiser_has_a_row_and_every_row_a_value():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_a_row_says_is_obeyed(name: str, monkeypatch: pytest.MonkeyPatch):
     cfg, row = presets.build({}, {"optimizer.name": name}), OPTIMIZERS[name]
-    why = execution.obstacle(cfg, "cuda", "bf16", "", [])
+    why = plan.of(cfg, plan.Machine("cuda", "bf16")).why_not_faster
     assert why == ("" if row.captured else f"optimizer.name={name} cannot be captured, adamw can")
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     needs = [str(problem) for problem in devices.problems(cfg)]
