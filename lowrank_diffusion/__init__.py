@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# What libraries say of each other is not for whoever trains: PEFT asks transformers' models by an old name, and
+# What libraries say about each other is not for whoever trains: PEFT asks transformers' models by an old name, and
 # bitsandbytes knows a faster 4-bit product for some CPUs in a package that it does not need.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

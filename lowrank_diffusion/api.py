@@ -92,7 +92,7 @@ def train(preset: str | Path | Config, *, name: str | None = None, **settings: A
 
 
 def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str | None) -> tuple[Run, list[str]]:
-    """Make a run's directory without starting it; also what the run will not use as it is.
+    """Make a run's directory without starting it. Returns the run, and notes on what it will not use as it is.
 
     ``settings`` have dotted keys. Raises ConfigError, RunError.
     """
@@ -193,7 +193,7 @@ def foreign(run: Run, given: Mapping[str, Any], dashes: str = "") -> list[Proble
     """The options of ``evaluate`` that are given and belong to the other task."""
     pictures = run.config().task == "image"
     names = (cli_text if pictures else cli_image).EVALUATE_OPTIONS
-    rule = f"is for {'language' if pictures else 'picture'} models; {run.name} is none."
+    rule = f"is for {'language' if pictures else 'picture'} models; {run.name} is not one."
     wrong = (name for name in names if given[name] is not None)
     return [Problem(f"{dashes}{name.replace('_', '-') if dashes else name}", rule) for name in wrong]
 

@@ -66,7 +66,7 @@ MOST_LAYERS, LARGEST_SIDE, LONGEST_LIST = 1000, 2_000_000, 5000
 def outsized(config: Mapping[str, Any]) -> str:
     """What a model's configuration says of itself that no model has; empty if nothing is.
 
-    A library that builds what it is told would take all memory, or for ever, before it looks at the weights.
+    A library that builds what it is told would take all memory, or forever, before it looks at the weights.
     """
     todo = list(config.items())
     for _ in range(100_000):
@@ -80,7 +80,7 @@ def outsized(config: Mapping[str, Any]) -> str:
         elif isinstance(value, list):
             return f"{key[:80]} lists {len(value):,} values"
         elif isinstance(value, int | float) and not 0 <= abs(value) <= _largest(key):
-            return f"{key[:80]} is {value:.3g}" if abs(value) < 1e300 else f"{key[:80]} is no number"
+            return f"{key[:80]} is {value:.3g}" if abs(value) < 1e300 else f"{key[:80]} is not a number"
     return "it has more than 100,000 values"
 
 

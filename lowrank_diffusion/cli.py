@@ -1,4 +1,4 @@
-"""``python -m lowrank_diffusion``: everything the app does, without the app."""
+"""``python -m lowrank_diffusion``: everything the app does, on the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return terminal.FAILED
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
-    except BrokenPipeError:  # the reader of `list | head` has seen enough
+    except BrokenPipeError:  # `list | head` has read enough
         sys.stderr.close()
         return terminal.DONE
     except OSError as error:
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("settings", nargs="*", metavar="key=value", help="for example adapter.rank=8")
     train.add_argument("--name", help="name of the run (default: the preset's)")
     train.add_argument("--detach", action="store_true", help="start it and return")
-    train.add_argument("--prepare", action="store_true", help="only make it, for a launcher of your own to start")
+    train.add_argument("--prepare", action="store_true", help="only create it, to be started by a launcher of your own")
     resume = add("resume", _resume)
     resume.add_argument("run")
     resume.add_argument("--detach", action="store_true", help="start it and return")

@@ -1,4 +1,4 @@
-"""The commands of picture models: generate, and evaluate as they mean it."""
+"""The commands of picture models: generate, and their part of evaluate."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _evaluated(run: runs.Run, cfg: Config, given: Mapping[str, Any], dashes: str
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar of denoising steps, where there is a terminal to show it; takes how many are done, and of how many."""
+    """A bar of denoising steps, if there is a terminal to show it; called with the steps done and their total."""
     with terminal.tqdm(total=1, unit="step", disable=not sys.stderr.isatty()) as bar:
 
         def progress(done: int, total: int) -> None:

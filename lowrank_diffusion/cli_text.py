@@ -1,4 +1,4 @@
-"""The commands of language models: ask, evaluate as they mean it, and exporting a merged model."""
+"""The commands of language models: ask, their part of evaluate, and exporting a merged model."""
 
 from __future__ import annotations
 

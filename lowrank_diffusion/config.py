@@ -216,7 +216,7 @@ class Config(Section):
             if key not in declared and value != defaults[key]:
                 yield Problem(key, f"means nothing with task={self.task}, got {shown(value)}.", "Leave it out.")
         for key in (key for key in PATHS if too_long(values[key])):
-            yield Problem(key, f"is no path: it is too long ({len(values[key]):,} characters).")
+            yield Problem(key, f"is not a path: it is too long ({len(values[key]):,} characters).")
         if self.text.held_out and self.validation.holdout:
             yield Problem("validation.holdout", "must be 0 with text.held_out, which is a set of its own.")
         if self.text.answers and not (self.text.held_out or self.validation.holdout):

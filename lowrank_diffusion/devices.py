@@ -123,7 +123,7 @@ def describe(device: torch.device) -> str:
 
 
 def repeatable() -> None:
-    """Make CUDA add up in one order, so that a run repeats to the bit; what cannot, warns once.
+    """Make CUDA add up in one order, so that a run repeats to the bit; operations that cannot do so warn once.
 
     To be called before the first matrix product: cuBLAS reads its setting then.
     """

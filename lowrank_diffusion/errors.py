@@ -37,7 +37,7 @@ class AdapterError(UserError):
 
 
 class Hopeless(UserError):
-    """What trying again repeats: training is the same to the bit, its end too."""
+    """An error that trying again repeats: training is the same to the bit, and so is its end."""
 
 
 _DISK = {
@@ -48,7 +48,7 @@ _DISK = {
     errno.EROFS: "The disk is mounted read-only: set LOWRANK_HOME to a folder that can be written.",
     errno.EACCES: "Change the permissions, or set LOWRANK_HOME to a folder that can be written.",
     errno.EPERM: "Change the permissions, or set LOWRANK_HOME to a folder that can be written.",
-    errno.EIO: "The disk fails: look at the system's log, and copy what is dear to you.",
+    errno.EIO: "The disk fails: look at the system's log, and copy what you want to keep.",
     errno.ENAMETOOLONG: "Take a shorter name.",
     errno.EEXIST: "Take away what is there, or give another place.",
     errno.ENOENT: "Check the path.",
@@ -72,6 +72,6 @@ _NO_MEMORY = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error goes away with less to hold in memory."""
+    """Whether an error goes away when less is held in memory."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or _NO_MEMORY.search(str(error)) is not None

@@ -25,7 +25,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Began(Event):
-    """A process has taken the run, for the ``number``-th time; what follows is told by it."""
+    """A process has taken the run, for the ``number``-th time; what follows comes from it."""
 
     number: int
 
@@ -36,7 +36,7 @@ class Waiting(Event):
 
     reason: str
     since: float = 0.0
-    """``time.monotonic()``: the order of those who wait, whatever is done to the clock."""
+    """``time.monotonic()``: the order of those who wait, even if the clock is set."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Failed(Event):
 
     message: str
     resumable: bool = True
-    """Whether to go on could end otherwise: what is repeated to the bit fails again."""
+    """Whether going on could end differently: what is repeated to the bit fails again."""
 
 
 KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in Event.__subclasses__()}
@@ -229,7 +229,7 @@ def _is_torn(path: Path) -> bool:
 
 
 def tail(path: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """Events written after byte ``offset``, and the offset to go on from. What is no file of ours holds none."""
+    """Events written after byte ``offset``, and the offset to go on from. A file that is not ours holds none."""
     records: list[Record] = []
     try:
         with opened(path) as file:
@@ -261,7 +261,7 @@ def _parse(data: bytes) -> Iterator[Record]:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """A field's value. Raises TypeError or ValueError where it is of another type, or a count that counts nothing."""
+    """A field's value. Raises TypeError or ValueError if it has another type, or is a count out of range."""
     match kind, value:
         case ("str", str()) | ("bool", bool()):
             return value
@@ -271,7 +271,7 @@ def _typed(kind: str, value: Any) -> Any:
             return float(value)
         case "tuple[str, ...]", list() if all(isinstance(item, str) for item in value):
             return tuple(value)
-    raise TypeError(f"{value!r:.80} is no {kind}")
+    raise TypeError(f"{value!r:.80} is not a {kind}")
 
 
 def _is_moment(value: object) -> bool:

@@ -28,7 +28,7 @@ class Exported:
 
     @property
     def note(self) -> str:
-        """For a person; empty where nothing was rounded."""
+        """For a person; empty if nothing was rounded."""
         if self.dtype == torch.float32:
             return ""
         kind = {torch.float16: "fp16", torch.bfloat16: "bf16"}[self.dtype]

@@ -28,7 +28,7 @@ class Factors(NamedTuple):
 
 
 def relative_error(pair: Factors, true: Factors) -> float:
-    """|dW - dW_true| / |dW_true| of two pairs of one shape, by Frobenius norms; 0 where both are nothing.
+    """|dW - dW_true| / |dW_true| of two pairs of one shape, by Frobenius norms; 0 if both are zero.
 
     Their difference is the low-rank product [dB, B_true] [A; dA], so nothing of size (m, n) is made, and nothing is
     lost by subtracting what is nearly equal.

@@ -30,7 +30,7 @@ def read_text(path: Path, limit: int, within: Path | None = None) -> str:
             otherwise choose which of a person's files is copied into captions and headers.
 
     Raises:
-        Unreadable: it is missing, no regular file (a pipe would wait for ever, a device never ends), outside, too large
+        Unreadable: it is missing, no regular file (a pipe would wait forever, a device never ends), outside, too large
             or not UTF-8.
     """
     try:

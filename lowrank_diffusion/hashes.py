@@ -18,7 +18,7 @@ _READING = threading.Lock()
 
 
 def begin(path: Path | None) -> None:
-    """Let :func:`whole` be ready by the time it is asked; of no file nothing is done."""
+    """Have :func:`whole` ready by the time it is asked for; without a file, do nothing."""
     if path:
         threading.Thread(target=whole, args=[path], daemon=True).start()
 
@@ -28,7 +28,7 @@ def whole(path: Path) -> str:
 
     A file of the same place, size and time is not read again.
     """
-    with _READING:  # one who asks while it is being read waits for that
+    with _READING:  # whoever asks while it is being read waits for that
         try:
             kept = _kept(path)
             return _known(kept) or _read(path, kept)
@@ -37,7 +37,7 @@ def whole(path: Path) -> str:
 
 
 def legacy(path: Path) -> str:
-    """A checkpoint's short hash of former times: of 64 kB one MB from its beginning. 8 hex digits, empty as above."""
+    """The short hash that older programs use: of the 64 kB that begin at 1 MB. 8 hex digits; empty as above."""
     try:
         with path.open("rb") as file:
             file.seek(0x100000)
@@ -64,7 +64,7 @@ def _read(path: Path, kept: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if _kept(path) != kept:
-        return ""  # it was changed meanwhile, so this is of neither content
+        return ""  # it changed while it was read, so this is the hash of neither content
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         paths.write_text(kept, digest)

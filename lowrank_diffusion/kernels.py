@@ -113,7 +113,7 @@ def _check(
         f"weight {tuple(weight.shape)} is not (m, n) or (L, m, n)": weight.dim() in {2, 3},
         f"out {tuple(out.shape)} has another shape than weight {tuple(weight.shape)}": out.shape == weight.shape,
         f"scale {tuple(scale.shape)} is not weight's {tuple(weight.shape[:-1])}": scale.shape == weight.shape[:-1],
-        f"weight {weight.dtype} or out {out.dtype} is none of {kinds}": weight.dtype in kinds and out.dtype in kinds,
+        f"weight {weight.dtype} or out {out.dtype} is not one of {kinds}": weight.dtype in kinds and out.dtype in kinds,
         f"scale is {scale.dtype}, not torch.float32": scale.dtype == torch.float32,
         f"step is not one int64 but {step.numel()} of {step.dtype}": step.numel() == 1 and step.dtype == torch.int64,
         "weight, scale, step and out are not on one device": len({t.device for t in (weight, scale, step, out)}) == 1,

@@ -1,4 +1,4 @@
-"""What reading any model of somebody else needs: a quiet terminal, and errors in words, whatever a library raises."""
+"""What reading anybody's model needs: a quiet terminal, and errors in words, whatever a library raises."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def no_progress_bar() -> Iterator[None]:
 def reading(failed: Callable[[str], UserError]) -> Iterator[None]:
     """Inside, a library reads a file that anybody may have made: what it raises becomes ``failed(reason)``.
 
-    Libraries raise nearly anything for a broken file, those written in Rust even what is no ``Exception``. So nothing
-    but the reading itself belongs inside: an error of our own would look like a broken file. A GPU that is full is
-    no fault of the file and goes through.
+    Libraries raise nearly anything for a broken file, those written in Rust even what is not an ``Exception``. So
+    nothing but the reading itself belongs inside: an error of our own would look like a broken file. That a GPU is full
+    is not the file's fault and goes through.
     """
     try:
         yield

@@ -45,7 +45,7 @@ class Marks:
         self.wanted: list[str] = []
         """Fields that say that it is."""
         self.problems: list[str] = []
-        """Fields that say something else than yes or no, as ends of sentences."""
+        """Fields that say something other than yes or no, as ends of sentences."""
         for field, value in item.items():
             self._read(str(field), str(field), value, classes)
             if str(field).lower() in _NESTED and isinstance(value, Mapping):

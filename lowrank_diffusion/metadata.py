@@ -54,7 +54,7 @@ class Facts:
     precision: str = "float32"
     """Type of the frozen base."""
     base_file: Path | None = None
-    """The base where it is one file, by whose hashes other programs find it; a folder has none."""
+    """The base if it is one file: other programs find it by its hashes, which a folder does not have."""
 
 
 def common_metadata(facts: Facts, rank: int) -> dict[str, str]:

@@ -67,7 +67,7 @@ def perturbed_reference(
     One draw for all of them: a draw for each would cost small matrices more than their numbers do.
 
     Args:
-        weights, scales, seed, step: as there; of each matrix.
+        weights, scales, seed, step: as in :func:`perturb_reference`, for each matrix.
         places: (layer, before) of each matrix.
     """
     groups = [_groups(w.shape, before, w.device) for w, (_, before) in zip(weights, places, strict=True)]

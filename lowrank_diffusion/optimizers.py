@@ -19,7 +19,7 @@ class Optimizer:
     captured: bool = False
     """Whether a CUDA graph can hold its update."""
     package: str = ""
-    """What has to be installed for it; empty: nothing but torch."""
+    """The package that has to be installed for it; empty: torch is enough."""
 
 
 OPTIMIZERS = {

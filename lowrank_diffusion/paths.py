@@ -22,7 +22,7 @@ def home() -> Path:
 def expanded(name: str) -> Path:
     """A path as a person writes it: quotes, ``--out=~/x`` and unit files hold a "~" that no shell has seen.
 
-    That of a user who does not exist stays as it is, and then is no path that exists.
+    That of a user who does not exist stays as it is, and does not exist as a path.
     """
     return Path(os.path.expanduser(name))
 
@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk: what power cuts cannot take back."""
+    """Wait until a file's content, or a folder's list of names, is on the disk, so that a power cut cannot undo it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # a folder cannot be opened on Windows, where names are safe without it

@@ -1,4 +1,4 @@
-"""YAML as settings need it, and no more of it: plain values in lists and mappings, of bounded size.
+"""The part of YAML that settings need, and no more: plain values in lists and mappings, of bounded size.
 
 A file of settings may come from anybody. Aliases, which make gigabytes of a few lines, and tags, which name types of
 their own, have no use in it and are refused; so is what is larger, deeper or longer than any settings are.

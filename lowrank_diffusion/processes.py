@@ -29,7 +29,7 @@ def write(path: Path, pid: int, number: int) -> None:
 
 
 def alive(path: Path) -> psutil.Process | None:
-    """The recorded process, if it is the very one and has not ended."""
+    """The recorded process, if it is still the same one and has not ended."""
     facts = _facts(path)
     pid, born = facts.get("pid"), facts.get("born")
     if type(pid) is not int or not 0 < pid < 2**31 or not isinstance(born, str) or facts.get("boot") != _boot():

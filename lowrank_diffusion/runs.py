@@ -121,7 +121,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        """What it trains: "text" or "image"; "image" too where its settings do not say so, as those of early runs."""
+        """What it trains: "text" or "image"; also "image" if its settings do not say, as in early runs."""
         return _task(self.path / "config.yaml")
 
     def adapter(self, step: int | None = None) -> Adapter:

@@ -67,6 +67,6 @@ class ExportConfig(Section):
     """The adapter's files for other programs."""
 
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = option(
-        "auto", "Type of their numbers. auto: fp16 if the run trains in half precision; the error is told."
+        "auto", "Type of their numbers. auto: fp16 if the run trains in half precision; the error is reported."
     )
     captions: bool = option(True, "Write captions, prompts and how often each tag stands into the files' headers.")

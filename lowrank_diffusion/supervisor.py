@@ -19,7 +19,7 @@ from .runs import Run, RunError
 def start(run: Run) -> None:
     """Start a run, or go on from its newest checkpoint, in a process of its own session. Raises RunError."""
     try:
-        with FileLock(run.path / ".start.lock", timeout=60):  # of two who start it, the second finds it started
+        with FileLock(run.path / ".start.lock", timeout=60):  # if two start it at once, the second finds it started
             _start(run)
     except Timeout:
         raise RunError(f"{run.name} is being started already.") from None
@@ -28,7 +28,7 @@ def start(run: Run) -> None:
 def _start(run: Run) -> None:
     process, status = run.process(), run.status()
     if process is not None and not status.active:
-        psutil.wait_procs([process], timeout=30)  # it has said its last word and is on its way out
+        psutil.wait_procs([process], timeout=30)  # it has written its last event and is about to end
     if run.process() is not None:
         raise RunError(f"{run.name} is running already.")
     if status.state == "finished":

@@ -29,7 +29,7 @@ SHARED = (("to_q", "to_k", "to_v"), ("q_proj", "k_proj", "v_proj"), ("gate_proj"
 
 UNQUANTIZED = r"(^|\.)(time_embedding|time_emb_proj|add_embedding|lm_head)(\.|$)"
 """In the paths of linear layers that ``base.quantize`` leaves as they are: what is small and feeds everything (time),
-and what turns into logits. Norms, convolutions and embeddings are no linear layers, and so stay too."""
+and what turns into logits. Norms, convolutions and embeddings are not linear layers, so they stay as well."""
 
 
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:P?<\w+>|<?[=!:>]|:)|[*+?]|\{\d*,?\d*\}|.", re.DOTALL)
@@ -42,7 +42,7 @@ def unsound(expression: str) -> str:
         re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:
         return f"is not a regular expression: {error}"
-    return "could take for ever, as repeated groups and very many repeats do" if endless(expression) else ""
+    return "could take forever, as repeated groups and very many repeats do" if endless(expression) else ""
 
 
 def endless(expression: str) -> bool:
@@ -53,7 +53,7 @@ def endless(expression: str) -> bool:
     repeats, before, branching, depth = 0, "", set[tuple[int, int]](), [0]
     for number, token in enumerate(_TOKEN.findall(expression), 1):
         repeat = token in ("*", "+", "?") or (token.startswith("{") and len(token) > 1)
-        if repeat and before != "repeat":  # behind another one it says how greedy that is
+        if repeat and before != "repeat":  # after another one it says how greedy that is
             repeats += 1
             if before == ")" and token != "?":
                 return True

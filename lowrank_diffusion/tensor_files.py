@@ -26,7 +26,7 @@ _NOT_SOUND = "is corrupt: its header is not that of a safetensors file. Download
 
 
 class HeaderError(ValueError):
-    """The file is no sound safetensors file; the text says what it is instead, and what to do."""
+    """The file is not a sound safetensors file; the text says what it is instead, and what to do."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _code(status: Status) -> int:
 
 
 class Screen:
-    """What has been said about a run so far, so that everything is said once."""
+    """What has been printed about a run so far, so that everything is printed once."""
 
     def __init__(self, run: Run, known: Sequence[str] = ()):
         self.run, self._known = run, set(known)

@@ -52,7 +52,7 @@ class Stopping:
 
 
 def main(path: str) -> int:
-    """Train one run. Of several processes the first writes its events, and the others only train along."""
+    """Train one run. Of several processes the first writes its events, and the others only train."""
     run = Run(Path(path))
     return lead(run) if devices.rank() == 0 else follow(run)
 
@@ -68,7 +68,7 @@ def follow(run: Run) -> int:
 
 
 class Silent(EventLog):
-    """A log that nobody reads: one process tells for all."""
+    """A log that nobody reads: one process writes for all."""
 
     def append(self, event: events.Event) -> None:
         """Nothing."""

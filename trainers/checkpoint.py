@@ -40,12 +40,12 @@ class Damaged(ValueError):
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a checkpoint that was looked at."""
+    """The content of a checkpoint that was checked."""
 
     step: int
     groups: list[dict[str, Any]]
     plain: dict[int, dict[str, Any]]
-    """By parameter: what an optimiser keeps besides tensors."""
+    """By parameter: what an optimiser keeps apart from tensors."""
     scaler: dict[str, Any]
     gpus: int
     fingerprint: dict[str, Any]
@@ -57,7 +57,7 @@ def save(run: Run, state: Step) -> Path:
 
     Raises:
         OSError: for example on a full disk.
-        Diverged: a value is no number; nothing is written then.
+        Diverged: a value is not a number; nothing is written then.
     """
     tensors = {f"adapter.{name}": p.detach() for name, p in state.parameters.items()}
     tensors |= {f"averaged.{name}": value for name, value in state.averaged.items()}
@@ -84,7 +84,7 @@ def save(run: Run, state: Step) -> Path:
         sync(path)
 
     replace(folder / STATE, write)
-    for place in (folder, folder.parent, run.path):  # the names, too
+    for place in (folder, folder.parent, run.path):  # the names as well
         sync(place)
     return folder
 
@@ -144,7 +144,7 @@ def load(folder: Path, state: Step) -> int:
     """Put one checkpoint into ``state``; returns the steps done.
 
     Raises:
-        CheckpointError: it is damaged, or the settings or the base are others.
+        CheckpointError: it is damaged, or the settings or the base are different.
     """
     path = folder / STATE
     try:
@@ -155,7 +155,7 @@ def load(folder: Path, state: Step) -> int:
 
 
 def read(path: Path) -> Contents:
-    """All that a checkpoint holds, looked at. Raises Damaged."""
+    """All that a checkpoint holds, checked. Raises Damaged."""
     try:
         with opened(path), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -174,7 +174,7 @@ def read(path: Path) -> Contents:
     if f"step-{contents.step:06d}" != path.parent.name:
         raise Damaged(f"is the state after step {contents.step}, in the folder {path.parent.name}.")
     if not _are_finite(tensors):
-        raise Damaged("holds values that are no numbers.")
+        raise Damaged("holds values that are not numbers.")
     return contents
 
 
@@ -184,14 +184,14 @@ def _typed(facts: dict[str, Any], tensors: Tensors) -> Contents:
     if type(step) is not int or step < 0:
         raise ValueError(f"its step is {step!r}")
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-        raise ValueError("its groups are no list of tables")
+        raise ValueError("its groups are not a list of tables")
     numbers = [value for group in groups for value in group.values() if isinstance(value, float)]
     if any(map(math.isnan, numbers)):  # a bound may be infinite
-        raise ValueError("a rate is no number")
+        raise ValueError("a rate is not a number")
     tables = {int(index): dict(values) for index, values in plain.items()}
     marks = facts.get("fingerprint", {})
     if not isinstance(marks, dict) or not all(isinstance(part, dict | str) for part in marks.values()):
-        raise ValueError("its fingerprint is no table")
+        raise ValueError("its fingerprint is not a table")
     return Contents(step, groups, tables, dict(scaler), int(facts.get("gpus", 1)), marks, tensors)
 
 

@@ -78,7 +78,7 @@ def _restore(run: Run, state: Step, log: EventLog) -> int:
 
 
 class Peaks:
-    """Tells how much GPU memory each stage takes, whenever it is more than before."""
+    """Reports how much GPU memory each stage takes, whenever it is more than before."""
 
     def __init__(self, state: Step, log: EventLog):
         self.state, self.log, self.reported = state, log, dict[str, tuple[int, int]]()
@@ -145,7 +145,7 @@ def _rescue(run: Run, state: Step, log: EventLog, start: int) -> None:
 def _patiently(write: Callable[[], T], state: Step, log: EventLog) -> T:
     """On a full disk wait for space, again and again.
 
-    To train on would put more work at risk, and to leave would lose what was trained.
+    Training on would put more work at risk, and ending would lose what was trained.
     """
     noted = False
     while True:

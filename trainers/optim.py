@@ -15,7 +15,7 @@ from lowrank_diffusion.config import OptimizerConfig
 from lowrank_diffusion.devices import DeviceError
 
 SHARE = "share"
-"""What a group of parameters has of the learning rate, by this name in it."""
+"""The key of a group's share of the learning rate."""
 
 
 def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
@@ -28,7 +28,7 @@ def lr_at(cfg: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def groups(cfg: OptimizerConfig, parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
-    """``parameters`` by the learning rates they have: the text encoders' may be another."""
+    """``parameters`` by the learning rates they have: the text encoders' may differ."""
     text = {name: parameter for name, parameter in parameters.items() if name.startswith("text_encoder")}
     rest = [parameter for name, parameter in parameters.items() if name not in text]
     param_groups = [{"params": rest, SHARE: 1.0}]

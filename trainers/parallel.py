@@ -1,7 +1,7 @@
 """Several processes, one per GPU, that train one adapter: each has micro-batches of its own, their gradients add up.
 
 W processes with ``train.accumulate`` micro-batches each do what one process does with W times as many: process r takes
-the micro-batches r, r + W, r + 2 W... of the step's window. So their draws differ, and none needs to be told any.
+the micro-batches r, r + W, r + 2 W... of the step's window. So their draws differ without any being sent.
 Only the first process writes: events, checkpoints, samples, files.
 """
 

@@ -49,7 +49,7 @@ def still_there(choices: list[str]) -> list[str]:
 
 
 def run_settings(choice: str) -> Config | None:
-    """Those of a chosen run; None for a file, for nothing, and for a run that cannot be read (drawing will say why)."""
+    """The settings of a chosen run; None without one, and for a run that cannot be read (drawing will say why)."""
     kind, _, name = choice.partition(":")
     try:
         return safe.run(name).config() if kind == "run" else None

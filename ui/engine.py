@@ -146,7 +146,7 @@ class Engine:
         self._finish()
 
     def _finish(self) -> None:
-        """After a job: let the next one have its turn, and end the worker where that is wanted, now or when idle."""
+        """After a job: let the next one have its turn, and end the worker if that is wanted, now or when idle."""
         self._job = ""
         if self.pid is not None:
             self._idle = threading.Timer(self._idle_seconds, self.release)

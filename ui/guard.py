@@ -1,7 +1,7 @@
 """Who may speak to the app: one small layer in front of every route.
 
 A browser runs pages of strangers beside ours. Two rules keep them out: the address in ``Host`` must be a name of this
-app (a stranger's name that was pointed at this machine is none), and a request that comes from a page must come from
+app (a stranger's name that was pointed at this machine is not one), and a request that comes from a page must come from
 one of ours.
 """
 
@@ -218,7 +218,7 @@ class Guard:
 
 
 def _headers(headers: list[tuple[bytes, bytes]], file: bool) -> list[tuple[bytes, bytes]]:
-    """What the browser is told beside the answer: files of a run never run script, and no page frames ours."""
+    """Headers that go with every answer: files of a run never run script, and no page frames ours."""
     headers = [*headers, (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
     if not file:
         return [*headers, (b"content-security-policy", b"frame-ancestors 'self'")]

@@ -24,7 +24,7 @@ def guard(demo: gr.Blocks) -> None:
 
     What answers once is asked by one plain request. Gradio's queue tells its answers over a stream that it closes
     when it has nothing more to say; a question asked at that moment is answered into a stream that nobody hears, and
-    the page then waits for ever. Only what answers bit by bit, and so holds the stream open, goes through the queue.
+    the page then waits forever. Only what answers bit by bit, and so holds the stream open, goes through the queue.
     """
     for event in demo.fns.values():
         if event.fn is not None:

@@ -188,7 +188,7 @@ class LanguageWorker:
 
 
 def _followed(pieces: Generator[str, None, AnswerLength], tell: Callable[[str], None]) -> tuple[str, AnswerLength]:
-    """An answer to its end, telling all there is of it after each piece."""
+    """An answer to its end; ``tell`` gets all there is of it after each piece."""
     text = ""
     tell(text)
     while True:

@@ -43,7 +43,7 @@ def launch_run(name: str, values: dict[str, Any], data: Data) -> Run:
 
     Raises:
         InputsError: with every problem of settings, data, base and device.
-        UserError: where the run directory cannot be made or the process not be started; nothing stays behind.
+        UserError: where the run directory cannot be made or the process cannot be started; nothing stays behind.
     """
     config, problems = _checked(values, data)
     if not name.strip():

@@ -30,7 +30,7 @@ STATE_HINTS = {
     "interrupted": "Resume goes on from the newest checkpoint.",
     "failed": "Nothing that was saved is lost. Put the cause right, then resume or start a new run.",
 }
-NOTHING_SAVED = "Nothing was saved yet: Resume begins anew, with the same settings and pictures."
+NOTHING_SAVED = "Nothing was saved yet: Resume starts over, with the same settings and pictures."
 FINISHED_HINTS = {
     "image": "Try it in the Generate tab; its adapter files are in the Runs tab.",
     "text": "Talk to it under Chat, beside its base; its adapter files are in the Runs tab.",

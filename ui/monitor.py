@@ -25,7 +25,7 @@ SLOW_POLL_SECONDS = 4
 class Monitor:
     """A run selector with the chosen run's state, curve, samples and the buttons that steer it.
 
-    ``bar`` and ``start`` stand below the settings: what is at work and waits is said where a run is started, too.
+    ``bar`` and ``start`` stand below the settings: what is running and waiting is also shown where a run is started.
     """
 
     def __init__(self, task: str, on_start: Callable[[], None], bar: gr.HTML, start: gr.Button) -> None:

@@ -194,7 +194,7 @@ class PicturePanel:
         return updates
 
     def _asked_again(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """With other pictures than its example's, a preset's answers to what they show are none any more."""
+        """With other pictures than its example's, a preset's answers about what they show no longer hold."""
         memory = self.tab.memory
         name, before = memory.preset(data[self.tab.filled]), memory.own(data[self.tab.filled])
         answers = {key: memory.values(name).get("data", {}).get(short) for short, key in blanks.ANSWERS.items()}

@@ -62,7 +62,7 @@ class Worker(Protocol):
     """What did not work, as the beginning of a sentence."""
 
     def warm(self, wanted: Callable[[], bool]) -> None:
-        """Called once, before the first job: what can be had ready. ``wanted`` says whether a job is waiting."""
+        """Called once, before the first job: prepare what can be prepared. ``wanted`` says whether a job is waiting."""
         ...
 
     def do(self, job: Any, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Finished:

@@ -24,7 +24,7 @@ from .train import TrainTab
 PAGE = 5
 """Rows shown at a time."""
 TOKEN_SETTINGS = tuple(key for key, field in fields("text").items() if fact(field, "tokens"))
-"""The settings on which it depends what the model sees."""
+"""The settings that decide which tokens the model sees."""
 FORMATS = '<div class="nothing">Chat messages, prompt and completion, Alpaca fields, or plain text.</div>'
 NOT_HELD_OUT = {"text.held_out": "", "text.answers": 0}
 HELD_OUT_NOTE = "The example's held-out rows are not used with it; set Held out to keep some of these for validation."

@@ -84,7 +84,7 @@ def counts_html(counts: Counts, text: TextConfig) -> str:
     elif counts.too_long:
         notes.append(f"{_lines(counts.too_long)} longer than {text.length} tokens: {counts.cut:,} tokens are cut off.")
     if counts.unusable:
-        notes.append(f"{_lines(counts.unusable)} of no use with this base, which training refuses.")
+        notes.append(f"{_lines(counts.unusable)} not usable with this base, which training refuses.")
     if counts.counted < counts.rows:
         notes.append(f"The figures are those of the first {counts.counted:,} rows.")
     words = "".join(f'<p class="message bad">{html.escape(note)}</p>' for note in notes)

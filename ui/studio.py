@@ -54,7 +54,7 @@ def build() -> gr.Blocks:
         atexit.register(engine.close)
 
     def release() -> None:
-        """Give a training the memory that drawing and speaking hold."""
+        """Give a training the memory that drawing and answering hold."""
         for engine in engines:
             engine.release()
 
@@ -102,7 +102,7 @@ def _poll_what_is_looked_at(timers: dict[gr.Tab, gr.Timer | None]) -> None:
 
 
 def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, tabs: gr.Tabs) -> None:
-    """'Try it': the run's adapter where it is drawn or talked with, and a prompt to begin with where there is none."""
+    """'Try it': open the run's adapter in its tab, with a prompt to begin with if there is none."""
     first, *others = generate.choices
 
     def use(name: str | None, prompt: str, base: str, uploads: list[str], message: str) -> dict[Any, Any]:
@@ -191,7 +191,7 @@ def check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror:
-        raise LaunchError(f"--host: {host!r} is no address of this machine. Take 127.0.0.1 or 0.0.0.0.") from None
+        raise LaunchError(f"--host: {host!r} is not an address of this machine. Take 127.0.0.1 or 0.0.0.0.") from None
     except OSError as error:
         raise LaunchError(
             f"Port {port} on {host} cannot be used: {error.strerror}. If the app runs already, open "

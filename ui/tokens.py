@@ -104,7 +104,7 @@ def row_tokens(number: int, row: Row, encoded: Encoded | str, tokenizer: Any, le
 
 
 def _pieces(ids: tuple[int, ...], kinds: list[str], tokenizer: Any) -> Iterator[Piece]:
-    """Tokens as text. A token may hold half a character: it goes with those that complete it."""
+    """Tokens as text. A token may hold half a character: it is shown with those that complete it."""
     control = set(tokenizer.all_special_ids)
 
     def decode(some: list[int]) -> str:

@@ -27,11 +27,11 @@ class _Follower:
             return self.status
 
     def _read(self) -> Status:
-        """The state; of a stranger's folder that no run of ours wrote, that it cannot be read and nothing else."""
+        """The state; a folder that none of our runs wrote is only reported as unreadable."""
         try:
             status = self.watch.refresh()
             if not is_sound(status):
-                raise ValueError("a figure is none")
+                raise ValueError("a figure is not a number")
             lists = {name: list(value) for name, value in vars(status).items() if isinstance(value, list)}
             measures = {name: list(points) for name, points in status.measures.items()}
             return dataclasses.replace(status, **lists, measures=measures)  # read while others go on
@@ -41,7 +41,7 @@ class _Follower:
 
 
 def is_sound(status: Status) -> bool:
-    """Whether every figure is one: files that a stranger made may hold anything."""
+    """Whether every figure is a number: files that a stranger made may hold anything."""
     whole = (status.step, status.steps, status.stage_done, status.stage_total, status.parameters, status.memory)
     real = (status.seconds_per_step, status.started, status.updated)
     texts = (status.state, status.stage, status.message, status.device, status.precision, status.mode, *status.notes)

@@ -85,7 +85,7 @@ class Kind(Protocol):
         ...
 
     def adopt(self, module: Any, name: str) -> None:
-        """Let a layer that PEFT made work as this project has it, where that is not as PEFT has it."""
+        """Make a layer of PEFT's work as this project wants it, where PEFT does otherwise."""
         return
 
     def trained(self, module: Any, name: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Kind(Protocol):
         return ""
 
     def shape(self, module: Any, name: str) -> tuple[int, ...]:
-        """R, and what else layers that read one input must have in common to be one product."""
+        """R, and whatever else layers that read one input must share to become one product."""
         ...
 
     def refresh(self, a: Tensor, b: Tensor, stored: list[Tensor], scaling: float) -> None:

@@ -87,7 +87,7 @@ def check_sizes(layers: dict[str, nn.Linear], cfg: AdapterConfig) -> None:
 def attach(model: nn.Module, cfg: AdapterConfig, seed: int, name: str = "") -> list[AdaptedLayer]:
     """Freeze ``model`` and give its target layers float32 adapters that start as the identity.
 
-    What begins at zero is said by the kind; all else is drawn from (seed, layer path), Kaiming-uniform as in PEFT.
+    The kind says what begins at zero; everything else is drawn from (seed, layer path), Kaiming-uniform as in PEFT.
     Float64 models (tests) get float64 adapters. Models that are trained together differ in ``name``, so that they draw
     differently.
 
@@ -160,7 +160,7 @@ def _refuse_endless(folder: Path, said: dict[str, Any]) -> None:
         given = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
         for expression in given:
             if endless(expression):
-                rule = f"its {field} has the expression {expression[:60]!r}, which could take for ever"
+                rule = f"its {field} has the expression {expression[:60]!r}, which could take forever"
                 raise AdapterError(f"{folder}: {rule}. Write the names of its layers there.")
 
 

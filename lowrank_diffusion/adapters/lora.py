@@ -47,7 +47,7 @@ class Lora(Placed):
         return Factors(a.flatten(1), b.flatten(1) * module.scaling[name])
 
     def obstacle_to_factors(self, module: Any, name: str, path: str) -> str:
-        """PEFT's variants, such as DoRA, and biases."""
+        """PEFT's variants, such as DoRA, and biases are."""
         if name in module.lora_variant:
             return f"{path} has an adapter of another kind ({type(module.lora_variant[name]).__name__})"
         return f"the adapter of {path} has a bias" if module.lora_B[name].bias is not None else ""

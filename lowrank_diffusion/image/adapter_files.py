@@ -72,7 +72,7 @@ def _of_text(layer: str) -> bool:
 
 
 def split(name: str) -> tuple[str, str] | None:
-    """A tensor's layer as the file calls it, and what the tensor is to it; None for what is no part of a LoRA."""
+    """A tensor's layer as the file calls it, and what the tensor is to it; None if it is not part of a LoRA."""
     match = _KEY.fullmatch(name)
     return match and (match["layer"], next(role for role in _ROLES if match[role] is not None))
 
@@ -91,7 +91,7 @@ def _no_pairs(shapes: Mapping[str, Shape]) -> str:
             return f"{name[:200]} is there twice under different names"
         layers[layer][role] = shape
     if odd:
-        return f"{len(odd)} of {len(shapes)} tensors are no part of a LoRA, such as {odd[0][:200]}"
+        return f"{len(odd)} of {len(shapes)} tensors are not part of a LoRA, such as {odd[0][:200]}"
     return next((f"the layer {layer[:200]} {why}" for layer, own in layers.items() if (why := _no_pair(own))), "")
 
 

@@ -46,7 +46,7 @@ def load_adapter(pipeline: Any, path: Path, name: str) -> None:
 
 
 def select(pipeline: Any, strengths: Mapping[str, float]) -> None:
-    """Let the adapters of these names act, each so strongly; all others rest."""
+    """Switch on the adapters of these names, each at its strength, and switch off all others."""
     for model in _models(pipeline).values():
         for layer in (layer for layer in model.modules() if isinstance(layer, LoraLayer)):
             _choose(layer, {adapter: value for adapter, value in strengths.items() if adapter in layer.lora_A})
@@ -114,7 +114,7 @@ class _State:
         return cls(layers, active, learning, None if configs is None else dict(configs), model._hf_peft_config_loaded)
 
     def restore(self, model: Any, name: str) -> None:
-        """Take ``name`` out again, however far it came."""
+        """Take ``name`` out again, however much of it was added."""
         for path, layer in list(model.named_modules()):
             if isinstance(layer, BaseTunerLayer) and path not in self.active:
                 parent, _, last = path.rpartition(".")

@@ -29,7 +29,7 @@ class Batch:
     tokens: Tensor | None
     """(B, L, D), unless the text encoders are trained"""
     pooled: Tensor | None
-    """(B, P), likewise, in families that have it"""
+    """(B, P), on the same condition, in families that have it"""
     framing: Tensor
     """(B, 6)"""
     weights: Tensor

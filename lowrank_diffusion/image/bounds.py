@@ -23,7 +23,7 @@ LARGEST_FILE = 2_000_000_000
 SMALLEST_SIDE = 16
 """Pixels."""
 LARGEST_ASPECT = 20
-"""Longer side to shorter: scaled until the shorter one fills a crop, a thread of pixels would be a sea."""
+"""Longer side to shorter: scaled until the shorter one fills a crop, a thin strip would become huge."""
 MOST_SCANS = 100
 """A progressive JPEG has about ten; each is a pass over the whole picture."""
 _COUNTED = 2_000_000
@@ -31,7 +31,7 @@ _COUNTED = 2_000_000
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 _RGB = 4
 _DECODERS = {"WEBP": 8, "AVIF": 8, "TIFF": 4}
-"""Bytes of a pixel that decoders hold besides."""
+"""Bytes per pixel that decoders hold in addition."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_CHUNKS = 100_000
@@ -140,7 +140,7 @@ def _is_bomb(kind: bytes, file: BinaryIO, position: int) -> bool:
         packed = packed[2:].split(b"\0", 2)[-1] if packed[:1] == b"\1" else b""
     else:
         packed = packed[1:]
-    with contextlib.suppress(zlib.error):  # Pillow leaves out by itself what is no such stream
+    with contextlib.suppress(zlib.error):  # Pillow itself skips what is not such a stream
         return len(zlib.decompressobj().decompress(packed, LARGEST_PROFILE)) == LARGEST_PROFILE
     return False
 

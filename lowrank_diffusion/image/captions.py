@@ -37,7 +37,7 @@ def one_line(caption: str) -> str:
 
 @dataclass
 class Captions:
-    """Captions by picture, and everything that is to be said about where they came from."""
+    """Captions by picture, and everything to report about where they came from."""
 
     by_picture: dict[Path, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

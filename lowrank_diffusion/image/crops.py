@@ -1,4 +1,4 @@
-"""Training crops, and how each is framed, which some families are told (arXiv 2307.01952, section 2.2)."""
+"""Training crops, and how each is framed, which some families take as input (arXiv 2307.01952, section 2.2)."""
 
 from __future__ import annotations
 

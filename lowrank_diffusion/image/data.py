@@ -1,7 +1,7 @@
 """A folder of pictures with captions: reading one, writing one, and everything that can be wrong with it.
 
 Captions come from the first of these that a folder has: a table (see :mod:`.captions`), a NAME.txt beside a picture,
-one prompt for all. What is left out is named: sub-folders that no table names, and files that are no pictures.
+one prompt for all. What is left out is named: sub-folders that no table names, and files that are not pictures.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from .model import Base, Progress
 
 @dataclass(frozen=True)
 class TokenIds:
-    """A prompt as text encoders read it that are trained."""
+    """A prompt as text encoders read it while they are trained."""
 
     ids: Tensor
     """(E, L) int64, on the device: for each encoder; with data.caption_chunks (E, n, L)."""
@@ -35,7 +35,7 @@ class TokenIds:
 
 
 Prompts = dict[str, Embedding | TokenIds]
-"""On the device: as the denoiser reads them, or as text encoders do that are trained."""
+"""On the device: as the denoiser reads them, or as text encoders in training do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Example:
 
 
 Variants = list[Example]
-"""One picture: its crops, of which a step takes one."""
+"""One picture: its crops; a step takes one of them."""
 
 
 class Dataset:
@@ -71,10 +71,10 @@ class Dataset:
         base: whose VAE and text encoders make them, and are let go again.
         cfg: the run's settings.
         instance: the pictures of ``data.instance``.
-        progress: told of what takes long.
+        progress: called while something takes long.
 
     Raises:
-        DataError, ConfigError, ModelError: what of the pictures, the settings or the base cannot be used.
+        DataError, ConfigError, ModelError: something about the pictures, the settings or the base cannot be used.
     """
 
     def __init__(self, base: Base, cfg: Config, instance: list[Picture], progress: Progress):

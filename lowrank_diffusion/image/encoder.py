@@ -1,4 +1,4 @@
-"""An encoder of pictures: how like are they to others, and to what a prompt says?
+"""An encoder of pictures: how similar they are to others, and to what a prompt says.
 
 The cosines of its embeddings are the metrics of the DreamBooth paper (arXiv 2208.12242): CLIP-I and DINO between
 pictures, CLIP-T between a picture and its prompt.
@@ -29,7 +29,7 @@ KEY = "--encoder"
 CONTRASTIVE = ("clip", "siglip", "siglip2")
 """Model types of transformers whose pictures and texts share a space."""
 VISION = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
-"""And those that see only: the embedding is their first token. DINO itself is a ``vit``."""
+"""And those that only see: the embedding is their first token. DINO itself is a ``vit``."""
 
 _ACCEPTED = "Give 'embedded', or the folder or hub id of a CLIP, SigLIP, DINO, DINOv2, DINOv3 or ViT."
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")

@@ -141,7 +141,7 @@ def _scheduler_problems(family: Family, folder: Path, indexed: str) -> Iterator[
 
 
 def _config_problems(family: Family, folder: Path, name: str, key: str) -> Iterator[Problem]:
-    """Is this the architecture that the family has there?"""
+    """Whether the part has the architecture that the family expects of it."""
     path = folder / "config.json"
     try:
         config = read_object(path)
@@ -182,7 +182,9 @@ def _shard_problems(index: Path, key: str) -> Iterator[Problem]:
     except (ValueError, TypeError, AttributeError):
         names, bad = [], []
     if bad or not names:
-        reason = f"names {bad[0]!r}, which is no .safetensors file beside it." if bad else "is not an index of weights."
+        reason = (
+            f"names {bad[0]!r}, which is not a .safetensors file beside it." if bad else "is not an index of weights."
+        )
         yield Problem(key, f"{index} {reason}", "Download or copy the model again.")
         return
     for name in names:

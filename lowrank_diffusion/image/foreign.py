@@ -1,4 +1,4 @@
-"""Adapters of any program as plain pairs by layer, told by the names in the file; what is no LoRA is refused by name.
+"""Adapters of any program as plain pairs by layer, known by the names in the file; other kinds are refused by name.
 
 A layer's update is ``scale * up @ down`` with scale = alpha / rank of that layer; a layer without alpha has alpha =
 rank. Nothing is guessed from other layers.
@@ -55,7 +55,7 @@ def read(path: Path, models: Mapping[str, nn.Module], family: Family | None = No
         AdapterError: not a LoRA of this base, whole and finite.
     """
     if not path.is_dir() and path.name == adapter_files.WEIGHTS and (path.parent / adapter_files.CONFIG).is_file():
-        path = path.parent  # of which it is a part
+        path = path.parent  # the file is part of that folder
     if not path.is_dir():
         return _pairs(_load(path, family), models, "")
     plain = path / adapter_files.DIFFUSERS_DEFAULT
@@ -164,14 +164,14 @@ def _place(key: str, layers: Mapping[str, Mapping[str, Any]], default: str) -> t
 
 
 def _pair(stated: Stated, path: str, group: dict[str, Tensor]) -> Factors:
-    """One layer's pair with its scale inside B; that its tensors make one, their header has said."""
+    """One layer's pair with its scale inside B; that its tensors make one was checked in the header."""
     if "gralora_A" in group:
         k, _, rank = group["gralora_A"].shape
         scale = stated.block_scale(path, k, rank, group["general_A"].shape[0] if "general_A" in group else 0)
         pair = gralora_to_lora(group["gralora_A"], group["gralora_B"], scale)
         return stack(pair, Factors(group["general_A"], group["general_B"] * scale)) if "general_A" in group else pair
     down, up, rank = group["down"], group["up"], group["down"].shape[0]
-    if "mid" in group:  # down, then a convolution, then up: both first are linear, so they are one
+    if "mid" in group:  # down, then a convolution, then up: the first two are linear, so they are one
         down = torch.einsum("rshw,sn->rnhw", group["mid"], down.flatten(1))
     return Factors(down, up * stated.scale(path, rank, float(group["alpha"]) if "alpha" in group else None))
 
@@ -181,7 +181,7 @@ def _fits(label: str, path: str, pair: Factors, layer: Any) -> None:
     a, b = pair
     shaped = [size for size in a.shape[1:] if size > 1] == [size for size in inputs if size > 1]  # (n, 1, 1) is (n,)
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise AdapterError(f"{label}: the scale of {path} is no finite number.")
+        raise AdapterError(f"{label}: the scale of {path} is not a finite number.")
     if b.shape[0] != rows or not (shaped or (a.dim() == 2 and a.shape[1] == math.prod(inputs))):
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise AdapterError(f"{label}: {path} has pairs of {shapes}, the base's layer is {tuple(layer.weight.shape)}.")

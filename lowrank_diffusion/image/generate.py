@@ -18,7 +18,7 @@ from .replay import Replay
 from .request import AdapterChoice, DrawCancelled, DrawRequest
 
 BATCH = 4
-"""At most so many pictures are drawn at once: more are hardly faster, and come later."""
+"""At most this many pictures are drawn at once: more are hardly faster, and come later."""
 
 BATCH_PIXELS = BATCH * 1024**2
 """And so many pixels."""
@@ -93,7 +93,7 @@ class Studio:
         if self._pipeline is None or self._replay is None or wanted != self._base:
             self.release()
             self._base, self._pipeline = wanted, wanted.pipeline()
-            if device.type == "cuda":  # convolutions run in this layout anyway, and else turn all they get around
+            if device.type == "cuda":  # convolutions run in this layout anyway, and would else convert all they get
                 denoiser(self._pipeline).to(memory_format=torch.channels_last)
             self._replay = Replay(denoiser(self._pipeline))
         return self._pipeline, self._replay
@@ -131,7 +131,7 @@ class Studio:
         seeds: Sequence[int],
         steps: _Steps,
     ) -> list[Image.Image]:
-        """Pictures of these seeds; where memory is short with fewer at once, and at last without graphs."""
+        """Pictures of these seeds; if memory is short, fewer at once, and in the end without graphs."""
         width, height = _size(pipeline, request)
         try:
             with replay.active():
@@ -161,7 +161,7 @@ class Studio:
 
 
 class _Steps:
-    """Counts denoising steps, tells of them, and looks whether to go on."""
+    """Counts denoising steps, reports them, and checks whether to go on."""
 
     def __init__(
         self, total: int, progress: Callable[[int, int], None] | None, cancelled: Callable[[], bool] | None

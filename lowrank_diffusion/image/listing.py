@@ -1,4 +1,4 @@
-"""What lies in a folder of pictures: told by content, not by names alone, so that nothing is passed over in silence."""
+"""What is in a folder of pictures, judged by content and not by names alone, so that nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_READ = {
     ),
     ".caption": "is not looked at. Give captions the ending .txt.",
 }
-"""What people leave among their pictures in the belief that it counts, and what to tell them."""
+"""Files that people leave among their pictures and expect to count, and what to tell them."""
 
 _JUNK = re.compile(r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|__macosx|@eadir", re.IGNORECASE)
 """What systems leave in folders by themselves."""
@@ -48,14 +48,14 @@ class Listing:
     not_read: list[tuple[Path, str]] = field(default_factory=list)
     """What would count if it could be read, and why it cannot."""
     others: list[Path] = field(default_factory=list)
-    """Files that are no pictures and no captions."""
+    """Files that are neither pictures nor captions."""
     folders: list[Path] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """For a person: what of the folder is left out."""
         notes = []
         if self.others:
-            notes.append(f"Left out, being no pictures: {listed(path.name for path in self.others)}.")
+            notes.append(f"Left out, as they are not pictures: {listed(path.name for path in self.others)}.")
         inside = {path: sum(map(is_picture, _files(path))) for path in self.folders}
         taken = {parent for path in self.pictures for parent in path.parents}
         filled = [f"{path.name} ({count})" for path, count in inside.items() if count and path not in taken]
@@ -109,7 +109,7 @@ def _sort(path: Path, listing: Listing) -> None:
 
 
 def content_suffix(path: Path) -> str:
-    """The ending that fits how a file begins; empty if it is none of the pictures that are known."""
+    """The ending that fits how a file begins; empty if it is not a known kind of picture."""
     try:
         if not path.is_file():
             return ""

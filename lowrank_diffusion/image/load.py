@@ -160,7 +160,7 @@ def _aligned(model: Any) -> Any:
 
 
 def _compare(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Refuse weights of which some are missing, of another shape, or no floating-point numbers."""
+    """Refuse weights if some are missing, have another shape, or are not floating-point numbers."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - given.keys())]
     for name in sorted(wanted.keys() & given.keys()):
         if wanted[name].shape != given[name].shape:

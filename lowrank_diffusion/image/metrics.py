@@ -1,4 +1,4 @@
-"""What an adapter does to pictures, in numbers: its run's prompts drawn without it and with it, and looked at."""
+"""What an adapter does to pictures, in numbers: its run's prompts drawn without it and with it, and measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of pictures, captions and prompts a run will not learn as it is, told before it starts and without torch."""
+"""Which pictures, captions and prompts a run will not learn as they are, reported before it starts, without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEN = 0.9
 
 
 def notes(cfg: Config, instance: Survey, classes: Survey | None, source: Source) -> list[str]:
-    """Everything that is cut, left out or enlarged, and what stands in for what; one sentence or two each.
+    """Everything that is cut, left out, enlarged or replaced by something else; one sentence or two each.
 
     Args:
         cfg: The run's settings.

@@ -1,4 +1,4 @@
-"""What PEFT says of an adapter beside its tensors: each layer's strength, and what no plain pair can say. No torch.
+"""What PEFT says of an adapter beside its tensors: each layer's strength, and what a plain pair cannot say. No torch.
 
 It stands in the adapter_config.json of PEFT's folder, in diffusers' header, and in the header of our own files.
 """
@@ -29,7 +29,7 @@ _LORA_ALONE = ("use_rslora", "rank_pattern", "alpha_pattern")
 """Settings that PEFT's GraLoRA does not have."""
 
 _PIECE = re.compile(r"\\d\+|(?:\\[.dw]|\[[\w.-]+\]|[\w.])([*+?]?)|\(\?:|[()^$]|(\|)")
-"""What an expression for layers is made of here. A repeated group is none of it: it can take longer than a life."""
+"""What an expression for layers is made of here. No repeated groups: matching one can take longer than a life."""
 MOST_REPEATS, MOST_CHOICES, MOST_EXPRESSIONS = 2, 5, 16
 """Repeats of an expression, its repeats and alternatives together, and expressions of an adapter: more of any can be
 made to take minutes, and people write plain names."""
@@ -44,7 +44,7 @@ class Stated:
         self._alphas, self._ranks = self._patterns("alpha_pattern"), self._patterns("rank_pattern")
 
     def scale(self, path: str, rank: int, alpha: float | None) -> float:
-        """By what a pair's update is multiplied; ``alpha`` is that of the file's own tensor, which goes before."""
+        """What a pair's update is multiplied by; ``alpha`` is that of the file's own tensor, which has precedence."""
         if self._fields.get("peft_type") == "GRALORA":
             raise AdapterError(
                 f"{self.label}: says that it is a GraLoRA, and {path} has a plain pair. Export it again."
@@ -79,12 +79,12 @@ class Stated:
         """PEFT's patterns in its order. Raises AdapterError for what could take too long."""
         patterns: Any = self._fields.get(field) or {}
         if not isinstance(patterns, Mapping):
-            raise AdapterError(f"{self.label}: its {field} is no JSON object.")
+            raise AdapterError(f"{self.label}: its {field} is not a JSON object.")
         expressions = [pattern for pattern in patterns if not re.fullmatch(r"[\w.]*", pattern)]
         refused = next((pattern for pattern in expressions if not _is_quick(pattern)), "")
         if refused or len(expressions) > MOST_EXPRESSIONS:
             what = f"the expression {refused[:60]!r}" if refused else f"{len(expressions)} expressions"
-            rule = f"its {field} has {what}, which is unsound or could take for ever"
+            rule = f"its {field} has {what}, which is unsound or could take forever"
             raise AdapterError(f"{self.label}: {rule}. Write the names of its layers there.")
         compiled = {pattern: re.compile(rf"(.*\.)?({pattern})$") for pattern in expressions}
         return [(pattern, compiled.get(pattern), value) for pattern, value in patterns.items()]
@@ -167,5 +167,5 @@ def of_diffusers_header(label: str, metadata: Mapping[str, str], model: str) -> 
         fields = json.loads(metadata.get(_HEADER, "{}"))
         own = {key.partition(".")[2]: value for key, value in fields.items() if key.startswith(f"{model}.")}
     except (ValueError, AttributeError, RecursionError):
-        raise AdapterError(f"{label}: its {_HEADER} is no JSON object.") from None
+        raise AdapterError(f"{label}: its {_HEADER} is not a JSON object.") from None
     return Stated(label, own)

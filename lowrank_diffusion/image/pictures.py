@@ -72,7 +72,7 @@ def open_picture(path: Path, background: str = "#ffffff") -> Image.Image:
     """The picture as RGB: upright by its EXIF, sRGB by its profile, transparent parts over ``background``.
 
     Raises:
-        DataError: the file is no picture that can be learnt from.
+        DataError: the file is not a picture that can be learnt from.
     """
     return _load(path, background, smallest=None)
 

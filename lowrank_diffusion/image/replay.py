@@ -24,10 +24,10 @@ from .. import devices
 from .static import StaticAdapters
 
 ORDINARY_CALLS = 2
-"""So many calls of a shape come before its capture: libraries choose kernels and load them."""
+"""This many calls of a shape come before its capture: libraries choose kernels and load them."""
 
 MOST_GRAPHS = 8
-"""So many shapes are kept; they share their working memory, but not inputs and outputs."""
+"""This many shapes are kept; they share their working memory, but not inputs and outputs."""
 
 Inputs = dict[str, Tensor]
 

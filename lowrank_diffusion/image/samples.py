@@ -19,7 +19,7 @@ class Samples:
     """Draws with a model as it is.
 
     Args:
-        base: of which the VAE is loaded for as long as it draws.
+        base: its VAE is loaded for as long as it draws.
         denoiser: that of the training, with its adapters.
         scheduler: the base's.
         cfg: prompts, seed, steps and guidance.

@@ -35,7 +35,7 @@ class Source:
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Overrides what the model says of itself; None: the model is right."""
     family_name: str = ""
-    """Of a hub id empty, and taken for :data:`.families.DEFAULT`, until its index is here."""
+    """Empty for a hub id, which counts as :data:`.families.DEFAULT` until its index is here."""
 
     @property
     def family(self) -> Family:
@@ -43,7 +43,7 @@ class Source:
         return families.FAMILIES[self.family_name or families.DEFAULT]
 
     def config(self, part: str) -> Path:
-        """The folder with a part's configuration; where it is not on this disk, that which ships for its family."""
+        """The folder with a part's configuration; if it is not on this disk, the one that ships for its family."""
         own = Path(self.path) / part
         return own if self.kind == "folder" else self.family.config(part, self.prediction)
 
@@ -147,7 +147,7 @@ def _facts(source: Source) -> Iterator[str]:
 
 
 def _digest(path: Path) -> str:
-    """Of a small file's content; of what is no such file, why."""
+    """The digest of a small file's content, or why it cannot be read."""
     try:
         with opened(path) as file:
             return hashlib.blake2b(file.read(LARGEST_JSON)).hexdigest()

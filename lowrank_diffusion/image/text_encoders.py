@@ -38,7 +38,7 @@ class WithTextEncoders(nn.Module):
         return {name: self.get_submodule(name) for name in self.family.encoders}
 
     def enable_gradient_checkpointing(self) -> None:
-        """Of the denoiser alone: a text encoder leaves little for backward."""
+        """Of the denoiser only: a text encoder leaves little for backward."""
         self.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
 
 

@@ -12,7 +12,7 @@ from .encode import Encoded
 from .packing import Packed, collate, pack
 
 BUCKETS = 4
-"""So many lengths do padded batches have, evenly spaced: a captured step needs one graph for each."""
+"""How many lengths padded batches have, evenly spaced: a captured step needs one graph for each."""
 
 
 class Batches:

@@ -24,7 +24,7 @@ class Dataset:
     held_out: list[Encoded]
     held_out_rows: list[Row]
     notes: list[str]
-    """What of the files is not learnt, for a person."""
+    """What is not learnt of the files, for a person."""
 
 
 def dataset(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Dataset:

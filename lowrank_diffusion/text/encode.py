@@ -75,7 +75,7 @@ def tokenizer_problems(tokenizer: Tokenizer, template: str) -> list[Problem]:
         end_of_turn(tokenizer)
     except DataError as error:
         advice = "Repair its chat template." if template == "plain" else "Set text.template=plain, or repair it."
-        return [Problem("text.template", f"the base's chat template is of no use: {error}", advice)]
+        return [Problem("text.template", f"the base's chat template cannot be used: {error}", advice)]
     return []
 
 

@@ -1,6 +1,6 @@
 """The header of a GGUF file: walked through before a library reads it, without loading anything.
 
-The library believes what a header says of its own sizes: one that says it has 2**60 names keeps it busy for ever.
+The library believes what a header says of its own sizes: one that says it has 2**60 names keeps it busy forever.
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -28,7 +28,7 @@ _LIMITS = {
     "block_count": 1000, "embedding_length": 10**6, "feed_forward_length": 10**7, "vocab_size": 10**7,
     "head_count": 10**5, "head_count_kv": 10**5, "key_length": 10**6, "value_length": 10**6, "expert_count": 10**5,
 }  # fmt: skip
-"""What no model has more of, by the last word of the fact's name."""
+"""The most that any model has of each, by the last word of the fact's name."""
 
 
 class _NotSound(Exception):
@@ -56,7 +56,7 @@ def _problem(path: Path, _changed: int, _size: int) -> str:
     except Unreadable as error:
         return str(error)
     except _NotSound as error:
-        return f"is no sound GGUF file: {error}."
+        return f"is not a sound GGUF file: {error}."
 
 
 class _Walk:
@@ -83,7 +83,7 @@ class _Walk:
         if layers > tensors:
             raise _NotSound(f"it has {tensors:,} tensors, and says that its model has {layers:,} layers")
         least = wide * words + layers * wide * (wide + self.sides["feed_forward_length"])
-        if least > 16 * self.size + 10_000_000:  # what lacks would be made up, in memory
+        if least > 16 * self.size + 10_000_000:  # what is missing would be made up, in memory
             raise _NotSound(f"it is of {self.size:,} bytes, and says that its model has {least:,} weights")
 
     def tensor(self) -> None:
@@ -122,7 +122,7 @@ class _Walk:
 
     def size_of(self, kind: int) -> int:
         if kind not in _SIZES:
-            raise _NotSound(f"a value is of the type {kind}, which there is not")
+            raise _NotSound(f"a value has the type {kind}, which does not exist")
         return _SIZES[kind]
 
     def text(self, most: int) -> bytes:

@@ -143,7 +143,7 @@ def attention(model: Any, name: str) -> Iterator[None]:
 
 
 def _refuse_outsized(config: Any, folder: Path) -> None:
-    """Raise ValueError for a configuration of a model far larger than its weights: what lacks would be made up."""
+    """Raise ValueError for a configuration of a model far larger than its weights: what is missing would be made up."""
     own = config.get_text_config()
     wide, words, layers = (getattr(own, name, 0) for name in ("hidden_size", "vocab_size", "num_hidden_layers"))
     least = wide * words + layers * wide * (wide + (getattr(own, "intermediate_size", 0) or 0))
@@ -156,7 +156,7 @@ def _refuse_outsized(config: Any, folder: Path) -> None:
 
 
 def _without_dropout(config: Any) -> None:
-    """Frozen weights are not trained, so their own dropout, which older models have, would be noise and no more."""
+    """Frozen weights are not trained, so their own dropout, which older models have, would only be noise."""
     for name, value in vars(config).items():
         if isinstance(value, float) and ("drop" in name):
             setattr(config, name, 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .encode import Encoded
 
 IGNORED = -100
-"""The label of a token that is no target, as ``torch.nn.functional.cross_entropy`` has it."""
+"""The label of a token that is not a target, as ``torch.nn.functional.cross_entropy`` has it."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Survey:
     left_out: dict[str, list[int]] = field(default_factory=dict)
     """Why rows are left out, and which."""
     unlearnt: list[int] = field(default_factory=list)
-    """Rows of which some answers are not learnt, as they say themselves."""
+    """Rows some of whose answers are not learnt, as they ask for."""
     unheard: list[int] = field(default_factory=list)
     """Rows that ask for turns of others than the assistant to be learnt."""
 
@@ -149,7 +149,7 @@ def survey(path: Path) -> Survey:
 
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    """The objects of JSON lines; a line that is none becomes the error."""
+    """The objects of JSON lines; a line that does not hold one becomes the error."""
     for number, line in lines(text):
         yield number, _parsed(line, "Put one complete object on each line.")
 

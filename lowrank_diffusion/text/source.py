@@ -38,7 +38,7 @@ class Source:
 
     @property
     def public(self) -> str:
-        """By what name other programs find it: a hub id. Of a file or folder only its own name is told."""
+        """The name by which other programs find it: a hub id. Of a file or folder only its own name is given."""
         return EMBEDDED_ID if self.label == EMBEDDED else self.path if self.kind == "hub" else Path(self.path).name
 
 

@@ -37,7 +37,7 @@ def of(item: Mapping[str, Any], name: str) -> list[Turn]:
 
 def read(item: Mapping[str, Any], name: str) -> set[str]:
     """The fields of a row that its turns are made of. Raises Invalid."""
-    begins = of(item, name)[0][0]  # a row whose turns begin with a system's has no use for another
+    begins = of(item, name)[0][0]  # a row whose turns begin with a system turn does not use another
     used = {"system"} if begins == "system" else set()
     return {*FORMATS[name][0], *used, *(("input",) if name == "instruction/output" else ())}
 
@@ -144,7 +144,7 @@ def problems(where: str, turn: Any) -> Iterator[str]:
 
 
 def content(where: str, value: Any, *, empty: bool = False) -> str:
-    """The text of a field; parts that are all text are put together. Raises Invalid if it is none, or empty."""
+    """The text of a field; parts that are all text are put together. Raises Invalid if it is not text, or empty."""
     if isinstance(value, list) and value and all(_is_text(part) for part in value):
         value = "".join(part["text"] for part in value)
     if not isinstance(value, str):

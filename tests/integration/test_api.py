@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said_at_once(cat: Run, home: Path):
         lowrank_diffusion.draw(cat, "x", count=0, width=9)
     with pytest.raises(ConfigError, match=r"sed: there is no such option\. Options: base, "):
         lowrank_diffusion.draw(cat, "x", sed=1)  # type: ignore[call-arg]
-    with pytest.raises(ConfigError, match=rf"max_tokens: is for language models; {cat.name} is none"):
+    with pytest.raises(ConfigError, match=rf"max_tokens: is for language models; {cat.name} is not one"):
         lowrank_diffusion.evaluate(cat, max_tokens=3)
     with pytest.raises(UserError, match=r"give load\(\) the model too"):
         lowrank_diffusion.load(str(cat.files()[0]))

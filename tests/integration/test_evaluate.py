@@ -79,8 +79,8 @@ def test_bad_questions_are_answered_before_anything_is_drawn(
         "--seed: must be a whole number from 0 to 4294967295, got -1.",
     ]
     assert said("--data", "x", "--max-tokens", "3") == [
-        f"--data: is for language models; {run.name} is none.",
-        f"--max-tokens: is for language models; {run.name} is none.",
+        f"--data: is for language models; {run.name} is not one.",
+        f"--max-tokens: is for language models; {run.name} is not one.",
     ]
     assert "no pictures" in said("--references", str(tmp_path))[0]
     assert said("--encoder", "no where")[0].startswith("--encoder: 'no where' is neither a path that exists nor a hub")

@@ -155,7 +155,7 @@ def test_commands_of_the_other_task_say_so(finished: Run, tmp_path: Path, capsys
     assert main(["evaluate", finished.name, "--data", str(tmp_path / "gone.jsonl")]) == 1
     assert "gone.jsonl: does not exist." in capsys.readouterr().err
     assert main(["evaluate", finished.name, "--prompt", "x", "--count", "2"]) == 1
-    rules = [f"--{name}: is for picture models; {finished.name} is none." for name in ("prompt", "count")]
+    rules = [f"--{name}: is for picture models; {finished.name} is not one." for name in ("prompt", "count")]
     assert capsys.readouterr().err.splitlines() == rules
 
 

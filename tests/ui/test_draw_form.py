@@ -97,7 +97,7 @@ def test_an_adapter_file_says_what_it_is(uploads: Path) -> None:
         (["lora_unet_joint_blocks_0_x.lora_down.weight"], "is an adapter of Stable Diffusion 3"),
         (
             ["unet.x.lora_A.weight", "unet.x.lora_B.weight", "step"],
-            "1 of 3 tensors are no part of a LoRA, such as step",
+            "1 of 3 tensors are not part of a LoRA, such as step",
         ),
         (["base_model.model.x.lora_A.weight", "base_model.model.x.lora_B.weight"], "whose strength stands in"),
         (["double_blocks.0.img_attn.qkv.weight"], "is a Flux model"),

@@ -118,7 +118,7 @@ def test_a_port_in_use_is_said_with_what_to_type(server: tuple[str, Path], tmp_p
     ("arguments", "words"),
     [
         (["--host", "0.0.0.0"], "--auth USER:PASSWORD"),
-        (["--host", "no.such.host.invalid", "--open"], "no address"),
+        (["--host", "no.such.host.invalid", "--open"], "not an address"),
         (["--port", "70000"], "65535"),
         (["--auth", "somebody"], "USER:PASSWORD"),
         (["--auth", ":secret"], "USER:PASSWORD"),

@@ -193,20 +193,7 @@ def test_no_file_speaks_of_the_machine_it_was_written_on():
 
 
 VAGUE = {"found", "told"}
-OPEN = {
-    "lowrank_diffusion/adapters/layers.py",
-    "lowrank_diffusion/devices.py",
-    "lowrank_diffusion/flat.py",
-    "lowrank_diffusion/fused.py",
-    "lowrank_diffusion/image/memory.py",
-    "lowrank_diffusion/preflight.py",
-    "lowrank_diffusion/presets.py",
-    "lowrank_diffusion/units.py",
-    "trainers/fast.py",
-    "trainers/fingerprint.py",
-    "ui/memory.py",
-    "ui/train.py",
-}
+OPEN = {"ui/memory.py", "ui/train.py"}
 """Files in which names of :data:`VAGUE` are still to be replaced."""
 
 

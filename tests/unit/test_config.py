@@ -170,7 +170,7 @@ SOUND = [
 
 @pytest.mark.parametrize("expression", ENDLESS)
 def test_an_expression_for_layers_that_could_take_for_ever_is_refused(expression: str):
-    with pytest.raises(ConfigError, match=r"adapter\.targets: could take for ever"):
+    with pytest.raises(ConfigError, match=r"adapter\.targets: could take forever"):
         presets.build({}, {"adapter.targets": expression})
 
 
@@ -188,5 +188,5 @@ def test_the_same_of_a_peft_folder_for_a_language_model(expression: str, field: 
         return
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", field: value}))
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(adapters.AdapterError, match=f"its {field} has the expression .* could take for ever"):
+    with pytest.raises(adapters.AdapterError, match=f"its {field} has the expression .* could take forever"):
         adapters.load(None, tmp_path)

@@ -69,7 +69,7 @@ def test_pictures_are_told_by_their_content_and_everything_else_is_named(tmp_pat
     names = [picture.path.name for picture in found.pictures]
     assert names == ["a.jfif", "b.jpe", "c.jpg_large", "d", "e.dat", "f.png", "g.psd"]
     assert found.notes == [
-        "Left out, being no pictures: cache.npz, notes.md.",
+        "Left out, as they are not pictures: cache.npz, notes.md.",
         "Pictures in sub-folders are left out: inner (1).",
     ]
 

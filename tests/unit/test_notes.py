@@ -125,7 +125,7 @@ def test_class_pictures(folder: Path, tmp_path: Path):
     (classes / "b.txt").write_text("a caption of its own")
     save(classes / "b.png", (64, 64), (0, 0, 255))
     assert preflight.notes(config(folder, prior__count=1, **settings)) == [
-        "Class pictures: Left out, being no pictures: notes.md.",
+        "Class pictures: Left out, as they are not pictures: notes.md.",
         "prior.count=1 of 2 class pictures are used, the first by name.",
         "Captions of class pictures are not used, prior.prompt is: b.png.",
     ]
@@ -156,7 +156,7 @@ def test_the_terminal_shows_notes_before_the_run_and_the_run_tells_them(folder: 
     settings = [f"data.instance={folder}", "data.prompt=a cat", "train.device=cpu"]
     command = [sys.executable, "-m", "lowrank_diffusion", "train", "smoke", *settings, "--prepare", "--name", "told"]
     shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert "note: Left out, being no pictures: readme.md.\n" in shown.stderr
+    assert "note: Left out, as they are not pictures: readme.md.\n" in shown.stderr
 
 
 LAYER = r"(down|mid|up)_blocks?\.\S*\.\S+"

@@ -128,9 +128,9 @@ def test_what_pefts_pairs_alone_do_not_say_is_refused(variant: str, tmp_path: Pa
         ({"init_lora_weights": "pissa_niter_4"}, "began as pissa_niter_4"),
         ({"r": 8}, "says that attn1.to_q is of rank 8, and its tensors are of rank 4"),
         ({"rank_pattern": {"to_q": 2}}, "is of rank 2, and its tensors are of rank 4"),
-        ({"rank_pattern": ["to_q"]}, "its rank_pattern is no JSON object"),
+        ({"rank_pattern": ["to_q"]}, "its rank_pattern is not a JSON object"),
         ({"lora_alpha": "much"}, "makes no pair"),
-        ({"lora_alpha": float("inf")}, "the scale of attn1.to_q is no finite number"),
+        ({"lora_alpha": float("inf")}, "the scale of attn1.to_q is not a finite number"),
         ({"alpha_pattern": {"to_q": None}}, "makes no pair"),
         ({"alpha_pattern": {"(a+)+$": 2}}, "has the expression '(a+)+$'"),
         ({"peft_type": "GRALORA"}, "says that it is a GraLoRA, and attn1.to_q has a plain pair"),
@@ -185,10 +185,10 @@ def test_a_gralora_whose_config_does_not_fit_is_refused(
     ("said", "words"),
     [
         ({"unet.r": 8, "unet.lora_alpha": 4}, "is of rank 8, and its tensors are of rank 4"),
-        ({"unet.r": 4, "unet.alpha_pattern": {"(a+)+$": 2}}, "could take for ever"),
+        ({"unet.r": 4, "unet.alpha_pattern": {"(a+)+$": 2}}, "could take forever"),
         ({"unet.use_dora": True}, "is a DoRA"),
         ({"unet.lora_bias": True}, "has lora_bias set"),
-        ([], "is no JSON object"),
+        ([], "is not a JSON object"),
     ],
 )
 def test_the_same_is_said_of_diffusers_header(said: Any, words: str, tmp_path: Path):

@@ -254,7 +254,7 @@ def test_an_index_that_leads_out_of_its_folder(folder: Path):
     index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
     assert problems(folder) == [
-        f"base.path: {index} names '../../secret.safetensors', which is no .safetensors file beside it. "
+        f"base.path: {index} names '../../secret.safetensors', which is not a .safetensors file beside it. "
         "Download or copy the model again."
     ]
     index.write_text("[]")
@@ -336,7 +336,7 @@ FIELD = "It goes in the adapter field; give the base model that it was trained o
         (["encoder.conv_in.bias", "decoder.conv_in.bias"], f"is a VAE alone. {SDXL}"),
         (["text_model.embeddings.token_embedding.weight"], f"is a text encoder alone. {SDXL}"),
         (["model.layers.0.mlp.up_proj.weight"], f"is a language model. {SDXL}"),
-        (["b", "a", "d", "c"], f"is no model that is known here (first tensors: a, b, c). {SDXL}"),
+        (["b", "a", "d", "c"], f"is an unknown model (first tensors: a, b, c). {SDXL}"),
     ],
 )
 def test_tensors_of_something_else_are_named(tmp_path: Path, names: list[str], message: str):
@@ -416,7 +416,7 @@ def test_the_vae_option(folder: Path, tmp_path: Path):
     shutil.copytree(folder / "vae", half)
     (half / "diffusion_pytorch_model.safetensors").rename(half / "diffusion_pytorch_model.fp16.safetensors")
     expected = {
-        str(file): f"base.vae: {file} is no model that is known here (first tensors: w), not a VAE. Give the VAE of",
+        str(file): f"base.vae: {file} is an unknown model (first tensors: w), not a VAE. Give the VAE of",
         str(folder): f"base.vae: {folder} is a whole pipeline. Give the VAE alone, such as {folder}/vae.",
         str(empty): f"base.vae: {empty} has no config.json. Give a folder that AutoencoderKL.save_pretrained wrote.",
         str(
@@ -462,7 +462,7 @@ def test_a_vae_in_one_file(folder: Path, tmp_path: Path, prefix: str):
         ({"encoder.conv_in.weight": None}, "is a VAE without its encoder."),
         ({"decoder.conv_in.weight": None}, "is a VAE without its decoder."),
         ({"model.diffusion_model.out.0.bias": (1,)}, "is a whole checkpoint."),
-        ({"lora_unet_x.lora_down.weight": (1, 1)}, "has 1 tensors that are no part of a VAE, such as lora_unet_x"),
+        ({"lora_unet_x.lora_down.weight": (1, 1)}, "has 1 tensors that are not part of a VAE, such as lora_unet_x"),
     ],
 )
 def test_a_file_that_is_no_vae_of_sdxl_is_named(folder: Path, tmp_path: Path, changes: dict[str, Any], message: str):

@@ -1,4 +1,4 @@
-"""Families of picture models. One more is a folder here and a row in :data:`FAMILIES`. No torch is imported."""
+"""Families of picture models. A new one is a folder here and a row in :data:`FAMILIES`. No torch is imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT = "sdxl"
 ADAPTED: tuple[str, ...] = tuple(
     dict.fromkeys(part for family in FAMILIES.values() for part in (family.denoiser, *family.encoders))
 )
-"""Every part of any family that adapters go to."""
+"""Every part of every family that adapters go to."""
 
 
 def of_folder(folder: Path) -> Family | None:
@@ -41,7 +41,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     try:
         return read_object(folder / "config.json")
     except Unreadable:
-        return {}  # whichever family it is, it is refused for that
+        return {}  # it is refused for that, whatever its family
 
 
 def _of_class(pipeline: str, config: Callable[[str], Any]) -> list[Family]:

@@ -74,7 +74,7 @@ class Family(Protocol):
     noise: str
     """What its models learn from, for people."""
     silence_is_zero: bool
-    """Whether "no prompt" is zeros in place of an embedding; else it is the embedding of an empty prompt."""
+    """Whether "no prompt" is zeros in place of an embedding; otherwise it is the embedding of an empty prompt."""
     weights: Mapping[str, int]
     """How many weights the parts have, for a model whose files are not here."""
     factors: Factors
@@ -82,7 +82,7 @@ class Family(Protocol):
     prefixes: Mapping[str, tuple[str, ...]]
     """By part, what adapter files of any program put before its layers' names."""
     marks: tuple[str, ...]
-    """Those of them that only this family has, or few others."""
+    """Those of them that only this family has, or few others do."""
     words_width: int
     """The width D of what the denoiser of the family's real models reads."""
     metadata: Mapping[str, str]

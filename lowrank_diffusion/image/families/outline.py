@@ -50,7 +50,7 @@ class Factors:
     decoded_pixel: float
     """Bytes that it needs for each pixel of a picture that it draws."""
     tight: float
-    """Share of them that will do where there are no more: the rest lies free between the blocks."""
+    """Share of them that is enough if no more are available: the rest is unused space between allocated blocks."""
     workspace: dict[str, float]
     """Bytes for the libraries' own use, by the way steps run."""
     quantized: float

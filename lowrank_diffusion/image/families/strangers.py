@@ -31,7 +31,7 @@ def describe(header: Header) -> str:
         if holds(header):
             return description
     sample = ", ".join(name[:80] for name in sorted(header.shapes)[:3]) or "none at all"
-    return f"no model that is known here (first tensors: {sample})"
+    return f"an unknown model (first tensors: {sample})"
 
 
 def _starts(*prefixes: str) -> Callable[[Header], bool]:
@@ -55,12 +55,12 @@ _KINDS: list[tuple[str, Callable[[Header], bool]]] = [
         lambda header: bool(header.shapes.keys() & {"clip_l", "clip_g", "emb_params"}),
     ),
     ("an SDXL refiner, which cannot start a picture", _starts("conditioner.embedders.0.model.")),
-    ("a Stable Diffusion 1 checkpoint, which is a base and no adapter", _whole("cond_stage_model.transformer.")),
-    ("a Stable Diffusion 2 checkpoint, which is a base and no adapter", _whole("cond_stage_model.model.")),
+    ("a Stable Diffusion 1 checkpoint, which is a base, not an adapter", _whole("cond_stage_model.transformer.")),
+    ("a Stable Diffusion 2 checkpoint, which is a base, not an adapter", _whole("cond_stage_model.model.")),
     ("a Stable Diffusion 3 model, which is not supported", _contains("joint_blocks.")),
     ("a Flux model, which is not supported", _contains("double_blocks.")),
     (
-        "a whole SDXL checkpoint, which is a base and no adapter",
+        "a whole SDXL checkpoint, which is a base, not an adapter",
         lambda header: all(
             has(header.shapes, part) for part in (f"{UNET}label_emb.", "conditioner.embedders.1.model.")
         ),

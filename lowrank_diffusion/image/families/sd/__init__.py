@@ -58,7 +58,7 @@ class _StableDiffusion(UNetFamily):
         return self.tokenizer if part == "tokenizer" else ASSETS / self.name / part
 
     def owns_config(self, config: Mapping[str, Any]) -> bool:
-        """Told by the way into the UNet's transformers."""
+        """Recognised by the way into the UNet's transformers."""
         return bool(config.get("use_linear_projection", False)) == self.linear
 
     def owns_file(self, header: Header) -> bool:

@@ -25,7 +25,7 @@ class StableDiffusionNetwork:
     classes: Mapping[str, Any] = {**network.CLASSES, "text_encoder": CLIPTextModel}
 
     def pipeline(self, parts: Mapping[str, Any], index: Mapping[str, Any]) -> StableDiffusionPipeline:
-        """Without the checker that blackens pictures: nothing that is drawn here leaves the machine by itself."""
+        """Without the checker that blackens pictures: nothing that is drawn here leaves the machine on its own."""
         every: dict[str, Any] = {
             name: parts.get(name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
         }

@@ -1,4 +1,4 @@
-"""SDXL's networks: two text encoders side by side, and a UNet that is told sizes (arXiv 2307.01952, section 2)."""
+"""SDXL's networks: two text encoders side by side, and a UNet conditioned on sizes (arXiv 2307.01952, section 2)."""
 
 from __future__ import annotations
 

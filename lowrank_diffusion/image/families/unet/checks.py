@@ -120,7 +120,7 @@ def vae_file_problems(header: Header, title: str, architectures: tuple[str, ...]
     known = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.", "model_ema.")  # the last of training
     odd = [name for short, name in names.items() if not (short.startswith(known) or SCALES.search(name))]
     if odd:
-        rule = f"has {len(odd)} tensors that are no part of a VAE, such as {odd[0][:80]}."
+        rule = f"has {len(odd)} tensors that are not part of a VAE, such as {odd[0][:80]}."
         problems.append(Wrong(rule, f"{advice[:-1]} alone."))
     return problems
 
@@ -131,7 +131,7 @@ def _a(title: str) -> str:
 
 
 def advice(header: Header) -> str:
-    """What to do with a file that is no checkpoint of a known family."""
+    """What to do with a file that is not a checkpoint of a known family."""
     if is_adapter(header):
         return "It goes in the adapter field; give the base model that it was trained on here."
     return "Give a complete SDXL or Stable Diffusion checkpoint, a diffusers folder or a hub id."

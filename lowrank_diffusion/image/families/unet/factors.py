@@ -1,4 +1,4 @@
-"""What cannot be counted of a run's memory, measured on SDXL's UNet and VAE with benchmarks/memory.py."""
+"""The parts of a run's memory that cannot be counted, measured on SDXL's UNet and VAE with benchmarks/memory.py."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class UNetFamily:
         return checks.scheduler_problems(kinds, config)
 
     def scheduler_facts(self, header: Header) -> dict[str, Any]:
-        """Nothing where the file does not say: the configuration's epsilon stands then."""
+        """Nothing if the file does not say: then the configuration's epsilon holds."""
         return checks.scheduler_facts(header)
 
     def outline(self, config: Mapping[str, Any]) -> Outline:

@@ -86,7 +86,7 @@ class Layout:
             level, _, rest = rest.partition(".")
             if level.isdecimal() and self.layers_per_block:
                 return self._of_level(path, block == "up_blocks", int(level), *_split(path, rest))
-        raise ValueError(f"{path} is no layer of an SDXL-shaped UNet")
+        raise ValueError(f"{path} is not a layer of an SDXL-shaped UNet")
 
     def _of_level(self, path: str, up: bool, level: int, kind: str, number: int, inner: str) -> str:
         each = self.layers_per_block + 1
@@ -97,7 +97,7 @@ class Layout:
             return f"input_blocks.{(level + 1) * each}.0.op"
         if kind == "upsamplers" and up and inner == "conv" and level < len(self.up_attention):
             return f"output_blocks.{level * each + each - 1}.{1 + self.up_attention[level]}.conv"
-        raise ValueError(f"{path} is no layer of an SDXL-shaped UNet")
+        raise ValueError(f"{path} is not a layer of an SDXL-shaped UNet")
 
 
 def _side(up: bool) -> str:
@@ -108,7 +108,7 @@ def _split(path: str, rest: str) -> tuple[str, int, str]:
     kind, _, rest = rest.partition(".")
     number, _, inner = rest.partition(".")
     if not number.isdecimal() or not inner:
-        raise ValueError(f"{path} is no layer of an SDXL-shaped UNet")
+        raise ValueError(f"{path} is not a layer of an SDXL-shaped UNet")
     return kind, int(number), inner
 
 
@@ -116,7 +116,7 @@ def _inner(path: str, kind: str, inner: str) -> str:
     if kind == "attentions":
         return inner  # the same in both
     if inner not in _RESNET:
-        raise ValueError(f"{path} is no layer of an SDXL-shaped UNet")
+        raise ValueError(f"{path} is not a layer of an SDXL-shaped UNet")
     return _RESNET[inner]
 
 
