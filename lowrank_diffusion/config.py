@@ -160,6 +160,12 @@ class ValidationConfig(Section):
     holdout: int = option(0, "Examples taken out of the set for validation; 0: none.", ge=0, le=1000)
     every: int = option(50, "Steps between validations.", unit="steps", ge=1)
 
+    def obstacle(self, count: int, what: str) -> str:
+        """The rule that ``holdout`` breaks with ``count`` pictures or rows; empty if some are left to train on."""
+        return (
+            f"must leave some of the {count} {what} to train on, got {self.holdout}." if self.holdout >= count else ""
+        )
+
 
 class SampleConfig(Section):
     """Pictures or answers made during training from fixed prompts and seed."""

@@ -8,11 +8,12 @@ from pathlib import Path
 from . import blanks, devices
 from . import plan as plans
 from .bases import ModelError
-from .config import Config, Problem
+from .config import Config, ConfigError, Problem
 from .errors import DataError
-from .image import adapted
+from .image import adapted, buckets
 from .image import notes as image_notes
 from .image.data import Survey, survey
+from .image.source import Source, native_side
 from .image.source import resolve as resolve_image
 from .text import rows
 from .text.source import resolve as resolve_text
@@ -90,12 +91,16 @@ def class_pictures(cfg: Config) -> tuple[Survey | None, list[Problem]]:
 
 def _look_at_rows(cfg: Config, result: Preflight) -> None:
     for key, path in (("data.instance", cfg.data.instance), ("text.held_out", cfg.text.held_out)):
-        if path:
-            try:
-                notes = rows.survey(Path(path)).notes()
-                result.notes += notes if key == "data.instance" else [f"Held out: {note}" for note in notes]
-            except DataError as error:
-                result.problems += [Problem(key, problem) for problem in error.problems]
+        if not path:
+            continue
+        try:
+            file = rows.survey(Path(path))
+        except DataError as error:
+            result.problems += [Problem(key, problem) for problem in error.problems]
+            continue
+        own = key == "data.instance"
+        result.notes += file.notes() if own else [f"Held out: {note}" for note in file.notes()]
+        result.problems += _held_out(cfg, len(file.rows), "rows") if own else []
 
 
 def _look_at_pictures(cfg: Config, source: object, result: Preflight, pictures: Survey | None) -> None:
@@ -105,8 +110,17 @@ def _look_at_pictures(cfg: Config, source: object, result: Preflight, pictures: 
         result.problems += [Problem("data.instance", problem) for problem in error.problems]
     classes, problems = class_pictures(cfg)
     result.problems += problems
-    if pictures and isinstance(source, image_notes.Source):
+    if pictures:
+        result.problems += _held_out(cfg, len(pictures.pictures), "pictures")
+    if pictures and isinstance(source, Source):
         try:
+            if cfg.data.buckets:
+                buckets.table(cfg.data, cfg.data.resolution or native_side(source))
             result.notes += image_notes.notes(cfg, pictures, classes, source)
-        except ModelError as error:
+        except (ModelError, ConfigError) as error:
             result.problems += error.problems
+
+
+def _held_out(cfg: Config, count: int, what: str) -> list[Problem]:
+    obstacle = cfg.validation.obstacle(count, what)
+    return [Problem("validation.holdout", obstacle, "Hold out fewer, or give more.")] if obstacle else []

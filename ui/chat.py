@@ -84,7 +84,7 @@ class ChatTab:
         return [part.change for part in self.kept.values()]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
         return list(self.kept.values())
 

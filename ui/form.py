@@ -207,13 +207,13 @@ class Form:
 
     def __init__(self, config: Config) -> None:
         self.task = config.task
-        self._shown = config.dotted()
+        self._values = config.dotted()
         self.widgets: dict[str, gr.components.Component] = {}
 
     def place(self, *keys: str) -> None:
         """Render the widgets of some settings here."""
         for key in keys:
-            self.widgets[key] = widget(key, self._shown[key], self.task)
+            self.widgets[key] = widget(key, self._values[key], self.task)
 
     def place_rest(self) -> None:
         """Render every setting not placed yet, grouped by section."""

@@ -101,7 +101,7 @@ class GenerateTab:
         return [part.change for part in self.kept.values()]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
         return [*self.kept.values(), self.uploads]
 

@@ -31,7 +31,7 @@ class Keeping(Protocol):
         ...
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """Everything that :meth:`restore` may change."""
         ...
 
@@ -54,7 +54,7 @@ class Keeper:
         """Bind the events; call once, inside the Blocks. Returns the event of a page that was opened."""
         self.groups = groups
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        outputs = dict.fromkeys(part for group in groups.values() for part in group.shown)
+        outputs = dict.fromkeys(part for group in groups.values() for part in group.outputs)
         opened = self.key.opened(self.open, None, [self.key, self.note, *outputs], **quiet)
         for name, group in groups.items():
             gr.on(

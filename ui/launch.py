@@ -29,7 +29,7 @@ class Data(Protocol):
         """What keeps a run with these settings from learning from it."""
         ...
 
-    def told(self, config: Config) -> tuple[str, list[str]]:
+    def summary(self, config: Config) -> tuple[str, list[str]]:
         """What is learnt, in a line, and notes on what is not learnt as it is. Raises UserError where it cannot be."""
         ...
 

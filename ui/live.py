@@ -210,7 +210,7 @@ def _bar_line(run: Run, first: Run) -> str:
     return f'<p class="now" role="status"><span>{words}</span>{end}</p>'
 
 
-def told_html(line: str, notes: list[str], plan: Plan) -> str:
+def summary_html(line: str, notes: list[str], plan: Plan) -> str:
     """What will be learnt, and what of it not as it is; and how steps will run."""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     count = "one note" if len(notes) == 1 else f"{len(notes)} notes"

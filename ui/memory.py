@@ -36,11 +36,11 @@ class Memory:
 
     def _read(self, note: Any) -> tuple[str, dict[str, Any]]:
         try:
-            found = json.loads(note) if isinstance(note, str) and len(note) <= LONGEST else None
+            content = json.loads(note) if isinstance(note, str) and len(note) <= LONGEST else None
         except (ValueError, RecursionError):
-            found = None
-        found = found if isinstance(found, dict) else {}
-        name, own = found.get("preset"), found.get("own")
+            content = None
+        content = content if isinstance(content, dict) else {}
+        name, own = content.get("preset"), content.get("own")
         known = isinstance(name, str) and name in self.names
         own = own if isinstance(own, dict) else {}
         return str(name) if known else self.first, {key: value for key, value in own.items() if key in fields()}

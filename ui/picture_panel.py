@@ -52,7 +52,7 @@ class PictureSet:
         hint = "Write captions under the pictures, or one here for all."
         return [Problem("data.prompt", f"is empty and {missing} of {len(captions)} pictures have no caption.", hint)]
 
-    def told(self, config: Config) -> tuple[str, list[str]]:
+    def summary(self, config: Config) -> tuple[str, list[str]]:
         """What is learnt, in a line, and notes on what is not learnt as it is. Raises UserError where it cannot be."""
         if not self.pairs:
             return "", preflight.notes(config) if config.data.instance else []
@@ -148,7 +148,7 @@ class PicturePanel:
         return [self.grid.input]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
         return [self.grid, self.note]
 
@@ -165,7 +165,7 @@ class PicturePanel:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.tab, everything = tab, {*tab.kept.values()}
-        changed = [*tab.shown, tab.before, tab.undo]
+        changed = [*tab.outputs, tab.before, tab.undo]
         self.drop.upload(
             self.take, {self.drop, *everything}, [self.drop, *changed],
             show_progress="minimal", show_progress_on=self.note, api_visibility="private",

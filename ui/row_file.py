@@ -34,7 +34,7 @@ class RowFile:
             return _file_problems("data.instance" if named else "Rows", Path(named) if named else self.path)
         return [Problem("Rows", "there are none.", "Drop a file into the field above, or load the example.")]
 
-    def told(self, config: Config) -> tuple[str, list[str]]:
+    def summary(self, config: Config) -> tuple[str, list[str]]:
         """What is learnt is said above the rows; notes on what is not learnt as it is."""
         if self.path:
             data = config.data.model_copy(update={"instance": str(self.path)})

@@ -92,7 +92,7 @@ class RowPanel:
         return [self.file.input]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
         return [self.file, self.note, self.first, *self._view_parts]
 
@@ -125,7 +125,7 @@ class RowPanel:
         }
         reading: dict[str, Any] = quiet | {"show_progress": "minimal", "show_progress_on": self.note}
         everything = {*tab.kept.values()}
-        changed = [*tab.shown, tab.before, tab.undo, tab.problems]
+        changed = [*tab.outputs, tab.before, tab.undo, tab.problems]
         self.drop.upload(self.take, {self.drop, *everything}, [self.drop, *changed], **reading).then(**again)
         for file, button in self.examples.items():
             taker = self._example_taker(file)

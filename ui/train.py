@@ -62,7 +62,7 @@ class Panel(Protocol):
         ...
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
         ...
 
@@ -117,7 +117,7 @@ class TrainTab:
             self.undo = gr.HTML(js_on_load=static_text("undo.js"), elem_id=f"{ids}undo", apply_default_css=False)
         with gr.Column(elem_classes=["sheet", "start-bar"]):
             self.problems = gr.HTML(elem_id=f"{ids}problems", apply_default_css=False)
-            self.told = gr.HTML(elem_id=f"{ids}told", apply_default_css=False)
+            self.summary = gr.HTML(elem_id=f"{ids}told", apply_default_css=False)
             self.bar = gr.HTML(js_on_load=static_text("bar.js"), elem_id=f"{ids}now", apply_default_css=False)
             self.start = gr.Button("Start training", variant="primary", elem_id=f"{ids}start", elem_classes=["start"])
 
@@ -134,9 +134,9 @@ class TrainTab:
         return [*(part.change for part in parts), *self.panel.changes]
 
     @property
-    def shown(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
-        return [*self.kept.values(), self.about, *self.panel.shown]
+        return [*self.kept.values(), self.about, *self.panel.outputs]
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
         """Show what was kept of an earlier page."""
@@ -150,7 +150,7 @@ class TrainTab:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         everything = {*self.kept.values(), *self.panel.inputs}
-        changed = [*self.shown, self.problems, self.before, self.undo]
+        changed = [*self.outputs, self.problems, self.before, self.undo]
         self.preset.input(self.choose, everything, changed, **quiet)
         self.undo.pressed(self.press, everything | {self.before}, changed, **quiet)
         answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
@@ -162,9 +162,9 @@ class TrainTab:
             gr.on(typed, self.answer, everything, filled, trigger_mode="always_last", **quiet)
         self.start.click(None, self.name, self.bar, js=static_text("starting.js"), **quiet)
         # Every click counts, also while an earlier one is answered; that a double click is one start, the page sees to.
-        started = [self.problems, self.others, self.told, *self.monitor.outputs]
+        started = [self.problems, self.others, self.summary, *self.monitor.outputs]
         self.start.click(self.begin, everything, started, trigger_mode="multiple", **quiet)
-        gr.on(self.changes, self.look, everything, self.told, trigger_mode="always_last", **quiet)
+        gr.on(self.changes, self.look, everything, self.summary, trigger_mode="always_last", **quiet)
         self.panel.connect(demo, self)
         self.monitor.connect(demo)
 
@@ -243,17 +243,17 @@ class TrainTab:
     async def look(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Something has changed: what a run would learn now, once there is a pause."""
         await asyncio.sleep(PAUSE)
-        return {self.told: await asyncio.to_thread(self._told, data)}
+        return {self.summary: await asyncio.to_thread(self._summary, data)}
 
-    def _told(self, data: dict[Any, Any]) -> str:
+    def _summary(self, data: dict[Any, Any]) -> str:
         try:
             config = presets.build(overrides=self.form.values(data))
             config = presets.with_absolute_paths(config)
-            line, notes = self.panel.chosen(data).told(config)
+            line, notes = self.panel.chosen(data).summary(config)
             plan = preflight.plan(config)
         except UserError:  # said at the start, when all of it has to be right
             return ""
-        return live.told_html(line, self.form.left_out(data) + notes, plan)
+        return live.summary_html(line, self.form.left_out(data) + notes, plan)
 
     def begin(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Start was pressed."""
@@ -269,7 +269,7 @@ class TrainTab:
             return {self.problems: problems_html(error.problems, self.task)} | opened | now
         except UserError as error:
             return {self.problems: message_html(str(error), "bad")} | now
-        return self.monitor.show(run.name) | {self.problems: "", self.told: self._told(data)}
+        return self.monitor.show(run.name) | {self.problems: "", self.summary: self._summary(data)}
 
 
 def task_of(preset: presets.Preset) -> str:

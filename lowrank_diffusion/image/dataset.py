@@ -157,11 +157,10 @@ def marks(pictures: list[Picture]) -> dict[str, str]:
 
 def split(pictures: list[Picture], cfg: Config) -> tuple[list[Picture], list[Picture]]:
     """(training, held out): ``validation.holdout`` pictures drawn by the seed. Raises DataError if none is left."""
-    holdout = cfg.validation.holdout
-    if holdout >= len(pictures):
-        raise DataError([f"validation.holdout={holdout} leaves none of the {len(pictures)} pictures to train on."])
+    if obstacle := cfg.validation.obstacle(len(pictures), "pictures"):
+        raise DataError([f"validation.holdout: {obstacle}"])
     order = torch.randperm(len(pictures), generator=seeds.generator(cfg.seed, 0, "holdout")).tolist()
-    held_out = set(order[:holdout])
+    held_out = set(order[: cfg.validation.holdout])
     return (
         [picture for index, picture in enumerate(pictures) if index not in held_out],
         [picture for index, picture in enumerate(pictures) if index in held_out],

@@ -64,8 +64,8 @@ def _cut(examples: list[Encoded], length: int) -> list[str]:
 def split(rows: list[Row], cfg: Config) -> tuple[list[Row], list[Row]]:
     """(training, held out): ``validation.holdout`` rows drawn by the seed. Raises DataError if none is left."""
     holdout = cfg.validation.holdout
-    if holdout >= len(rows):
-        raise DataError([f"validation.holdout={holdout} leaves none of the {len(rows)} rows to train on."])
+    if obstacle := cfg.validation.obstacle(len(rows), "rows"):
+        raise DataError([f"validation.holdout: {obstacle}"])
     drawn = set(torch.randperm(len(rows), generator=seeds.generator(cfg.seed, 0, "holdout")).tolist()[:holdout])
     return (
         [row for index, row in enumerate(rows) if index not in drawn],

@@ -96,8 +96,8 @@ def test_settings_themselves_are_a_preset(home: Path):
 
 
 def test_a_run_that_fails_raises(home: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(UserError, match=r"validation\.holdout=7 leaves none of the 7 pictures"):
-        lowrank_diffusion.train(presets.build({}, TINY), name="none-left", validation__holdout=7)
+    with pytest.raises(UserError, match=r"train\.execution: captured cannot be had"):
+        lowrank_diffusion.train(presets.build({}, TINY), name="none-left", train__execution="captured")
     assert "failed after step 0" in capsys.readouterr().out
 
 

@@ -147,11 +147,11 @@ def test_what_cannot_be_trained_on_is_told_before_there_is_a_run(tmp_path: Path)
 
 
 def test_what_only_training_finds_out_is_told_too(home: Path):
-    done = command("train", "smoke", *SMALL, "validation.holdout=7", "--name", "none-left")
+    done = command("train", "smoke", *SMALL, "train.execution=captured", "--name", "none-left")
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     run = runs.find("none-left")
     assert run.status().state == "failed"
-    assert f"{run.name}: failed after step 0. validation.holdout=7 leaves none of the 7 pictures" in done.stdout
+    assert f"{run.name}: failed after step 0. train.execution: captured cannot be had" in done.stdout
     assert f"Resume with: python -m lowrank_diffusion resume {run.name}" in done.stdout
 
 

@@ -145,9 +145,9 @@ def test_a_run_that_saved_nothing_does_not_speak_of_a_checkpoint(home: Path) -> 
 
 def test_how_steps_will_run_stands_beside_what_is_learnt() -> None:
     cpu = plan.of(Config(), plan.Machine("cpu", "fp32"))
-    told = live.told_html("3 <pictures>", ["one & two"], cpu)
+    told = live.summary_html("3 <pictures>", ["one & two"], cpu)
     assert "3 &lt;pictures&gt;" in told and "<li>one &amp; two</li>" in told
     assert "<p>Steps run eager: the device is cpu, and only CUDA captures steps.</p>" in told
     asked = presets.build({}, {"train.execution": "captured"})
-    refused = live.told_html("", [], plan.of(asked, plan.Machine("cpu", "fp32")))
+    refused = live.summary_html("", [], plan.of(asked, plan.Machine("cpu", "fp32")))
     assert "<p>train.execution: captured cannot be had: " in refused and "<details" not in refused

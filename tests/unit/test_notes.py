@@ -139,6 +139,22 @@ def test_every_problem_comes_at_once_and_then_no_notes(tmp_path: Path):
     assert preflight.notes(cfg) == []
 
 
+def test_what_pictures_and_settings_do_to_each_other_is_told_before_the_start(folder: Path):
+    """Shapes that leave only the square, and more held-out pictures than there are."""
+    count = len(list(folder.glob("*.png")))
+    cfg = config(folder, data__buckets=True, data__resolution=128, validation__holdout=count)
+    keys = [problem.key for problem in preflight.look(cfg).problems]
+    assert keys == ["validation.holdout", "data.bucket_step"]
+
+
+def test_more_held_out_rows_than_there_are(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "completion": "b"}))
+    cfg = presets.build({}, {"task": "text", "data.instance": str(path), "validation.holdout": 1})
+    (problem,) = preflight.look(cfg).problems
+    assert str(problem).startswith("validation.holdout: must leave some of the 1 rows to train on, got 1.")
+
+
 def test_rows(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     row = {"prompt": "a", "completion": "b"}
