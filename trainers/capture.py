@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .task import Batch
+
 WARM_UPS = 2  # runs before a capture: libraries choose kernels and allocate workspaces
 
 
@@ -42,7 +44,7 @@ class Graphs:
             self._launch[key] = self._capture(work)
         self._launch[key]()
 
-    def run_on(self, batch: Any, work: Callable[[Any], None]) -> None:
+    def run_on(self, batch: Batch, work: Callable[[Any], None]) -> None:
         """Do ``work`` on ``batch``, a dataclass of tensors: one graph for each mix of their shapes."""
         if not self.captured:
             work(batch)
@@ -74,7 +76,7 @@ class Graphs:
         return graph.replay
 
 
-def _tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):

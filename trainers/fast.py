@@ -34,7 +34,7 @@ from .capture import Graphs
 from .parallel import ALONE, World
 from .reports import Reports
 from .step import Result, Step
-from .task import Task
+from .task import Batch, Task
 
 
 class FastStep(Step):
@@ -117,7 +117,7 @@ class FastStep(Step):
             group.refresh()
             group.perturb(self.sigma)
 
-    def _micro(self, batch: Any) -> None:
+    def _micro(self, batch: Batch) -> None:
         """Forward and backward of one micro-batch."""
         contributions, _ = self.task.loss(batch)  # (B,)
         loss = contributions.sum()  # ()

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import Field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from lowrank_diffusion.adapters import AdaptedLayer
+
+
+class Batch(Protocol):
+    """A micro-batch: a dataclass, whose tensors a captured step copies into those that its graphs read."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def count(self) -> float:
+        """Examples, or targets, in it: a step's loss is the sum of its losses over the sum of these."""
+        ...
 
 
 class Task(Protocol):
@@ -20,7 +32,7 @@ class Task(Protocol):
         """Digests of what is learnt: {"pictures" or "rows": {name: digest}, "encoded": digest of them all}."""
         ...
 
-    def batch(self, step: int, micro: int) -> Any:
+    def batch(self, step: int, micro: int) -> Batch:
         """The micro-batch ``micro`` of the accumulation window of ``step``, on the device."""
         ...
 
