@@ -26,7 +26,10 @@ from .families import Family
 from .folders import VAE_KEY
 from .source import Source, locate, vae_problems
 
-BROKEN = "Is it a plain one of its family? If so, download or copy it again."
+
+def broken(family: Family) -> str:
+    """What to do with a model that cannot be loaded."""
+    return f"Is it a plain {family.title}? If so, download or copy it again."
 
 
 def identified(source: Source) -> Source:
@@ -50,7 +53,7 @@ def load_pipeline(source: Source, dtype: torch.dtype, vae: str | None = None, co
     source = identified(source)
     source = _local(source, [name for name in source.family.parts if name != "vae" or vae is None])
     parts = {name: load_part(source, name, dtype, vae, config) for name in source.family.parts}
-    with explained(source.label, MODEL_KEY, BROKEN):
+    with explained(source.label, MODEL_KEY, broken(source.family)):
         index = read_object(_config(source, "", config) / "model_index.json")
         return source.family.network().pipeline(parts, index)
 
@@ -69,7 +72,7 @@ def load_part(
     source = _local(source, [name])
     place = _config(source, name, config)
     dtype = torch.float32 if name == "vae" else dtype
-    with explained(f"{source.label}: its {name}", MODEL_KEY, BROKEN):
+    with explained(f"{source.label}: its {name}", MODEL_KEY, broken(source.family)):
         if name == "scheduler":
             return _scheduler(source, place)
         if name in source.family.tokenizers:
@@ -82,7 +85,7 @@ def load_part(
 def load_config(source: Source, name: str) -> dict[str, Any]:
     """The configuration of one component, without its weights. Raises ModelError."""
     source = _local(identified(source), [name])
-    with explained(f"{source.label}: {name}/config.json", MODEL_KEY, BROKEN):
+    with explained(f"{source.label}: {name}/config.json", MODEL_KEY, broken(source.family)):
         return read_object(source.config(name) / "config.json")
 
 
@@ -180,7 +183,7 @@ def _other_vae(vae: str, family: Family, config: Path | None) -> Any:
     if problems := [] if located.kind == "hub" else list(vae_problems(vae, family)):
         raise ModelError(problems)
     folder = hub.fetch_vae(vae, family) if located.kind == "hub" else Path(located.path)
-    with explained(vae, VAE_KEY, BROKEN):
+    with explained(vae, VAE_KEY, broken(family)):
         if located.kind == "file":
             place = config / "vae" if config else family.config("vae")
             return _aligned(_from_file(folder, family, "vae", torch.float32, place, alone=True))

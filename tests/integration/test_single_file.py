@@ -148,10 +148,10 @@ def test_the_names_and_sizes_are_those_of_the_real_checkpoint(tiny: Path):
     assert shapes["conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_weight"] == (3840, 1280)
     assert shapes["first_stage_model.decoder.up.3.block.0.norm1.weight"] == (512,)
     counted = {
-        headers.UNET: 2_567_463_684,
-        headers.VAE: 83_653_863,
-        headers.TEXT_ENCODER: 123_060_480 + 77,  # the positions 0 to 76 are in the file, too
-        headers.TEXT_ENCODER_2: 694_659_840 + 1,  # and CLIP's temperature
+        FAMILIES["sdxl"].file_prefix("unet"): 2_567_463_684,
+        FAMILIES["sdxl"].file_prefix("vae"): 83_653_863,
+        FAMILIES["sdxl"].file_prefix("text_encoder"): 123_060_480 + 77,  # the positions 0 to 76 are in the file, too
+        FAMILIES["sdxl"].file_prefix("text_encoder_2"): 694_659_840 + 1,  # and CLIP's temperature
     }
     for prefix, count in counted.items():
         assert sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix)) == count, prefix
