@@ -35,12 +35,12 @@ class Source:
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """Overrides what the model says of itself; None: the model is right."""
     family_name: str = ""
-    """Empty for a hub id, which counts as :data:`.families.DEFAULT` until its index is here."""
+    """Empty for a hub id, whose family is guessed by its name until its index is here."""
 
     @property
     def family(self) -> Family:
         """What kind of model it is."""
-        return families.FAMILIES[self.family_name or families.DEFAULT]
+        return families.FAMILIES[self.family_name] if self.family_name else families.of_name(self.path)
 
     def config(self, part: str) -> Path:
         """The folder with a part's configuration; if it is not on this disk, the one that ships for its family."""

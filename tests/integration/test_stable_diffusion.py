@@ -16,18 +16,19 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lowrank_diffusion import adapters, presets, runs
 from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.errors import AdapterError
 from lowrank_diffusion.image.apply import load_adapter, select
 from lowrank_diffusion.image.families import FAMILIES
-from lowrank_diffusion.image.load import load_pipeline
+from lowrank_diffusion.image.load import load_part, load_pipeline
 from lowrank_diffusion.image.memory import estimate
 from lowrank_diffusion.image.model import draw, prompts
 from lowrank_diffusion.image.source import ModelError, Source, native_side, resolve
 from lowrank_diffusion.paths import ASSETS, EXAMPLES, PROJECT
+from lowrank_diffusion.plan import any_gpu
 from scripts import write_base
 from trainers.dreambooth import DreamBooth
 from trainers.step import Step
@@ -189,8 +190,41 @@ def test_the_outline_counts_what_diffusers_makes(name: str, folder: str):
 def test_memory_is_estimated_and_presets_for_small_cards_fit():
     for gib in (6, 8):
         preset = presets.find_preset(f"sd15-{gib}gb")
-        cfg = presets.build(preset.values, {"data.instance": "x", "base.path": "owner/name"})
-        assert cfg.train.memory and cfg.train.memory < gib and estimate(cfg).peak > 2**30
+        cfg = presets.build(preset.values, {"data.instance": "x"})
+        assert cfg.base.path.count("/") == 1, "a hub id, of which nothing is here"
+        assert cfg.train.memory and cfg.train.memory < gib
+        assert 2**30 < estimate(cfg, machine=any_gpu(cfg)).peak < cfg.train.memory * 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd1"),
+        ("runwayml/stable-diffusion-v1-5", "sd1"),
+        ("CompVis/stable-diffusion-v1-4", "sd1"),
+        ("someone/my-sd15-anime", "sd1"),
+        ("stabilityai/stable-diffusion-2-1", "sd2"),
+        ("stabilityai/stable-diffusion-2-1-base", "sd2"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+        ("someone/juggernaut", "sdxl"),
+        ("segmind/SSD-1B", "sdxl"),
+    ],
+)
+def test_a_hub_ids_name_says_its_family_until_its_index_is_here(name: str, family: str):
+    found = source(Path(name))
+    assert (found.kind, found.family_name, found.family.name) == ("hub", "", family)
+
+
+def test_a_text_encoder_of_an_old_file_is_read(tiny: Path, tmp_path: Path):
+    """Some files of the first year call its layers without ``text_model``."""
+    whole = tiny / "sd1" / "file.safetensors"
+    old = {key.replace("transformer.text_model.", "transformer."): value for key, value in load_file(whole).items()}
+    save_file(old, tmp_path / "old.safetensors")
+    parts = [
+        load_part(source(path), "text_encoder", torch.float32, config=tiny / "sd1" / "folder").state_dict()
+        for path in (whole, tmp_path / "old.safetensors")
+    ]
+    assert all(torch.equal(parts[0][key], parts[1][key]) for key in parts[0])
 
 
 def test_what_a_file_does_not_say_and_what_does_not_fit_is_told(tiny: Path, tmp_path: Path):

@@ -21,7 +21,7 @@ from .unet.checks import advice
 FAMILIES: dict[str, Family] = {family.name: family for family in (SDXL(), SD1(), SD2())}
 """By the name that a :class:`..source.Source` has."""
 DEFAULT = "sdxl"
-"""What a hub id is taken for until its index is here."""
+"""What a hub id is taken for that says nothing of its family, until its index is here."""
 ADAPTED: tuple[str, ...] = tuple(
     dict.fromkeys(part for family in FAMILIES.values() for part in (family.denoiser, *family.encoders))
 )
@@ -48,6 +48,12 @@ def _of_class(pipeline: str, config: Callable[[str], Any]) -> list[Family]:
     """The families of a pipeline's class and of its denoiser's configuration; by the class alone if none has that."""
     same = [family for family in FAMILIES.values() if family.pipeline == pipeline]
     return [family for family in same if family.owns_config(config(family.denoiser))] or same
+
+
+def of_name(hub_id: str) -> Family:
+    """The family that a hub id's name speaks of; for estimates only, since its index says what it is."""
+    named = (family for family in FAMILIES.values() if family.hub_names.search(hub_id.lower()))
+    return next(named, FAMILIES[DEFAULT])
 
 
 def of_file(header: Header) -> Family | None:

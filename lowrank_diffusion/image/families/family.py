@@ -6,6 +6,7 @@ A family is a folder of this package: what its models consist of and how their f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class Family(Protocol):
     """For people."""
     pipeline: str
     """The class that a folder's model_index.json names."""
+    hub_names: re.Pattern[str]
+    """What shows in the names of its models on the hub, in lower case."""
     parts: Mapping[str, Part]
     """Every part of the pipeline."""
     denoiser: str

@@ -6,6 +6,7 @@ They share their pipeline. 2 has another text encoder (OpenCLIP's ViT-H without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class SD1(_StableDiffusion):
 
     name = "sd1"
     title = "Stable Diffusion 1"
+    hub_names = re.compile(r"(stable-diffusion|(^|[-_/])sd)[-_]?v?1(?!\d{2})")
     linear = False
     words_width = 768
     text_encoder = "cond_stage_model.transformer."
@@ -128,6 +130,7 @@ class SD2(_StableDiffusion):
 
     name = "sd2"
     title = "Stable Diffusion 2"
+    hub_names = re.compile(r"(stable-diffusion|(^|[-_/])sd)[-_]?v?2(?!\d{2})")
     linear = True
     words_width = 1024
     text_encoder = "cond_stage_model.model."

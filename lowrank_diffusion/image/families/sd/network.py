@@ -39,7 +39,8 @@ class StableDiffusionNetwork:
         if any(key.startswith(SD2.text_encoder) for key in tensors):
             state = convert_open_clip_checkpoint(model, tensors, prefix=SD2.text_encoder)
         else:
-            state = convert_ldm_clip_checkpoint(tensors)
+            plain = convert_ldm_clip_checkpoint(tensors)  # some old files lack the "text_model." of all others
+            state = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in plain.items()}
         return network.of_text_model(model, state)
 
     def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class SDXL(UNetFamily):
     name = "sdxl"
     title = "SDXL"
     pipeline = "StableDiffusionXLPipeline"
+    hub_names = re.compile(r"xl")
     encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     tokenizers: tuple[str, ...] = ("tokenizer", "tokenizer_2")
     parts: Mapping[str, Part] = {
