@@ -174,27 +174,11 @@ def _content_problems(located: Source, base: BaseModelConfig) -> Iterator[Proble
         parts = [name for name in located.family.parts if name != "vae" or base.vae is None]
         yield from folders.pipeline_problems(Path(located.path), base.variant, parts)
     if located.kind == "file":
-        yield from _file_problems(Path(located.path), vae=base.vae is None)
-        if located.prediction is None and base.prediction == "auto":
-            yield from _unsaid_prediction(located)
+        yield from _file_problems(Path(located.path), base)
 
 
-def _unsaid_prediction(located: Source) -> Iterator[Problem]:
-    """A checkpoint of a family in which some predict epsilon and some v has to say which."""
-    try:
-        header = headers.read(Path(located.path))
-    except headers.HeaderError:
-        return
-    family = families.of_file(header)
-    if family and not family.says_prediction(header):
-        rule = (
-            f"must be given for {located.path}: some {family.title} predict epsilon, some v, and the file says neither."
-        )
-        yield Problem("base.prediction", rule, "Those for 512 pixels take epsilon, those for 768 v_prediction.")
-
-
-def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
-    """What keeps a file from being a whole checkpoint; ``vae``: whether it must bring one."""
+def _file_problems(path: Path, base: BaseModelConfig) -> Iterator[Problem]:
+    """What keeps a file from being a checkpoint that is whole with the options beside it."""
     suffix = path.suffix.lower()
     if suffix in bases.PICKLES:
         yield Problem(
@@ -211,19 +195,23 @@ def _file_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
     elif suffix != ".safetensors":
         yield Problem(MODEL_KEY, f"{path} is not a model file.", _ACCEPTED)
     else:
-        yield from _checkpoint_problems(path, vae=vae)
+        yield from _checkpoint_problems(path, base)
 
 
-def _checkpoint_problems(path: Path, *, vae: bool) -> Iterator[Problem]:
+def _checkpoint_problems(path: Path, base: BaseModelConfig) -> Iterator[Problem]:
     try:
-        faults = families.file_problems(headers.read(path), vae)
+        header = headers.read(path)
     except headers.HeaderError as error:
         yield Problem(MODEL_KEY, f"{path} {error}")
         return
     pipeline = path.parent.parent
-    for looks, advice in faults:
+    for looks, advice in families.file_problems(header, vae=base.vae is None):
         inside = (pipeline / "model_index.json").is_file()
         yield Problem(MODEL_KEY, f"{path} {looks}", f"Give the folder around it: {pipeline}" if inside else advice)
+    family = families.of_file(header)
+    if family and base.prediction == "auto" and not family.says_prediction(header):
+        rule = f"must be given for {path}: some {family.title} predict epsilon, some v, and the file says neither."
+        yield Problem("base.prediction", rule, "Those for 512 pixels take epsilon, those for 768 v_prediction.")
 
 
 def vae_problems(value: str, family: Family) -> Iterator[Problem]:
