@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from lowrank_diffusion import presets, runs, supervisor
 from lowrank_diffusion.paths import PROJECT
@@ -103,3 +105,12 @@ def home(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """LOWRANK_HOME of the session; runs go to a folder of each test's own."""
     monkeypatch.setenv("LOWRANK_HOME", str(shared_cache))
     return shared_cache
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Layers this narrow take longer to share out than to compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
