@@ -32,8 +32,6 @@ class _StableDiffusion(UNetFamily):
     """Whether the way into a transformer is a linear layer, or a convolution of one pixel."""
     text_encoder: str
     """What the names of its tensors begin with in a checkpoint."""
-    architectures: tuple[str, ...]
-    """What modelspec calls the family's models."""
     tokenizer: Path
     """CLIP's vocabulary with the family's way to fill up a text."""
 

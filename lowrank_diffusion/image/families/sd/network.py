@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ....config import LossConfig
-from ...loss import Objective, objective
 from .. import clip
 from ..family import Embedding
 from ..unet import network
 from . import SD2
 
 
-class StableDiffusionNetwork:
+class StableDiffusionNetwork(network.UNetNetwork):
     """See :class:`..family.Network`. E = 1; D is the encoder's width, and nothing is pooled."""
 
     classes: Mapping[str, Any] = {**network.CLASSES, "text_encoder": CLIPTextModel}
@@ -42,18 +39,6 @@ class StableDiffusionNetwork:
             plain = convert_ldm_clip_checkpoint(tensors)  # some old files lack the "text_model." of all others
             state = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in plain.items()}
         return network.of_text_model(model, state)
-
-    def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
-        """DDPM's."""
-        return objective(scheduler, settings, device)
-
-    def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
-        """Our kernels."""
-        network.prepare(denoiser, device)
-
-    def tokenise(self, tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int) -> dict[str, Tensor]:
-        """For the one encoder."""
-        return clip.tokenise(tokenizers, prompts, chunks)
 
     def encode(self, pipeline: Any, prompt: str, chunks: int) -> Embedding:
         """As diffusers does it, and as :meth:`read` does it in chunks."""

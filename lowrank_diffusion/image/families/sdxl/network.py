@@ -11,15 +11,13 @@ from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, con
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from ....config import LossConfig
-from ...loss import Objective, objective
 from .. import clip
 from ..family import Embedding
 from ..unet import network
 from . import TEXT_ENCODER_2
 
 
-class SDXLNetwork:
+class SDXLNetwork(network.UNetNetwork):
     """See :class:`..family.Network`. E = 2; D is the sum of both encoders' widths, P the second's projection."""
 
     classes: Mapping[str, Any] = {
@@ -40,18 +38,6 @@ class SDXLNetwork:
         if part == "text_encoder_2":
             return network.of_text_model(model, convert_open_clip_checkpoint(model, tensors, prefix=TEXT_ENCODER_2))
         return network.of_text_model(model, convert_ldm_clip_checkpoint(tensors))
-
-    def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
-        """DDPM's."""
-        return objective(scheduler, settings, device)
-
-    def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
-        """Our kernels."""
-        network.prepare(denoiser, device)
-
-    def tokenise(self, tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int) -> dict[str, Tensor]:
-        """For both encoders."""
-        return clip.tokenise(tokenizers, prompts, chunks)
 
     def encode(self, pipeline: Any, prompt: str, chunks: int) -> Embedding:
         """As diffusers does it, and as :meth:`read` does it in chunks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 
+from ....config import LossConfig
+from ...loss import Objective, objective
+from .. import clip
 from . import attention, gated, norms
 from .checks import VAE
 
@@ -35,8 +39,19 @@ def of_text_model(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Ten
     return {key if wrapped else key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}
 
 
-def prepare(unet: nn.Module, device: torch.device) -> None:
-    """Short attention, gates and norms as our own kernels compute them."""
-    attention.use_short_keys(unet, device)
-    gated.use_gates(unet, device)
-    norms.use_float32_norms(unet)
+class UNetNetwork:
+    """The part of :class:`..family.Network` that does not differ among the families of UNets."""
+
+    def objective(self, scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:
+        """DDPM's."""
+        return objective(scheduler, settings, device)
+
+    def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
+        """Short attention, gates and norms as our own kernels compute them."""
+        attention.use_short_keys(denoiser, device)
+        gated.use_gates(denoiser, device)
+        norms.use_float32_norms(denoiser)
+
+    def tokenise(self, tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int) -> dict[str, Tensor]:
+        """As CLIP reads them, for every encoder."""
+        return clip.tokenise(tokenizers, prompts, chunks)
