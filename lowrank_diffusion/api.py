@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from . import cli_image, cli_text, preflight, presets, runs, supervisor, terminal
 from .config import Config, ConfigError, Problem
@@ -47,7 +47,7 @@ class DrawOptions(TypedDict, total=False):
 class EvaluateOptions(TypedDict, total=False):
     """What :func:`evaluate` takes for any run, then for runs of pictures, then for those of language models."""
 
-    step: int
+    step: int | Literal["best"]
     device: str
     precision: str
 

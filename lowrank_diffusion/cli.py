@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     export = add("export", _export)
     export.add_argument("run")
     export.add_argument("--out", type=expanded, required=True, help="folder for the files")
-    export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    export.add_argument("--step", type=cli_text.step, help=cli_text.STEP)
     export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
     export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")
     export.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS, help="of --merged")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import devices, presets, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem, choices
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from .text.metrics import Measures
 
 PRECISIONS, DEVICES = choices("train.precision"), choices("train.device")
+STEP = "after so many steps, or 'best': of the lowest validation loss (default: the newest)"
+
+
+def step(text: str) -> int | Literal["best"]:
+    """The value of ``--step``. Raises ValueError."""
+    return "best" if text == "best" else int(text)
 
 
 def add_ask(sub: argparse.ArgumentParser) -> None:
@@ -42,7 +48,7 @@ def add_ask(sub: argparse.ArgumentParser) -> None:
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Options of ``evaluate`` for any run, and for those of language models."""
     sub.add_argument("run")
-    sub.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    sub.add_argument("--step", type=step, help=STEP)
     _add_where(sub)
     of = sub.add_argument_group("language models")
     of.add_argument("--data", type=expanded, help="rows to look at (default: those the run held out)")

@@ -136,6 +136,9 @@ class TrainConfig(Section):
     steps: int = option(500, "Optimiser steps.", unit="steps", ge=1, le=1_000_000)
     batch: int = option(1, "Examples per forward pass: pictures, or sequences of text.", ge=1, le=256)
     accumulate: int = option(1, "Forward passes per optimiser step.", ge=1, le=1024)
+    patience: int = option(
+        0, "End early after so many validations in a row without a lower loss than before; 0: never.", ge=0, le=1000
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "Arithmetic of the base; adapter weights stay fp32. auto: bf16 on CUDA that has it, else fp32."
     )
@@ -188,6 +191,7 @@ class SaveConfig(Section):
 
     every: int = option(250, "Steps between checkpoints.", unit="steps", ge=1)
     keep: int = option(3, "Newest checkpoints to keep.", ge=1, le=1000)
+    best: bool = option(True, "With held-out examples, also keep the adapter of the lowest validation loss.")
 
 
 class Config(Section):
@@ -225,6 +229,9 @@ class Config(Section):
             yield Problem(key, f"is not a path: it is too long ({len(values[key]):,} characters).")
         if self.text.held_out and self.validation.holdout:
             yield Problem("validation.holdout", "must be 0 with text.held_out, which is a set of its own.")
+        if self.train.patience and not (self.text.held_out or self.validation.holdout):
+            hint = "Set validation.holdout." if self.task == "image" else "Set validation.holdout or text.held_out."
+            yield Problem("train.patience", f"needs held-out examples, got {self.train.patience}.", hint)
         if self.text.answers and not (self.text.held_out or self.validation.holdout):
             yield Problem("text.answers", "needs held-out rows.", "Set validation.holdout or text.held_out.")
         if self.optimizer.text_encoder_lr and self.adapter.text_encoders == "none":

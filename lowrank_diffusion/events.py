@@ -116,6 +116,15 @@ class Exported(Event):
 
 
 @dataclass(frozen=True)
+class Best(Event):
+    """The adapter after ``step`` steps has the lowest validation loss so far; its files, relative to the run."""
+
+    step: int
+    loss: float
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Note(Event):
     """Something a person should know; training goes on."""
 

@@ -8,6 +8,7 @@
         stop, sample    requests, by being there
         data/           pictures that came through the app
         checkpoints/step-000100/               state.safetensors and the adapter's files
+        best/step-000080/                      the adapter's files of the lowest validation loss
         samples/        <name>-diffusers.safetensors     <name>-comfyui-forge.safetensors     <name>-peft/
 
 Nothing here stores a state: it is folded from the events, and from whether the process is alive.
@@ -21,6 +22,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -56,7 +58,9 @@ class Adapter:
     """In the order of :data:`FORMS`: for diffusers, for ComfyUI and Forge, PEFT's folder; of a language model PEFT's
     folder, and PEFT's folder as plain LoRA."""
     step: int | None
-    """Of which checkpoint; None: of the finished run."""
+    """After so many steps; None: of the finished run."""
+    best: bool = False
+    """Whether its validation loss is the run's lowest."""
 
     @property
     def loaded(self) -> Path:
@@ -66,7 +70,8 @@ class Adapter:
     @property
     def standing(self) -> str:
         """How far the run had come, for a person."""
-        return "finished" if self.step is None else f"step {self.step}"
+        done = "finished" if self.step is None else f"step {self.step}"
+        return f"{done}, lowest validation loss" if self.best else done
 
 
 def step_of(checkpoint: Path) -> int:
@@ -119,23 +124,46 @@ class Run:
         """The folder of the checkpoint after ``step`` steps, whether it is there or not."""
         return self.path / "checkpoints" / f"step-{step:06d}"
 
+    def best_folder(self, step: int) -> Path:
+        """Where the adapter is kept if ``step`` has the lowest validation loss."""
+        return self.path / "best" / f"step-{step:06d}"
+
     @property
     def task(self) -> str:
         """What it trains: "text" or "image"; also "image" if its settings do not say, as in early runs."""
         return _task(self.path / "config.yaml")
 
-    def adapter(self, step: int | None = None) -> Adapter:
-        """The adapter's files, of one checkpoint or the newest there are. Raises RunError where there are none yet."""
-        places = [(self.checkpoint(step), step)] if step is not None else [(self.path, None)]
-        places += [(path, step_of(path)) for path in reversed(self.checkpoints)] if step is None else []
-        for place, of_step in places:
-            for form in (FORMS[self.task], _OLD_FORMS[self.task]):
-                paths = [place / f"{self.title}{end}" for end in form]
-                if all(path.exists() for path in paths):
-                    return Adapter(paths, of_step)
-        steps = ", ".join(str(step_of(path)) for path in self.checkpoints) or "none"
+    def adapters(self) -> list[Adapter]:
+        """Every adapter that is there whole: the finished run's, then by step, newest first."""
+        best = [path for path in self.path.glob("best/step-[0-9]*") if self._adapter_files(path)]
+        places = {step_of(path): path for path in (*best, *self.checkpoints)}
+        steps = {step_of(path) for path in best}
+        kept = [(self.path, None), *((places[step], step) for step in sorted(places, reverse=True))]
+        return [Adapter(paths, step, step in steps) for place, step in kept if (paths := self._adapter_files(place))]
+
+    def _adapter_files(self, place: Path) -> list[Path]:
+        for form in (FORMS[self.task], _OLD_FORMS[self.task]):
+            paths = [place / f"{self.title}{end}" for end in form]
+            if all(path.exists() for path in paths):
+                return paths
+        return []
+
+    def adapter(self, step: int | Literal["best"] | None = None) -> Adapter:
+        """The adapter after ``step`` steps, of the lowest validation loss ("best"), or the newest there is.
+
+        Raises RunError where it is not there, naming those that are.
+        """
+        there = self.adapters()
+        for one in there:
+            if step in (None, one.step) or (step == "best" and one.best):
+                return one
+        if isinstance(step, int) and (paths := self._adapter_files(self.checkpoint(step))):
+            return Adapter(paths, step)
+        kept = ", ".join(str(one.step) for one in there if one.step is not None) or "none"
+        if step == "best":
+            raise RunError(f"{self.name} has no best adapter: it was not validated. Kept steps: {kept}.")
         which = "" if step is None else f" of step {step}"
-        raise RunError(f"{self.name} has no adapter files yet{which}. Checkpoints: {steps}.")
+        raise RunError(f"{self.name} has no adapter files yet{which}. Kept steps: {kept}.")
 
     def newest_adapter(self) -> Adapter | None:
         """The newest adapter; None where there is none yet."""
@@ -144,7 +172,7 @@ class Run:
         except RunError:
             return None
 
-    def files(self, step: int | None = None) -> list[Path]:
+    def files(self, step: int | Literal["best"] | None = None) -> list[Path]:
         """The files of :meth:`adapter`."""
         return self.adapter(step).paths
 

@@ -54,6 +54,11 @@ class Status:
         return max(self.updated - self.started, 0.0) if self.started else 0.0
 
     @property
+    def lowest(self) -> tuple[int, float] | None:
+        """(step, loss) of the lowest validation loss; what was measured before the first step is the base's."""
+        return min((point for point in self.validation if point[0]), key=lambda point: point[1], default=None)
+
+    @property
     def active(self) -> bool:
         """Whether a process is working, or waiting to work, on it."""
         return self.state in ACTIVE

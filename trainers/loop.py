@@ -15,6 +15,7 @@ from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.runs import Run
 
 from . import checkpoint
+from .best import Best
 from .step import Diverged, Result, Step
 from .task import Task
 
@@ -33,7 +34,7 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     mode, reason = state.plan.mode, state.plan.why_not_faster
     log.append(events.Started(start, steps, state.device.type, precision, size, mode, reason))
     loss = None
-    memory = Peaks(state, log)
+    memory, best, done = Peaks(state, log), Best(run, state, log), False
     memory.tell("preparing")
 
     def report(results: list[Result]) -> None:
@@ -47,24 +48,31 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
             fresh, ends = step > start or start == 0, step == steps or state.world.any(stopping())
             validate = fresh and _due(step, cfg.validation.every, steps)
             sample = run.requested("sample") or (fresh and _due(step, cfg.sample.every, steps))
-            save = ends or (step > start and step % cfg.save.every == 0)
-            if validate or sample or save:
+            save = step > start and step % cfg.save.every == 0
+            if validate or sample or save or ends:
                 report(state.drain())
                 memory.tell("steps")
             if validate:
-                _validate(task, state, log)
+                _validate(task, state, log, best)
             if sample:
                 _sample(run, task, state, log)
                 memory.tell("samples")
-            if save:
-                _save(run, task, state, log, loss)
-            if ends:
+            done = step == steps or (validate and _enough(state, best))
+            if save or ends or done:
+                _save(run, task, state, log, loss, done)
+            if ends or done:
                 break
             report(state.advance(step))
     except Exception:
         _rescue(run, state, log, start)
         raise
-    log.append(events.Finished(steps) if state.done == steps else events.Stopped(state.done))
+    _end(state, log, best, done)
+
+
+def _end(state: Step, log: EventLog, best: Best, done: bool) -> None:
+    if done:
+        best.conclude()
+    log.append(events.Finished(state.done) if done else events.Stopped(state.done))
 
 
 def _restore(run: Run, state: Step, log: EventLog) -> int:
@@ -95,13 +103,19 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def _validate(task: Task, state: Step, log: EventLog) -> None:
+def _validate(task: Task, state: Step, log: EventLog, best: Best) -> None:
     if not state.world.first:
         return
     with state.evaluating(), state.autocast():
         loss = task.validate()
     if loss is not None:
         log.append(events.Validated(state.done, loss))
+        best.take(loss, lambda folder: _patiently(lambda: _exported(task, state, folder, None), state, log))
+
+
+def _enough(state: Step, best: Best) -> bool:
+    """Only the first process validates: the others hear of it."""
+    return bool(state.cfg.train.patience) and state.world.any(best.enough)
 
 
 def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
@@ -118,15 +132,20 @@ def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
         log.append(events.Note(f"The disk is full: the samples of step {state.done} are missing. Free some space."))
 
 
-def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None) -> None:
-    """Write checkpoint and adapter files; the run's own folder gets them too when all steps are done."""
+def _exported(task: Task, state: Step, folder: Path, loss: float | None) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with state.evaluating():
+        return task.export(folder, state.done, loss)
+
+
+def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None, done: bool) -> None:
+    """Write checkpoint and adapter files; the run's own folder gets them too when it is ``done``."""
     if not state.world.first:
         return
 
     def export() -> list[Path]:
-        with state.evaluating():
-            files = task.export(folder, state.done, loss)
-            return files + (task.export(run.path, state.done, loss) if state.done == state.cfg.train.steps else [])
+        files = _exported(task, state, folder, loss)
+        return files + (_exported(task, state, run.path, loss) if done else [])
 
     folder = _patiently(lambda: checkpoint.save(run, state), state, log)
     files = _patiently(export, state, log)

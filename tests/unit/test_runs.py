@@ -401,7 +401,7 @@ def write_files(folder: Path, title: str) -> list[Path]:
 
 
 def test_files_of_the_newest_state_or_of_one_checkpoint(run: Run):
-    with pytest.raises(RunError, match=r"has no adapter files yet\. Checkpoints: none"):
+    with pytest.raises(RunError, match=r"has no adapter files yet\. Kept steps: none"):
         run.files()
     written = {step: write_files(run.path / f"checkpoints/step-{step:06d}", "cats") for step in (0, 20, 100)}
     for step in (0, 20, 100):
@@ -413,7 +413,7 @@ def test_files_of_the_newest_state_or_of_one_checkpoint(run: Run):
     assert run.files() == written[20]
     for step in (0, 7):
         written[0][0].unlink(missing_ok=True)
-        with pytest.raises(RunError, match=rf"no adapter files yet of step {step}\. Checkpoints: 0, 20, 100"):
+        with pytest.raises(RunError, match=rf"no adapter files yet of step {step}\. Kept steps: 20"):
             run.files(step)
     assert run.files() == written[20]
     final = write_files(run.path, "cats")
