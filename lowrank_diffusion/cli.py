@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from . import api, cli_image, cli_text, config, devices, plan, presets, runs, supervisor, terminal
+from . import api, cli_image, cli_runs, cli_text, config, devices, plan, presets, run_queue, runs, supervisor, terminal
 from .config import ConfigError
 from .errors import UserError, of_disk
 from .files import read_text
@@ -66,16 +66,12 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("settings", nargs="*", metavar="key=value", help="for example adapter.rank=8")
     train.add_argument("--name", help="name of the run (default: the preset's)")
     train.add_argument("--detach", action="store_true", help="start it and return")
+    train.add_argument("--queue", action="store_true", help="put it into the queue and return")
     train.add_argument("--prepare", action="store_true", help="only create it, to be started by a launcher of your own")
     resume = add("resume", _resume)
     resume.add_argument("run")
     resume.add_argument("--detach", action="store_true", help="start it and return")
-    add("watch", _watch).add_argument("run")
-    add("sample", _sample).add_argument("run")
-    stop = add("stop", _stop)
-    stop.add_argument("run")
-    stop.add_argument("--kill-after", type=float, metavar="SECONDS", help="end the process if it does not stop by then")
-    add("list", _list)
+    cli_runs.add(add)
     export = add("export", _export)
     export.add_argument("run")
     export.add_argument("--out", type=expanded, required=True, help="folder for the files")
@@ -103,6 +99,9 @@ def _train(options: argparse.Namespace) -> int:
     print(f"run {run.path}", flush=True)
     if options.prepare:
         print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
+        return terminal.DONE
+    if options.queue:
+        run_queue.submit(run)
         return terminal.DONE
     return _start(run, options.detach, notes)
 
@@ -136,35 +135,6 @@ def _start(run: runs.Run, detach: bool, known: Sequence[str] = ()) -> int:
 def _resume(options: argparse.Namespace) -> int:
     """Go on with a stopped, failed or interrupted run from its newest checkpoint."""
     return _start(runs.find(options.run), options.detach)
-
-
-def _watch(options: argparse.Namespace) -> int:
-    """Show the progress of a run; Ctrl-C leaves it running."""
-    return terminal.follow(runs.find(options.run), stop_on_interrupt=False)
-
-
-def _sample(options: argparse.Namespace) -> int:
-    """Ask a running run for samples now."""
-    supervisor.sample_now(runs.find(options.run))
-    return terminal.DONE
-
-
-def _stop(options: argparse.Namespace) -> int:
-    """Ask a run to save and stop."""
-    run = runs.find(options.run)
-    supervisor.stop(run, options.kill_after)
-    print(f"{run.name} saves and stops.")
-    return terminal.DONE
-
-
-def _list(_options: argparse.Namespace) -> int:
-    """List the runs, newest first."""
-    for run in runs.all_runs():
-        status = run.status()
-        loss = f"{status.losses[-1][1]:.4f}" if status.losses else "-"
-        line = f"{run.name:50} {status.state:12} step {status.step}/{status.steps or '-'} loss {loss}"
-        print(terminal.plain(line))
-    return terminal.DONE
 
 
 def _export(options: argparse.Namespace) -> int:

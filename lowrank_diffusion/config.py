@@ -23,7 +23,7 @@ from .sections import ExportConfig, LossConfig, PriorConfig, TextConfig
 EMBEDDED = "embedded"
 """The value of ``base.path`` that means the base which ships with the project, whatever folders there are."""
 
-PATHS = ("base.path", "base.vae", "data.instance", "prior.pictures", "text.held_out")
+PATHS = ("base.path", "base.vae", "data.instance", "prior.pictures", "text.held_out", "adapter.start")
 """The parameters that name a file or folder."""
 
 
@@ -152,6 +152,7 @@ class TrainConfig(Section):
     gpus: int = option(
         1, "Processes that train together, one per GPU; each adds train.accumulate batches to a step.", ge=1, le=64
     )
+    gpu: int = option(0, "CUDA: number of the first GPU to train on; its queue is its own.", ge=0, le=63)
     memory: float | None = option(None, "CUDA: most memory to take of each GPU; empty: all.", unit="GiB", gt=0, le=1024)
     regroup: bool = option(False, "Resume a run although train.gpus has changed; its draws will then differ.")
     device: Literal["auto", "cuda", "mps", "cpu"] = option("auto", "auto takes CUDA, then Apple's MPS, then the CPU.")

@@ -5,7 +5,8 @@
     runs/20260101-120000-cats/
         config.yaml     every setting          events.jsonl   what happened        log.txt   the process's own output
         process.json    who works on it        launch.json    who was started to
-        stop, sample    requests, by being there
+        stop, pause, save, sample    requests, by being there
+        about.json      what a person says of it: a name, notes, tags
         data/           pictures that came through the app
         checkpoints/step-000100/               state.safetensors and the adapter's files
         best/step-000080/                      the adapter's files of the lowest validation loss
@@ -19,64 +20,31 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
-from . import events, presets, processes
+from . import about, events, presets, processes, queued
 from .config import Config, ConfigError, Problem
 from .errors import UserError
 from .files import MB, Unreadable, read_text
 from .paths import expanded, runs_folder, too_long, write_text
+from .run_files import FORMS as FORMS
+from .run_files import STATE as STATE
+from .run_files import Adapter as Adapter
+from .run_files import adapter_files, stem_of
+from .run_files import step_of as step_of
 from .status import Status
 
-FORMS = {
-    "image": ("-diffusers.safetensors", "-comfyui-forge.safetensors", "-peft"),
-    "text": ("-peft", "-lora-peft"),
-}
-"""What follows a run's name in the names of its adapter's files: who reads them. No file of ours is called so."""
-_OLD_FORMS = {"image": (".safetensors", "-kohya.safetensors", "-peft"), "text": ("-peft",)}
-"""The same of runs of earlier versions."""
-STATE = "state.safetensors"
-"""The file that makes a folder a checkpoint."""
 LARGEST_CONFIG = MB
 """Bytes of a config.yaml, which has some six thousand."""
 
 
 class RunError(UserError):
     """A run cannot do what was asked; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """The files of an adapter, whole."""
-
-    paths: list[Path]
-    """In the order of :data:`FORMS`: for diffusers, for ComfyUI and Forge, PEFT's folder; of a language model PEFT's
-    folder, and PEFT's folder as plain LoRA."""
-    step: int | None
-    """After so many steps; None: of the finished run."""
-    best: bool = False
-    """Whether its validation loss is the run's lowest."""
-
-    @property
-    def loaded(self) -> Path:
-        """What the app itself loads of them."""
-        return self.paths[0]
-
-    @property
-    def standing(self) -> str:
-        """How far the run had come, for a person."""
-        done = "finished" if self.step is None else f"step {self.step}"
-        return f"{done}, lowest validation loss" if self.best else done
-
-
-def step_of(checkpoint: Path) -> int:
-    """After how many steps a checkpoint's folder was written."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 @lru_cache(maxsize=10_000)
@@ -101,9 +69,19 @@ class Run:
         return self.path.name
 
     @property
+    def stem(self) -> str:
+        """What its files are called: the directory's name without its time."""
+        return stem_of(self.name)
+
+    @property
     def title(self) -> str:
-        """The name a person gave: the directory's without its time."""
-        return re.sub(r"^\d{8}-\d{6}(_\d+)?-", "", self.name)
+        """The name that a person gave it, when it was made or since."""
+        return self.about.title or self.stem
+
+    @property
+    def about(self) -> about.About:
+        """What a person says of it."""
+        return about.read(self.path)
 
     @property
     def events_path(self) -> Path:
@@ -142,11 +120,7 @@ class Run:
         return [Adapter(paths, step, step in steps) for place, step in kept if (paths := self._adapter_files(place))]
 
     def _adapter_files(self, place: Path) -> list[Path]:
-        for form in (FORMS[self.task], _OLD_FORMS[self.task]):
-            paths = [place / f"{self.title}{end}" for end in form]
-            if all(path.exists() for path in paths):
-                return paths
-        return []
+        return adapter_files(place, self.stem, self.task)
 
     def adapter(self, step: int | Literal["best"] | None = None) -> Adapter:
         """The adapter after ``step`` steps, of the lowest validation loss ("best"), or the newest there is.
@@ -201,9 +175,16 @@ class Run:
             return str(self.path / own) if moved else path
         return str(self.path / path) if (self.path / path).exists() else path
 
-    def request(self, what: str) -> None:
-        """Leave a request ('stop' or 'sample') for the training process."""
-        (self.path / what).touch()
+    def request(self, what: str, text: str = "") -> None:
+        """Leave a request ('stop', 'pause', 'save' or 'sample', perhaps with prompts) for the training process."""
+        write_text(self.path / what, text) if text else (self.path / what).touch()
+
+    def requested_text(self, what: str) -> str:
+        """What a request says; empty without one."""
+        try:
+            return read_text(self.path / what, MB)
+        except Unreadable:
+            return ""
 
     def requested(self, what: str) -> bool:
         """Whether a request is waiting."""
@@ -234,6 +215,10 @@ class Run:
         """The number of the newest start, heard of or not; 0 if there was none."""
         return max(processes.number(self.path / name) for name in ("process.json", "launch.json"))
 
+    def disk_bytes(self) -> int:
+        """What its folder takes on the disk, bytes; files that other runs share count in full."""
+        return sum(path.lstat().st_size for path in self.path.rglob("*") if path.is_file())
+
     def status(self) -> Status:
         """The state of the run now, reading its whole log; use :class:`Watch` to follow one."""
         return Watch(self).refresh()
@@ -256,10 +241,19 @@ class Watch:
         ended = status.state in ("stopped", "finished", "failed") and not unheard
         if alive and unheard:
             return replace(status, state="starting", message="", resumable=True)
-        if alive or ended or (status.state == "new" and not newest):
+        if alive:
+            return replace(status)
+        if entry := queued.entry(self.run.path):
+            return replace(status, state="held" if entry.held else "queued", message=entry.reason)
+        if ended or (status.state == "new" and not newest):
             return replace(status)
         message = f"The process ended without a word; its output is in {self.run.log_path}."
         return replace(status, state="interrupted", message=message, resumable=True)
+
+
+def megabytes(size: int) -> str:
+    """A size on the disk in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def create(config: Config, name: str, root: Path | None = None) -> Run:
@@ -294,7 +288,7 @@ def find(name: str, root: Path | None = None) -> Run:
         return Run(expanded(name))
     runs = all_runs(root)
     for run in runs:
-        if name in (run.name, run.title):
+        if name in (run.name, run.title, run.stem):
             return run
     known = ", ".join(run.name for run in runs[:5]) or "none yet"
     raise RunError(f"There is no run {name[:200]!r}. Newest runs: {known}.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from . import events
 
-ACTIVE = ("starting", "waiting", "preparing", "training")
+ACTIVE = ("starting", "waiting", "preparing", "training", "paused")
 
 
 @dataclass
@@ -14,7 +14,8 @@ class Status:
     """What a run's events add up to."""
 
     state: str = "new"
-    """new, starting, waiting, preparing, training, stopped, finished, failed, or interrupted (its process died)."""
+    """new, queued, held, starting, waiting, preparing, training, paused, stopped, finished, failed, or interrupted (its
+    process died)."""
     step: int = 0
     steps: int = 0
     stage: str = ""
@@ -72,7 +73,7 @@ class Status:
         """Take one event in."""
         self.updated = record.time
         match record.event:
-            case events.Began() | events.Waiting() as event:
+            case events.Began() | events.Waiting() | events.Paused() | events.Continued() as event:
                 self._wait(event)
             case events.Stage(name=name, done=done, total=total):
                 self.state, self.stage, self.stage_done, self.stage_total = "preparing", name, done, total
@@ -93,13 +94,18 @@ class Status:
                 self.state, self.message = type(event).__name__.lower(), getattr(event, "message", "")
                 self.resumable = getattr(event, "resumable", True)
 
-    def _wait(self, event: events.Began | events.Waiting) -> None:
-        """A process has come, and perhaps has to wait."""
-        if isinstance(event, events.Began):
-            self.state, self.message, self.stage = "starting", "", ""
-            self.starts, self.resumable = event.number, True
-        else:
-            self.state, self.message, self.waits = "waiting", event.reason, event.since
+    def _wait(self, event: events.Began | events.Waiting | events.Paused | events.Continued) -> None:
+        """A process has come, and perhaps has to wait; or it was asked to."""
+        match event:
+            case events.Began(number=number):
+                self.state, self.message, self.stage = "starting", "", ""
+                self.starts, self.resumable = number, True
+            case events.Waiting(reason=reason, since=since):
+                self.state, self.message, self.waits = "waiting", reason, since
+            case events.Paused():
+                self.state = "paused"
+            case events.Continued():
+                self.state = "training"
 
     def _start(self, event: events.Started, moment: float) -> None:
         """A resumed run repeats what came after its checkpoint, from step 0 everything: what that said is void."""

@@ -38,7 +38,7 @@ def _start(run: Run) -> None:
         child = subprocess.Popen(
             command(run),
             cwd=PROJECT,
-            env=environment(),
+            env=environment(run),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -53,9 +53,28 @@ def _start(run: Run) -> None:
     threading.Thread(target=child.wait, daemon=True).start()  # reap it, so that it does not stay a zombie
 
 
-def environment() -> dict[str, str]:
-    """This process's environment; code that is compiled for training is kept with the other caches."""
-    return {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled"), **os.environ, "PYTHONUNBUFFERED": "1"}
+VISIBLE, ALL_VISIBLE = "CUDA_VISIBLE_DEVICES", "LOWRANK_VISIBLE_DEVICES"
+
+
+def environment(run: Run) -> dict[str, str]:
+    """This process's environment, in which the run sees its own GPUs; compiled code is kept with the other caches.
+
+    A training that starts the next one hands on the GPUs that it could see itself (``LOWRANK_VISIBLE_DEVICES``), and
+    nothing of what its own launcher said to it.
+    """
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled"), **inherited, "PYTHONUNBUFFERED": "1"}
+    visible, train = own.pop(ALL_VISIBLE, None), run.config().train
+    visible = own.get(VISIBLE, "") if visible is None else visible
+    if visible:
+        own[VISIBLE] = visible
+    else:
+        own.pop(VISIBLE, None)
+    if train.gpu:
+        every = visible.split(",") if visible else [str(number) for number in range(train.gpu + train.gpus)]
+        own |= {VISIBLE: ",".join(every[train.gpu : train.gpu + train.gpus]), ALL_VISIBLE: visible}
+    return own
 
 
 def command(run: Run) -> list[str]:
@@ -91,12 +110,3 @@ def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         for one in [*process.children(recursive=True), process]:
             one.kill()
-
-
-def sample_now(run: Run) -> None:
-    """Ask a run for samples after the current step. Raises RunError."""
-    if run.process() is None:
-        raise RunError(f"{run.name} is not running.")
-    if not run.config().sample.prompts:
-        raise RunError("sample.prompts is empty: this run has nothing to draw.")
-    run.request("sample")

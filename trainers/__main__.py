@@ -8,12 +8,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from lowrank_diffusion import devices, events
+from lowrank_diffusion import devices, events, lanes, requests, run_queue
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.errors import Hopeless, UserError, of_disk
 from lowrank_diffusion.events import EventLog
@@ -54,7 +55,11 @@ class Stopping:
 def main(path: str) -> int:
     """Train one run. Of several processes the first writes its events, and the others only train."""
     run = Run(Path(path))
-    return lead(run) if devices.rank() == 0 else follow(run)
+    if devices.rank():
+        return follow(run)
+    code = lead(run)
+    _hand_on(run)
+    return code
 
 
 def follow(run: Run) -> int:
@@ -97,9 +102,18 @@ def lead(run: Run) -> int:
             log.append(events.Failed(explain(error, run), not isinstance(error, Hopeless)))
             return 1
         finally:
-            run.clear("stop")
-            run.clear("sample")
+            for request in requests.ALL:
+                run.clear(request)
     return 0
+
+
+def _hand_on(run: Run) -> None:
+    """Let the next run of the queue begin: nobody else may be there to see that this one has ended."""
+    try:
+        for started in run_queue.advance(run.path.parent):
+            print(f"{started.name} is next and was started.", flush=True)
+    except Exception:
+        traceback.print_exc()  # this run has ended well or badly, and its end does not change by that
 
 
 def _run(run: Run, log: EventLog, stopping: Stopping) -> None:
@@ -107,21 +121,17 @@ def _run(run: Run, log: EventLog, stopping: Stopping) -> None:
     problems = devices.problems(cfg)
     if problems:
         raise ConfigError(problems)
-    with _turn(run, log, stopping):
+    with _turn(run, lanes.of(cfg), log, stopping):
         _train(run, cfg, log, stopping)
 
 
-def _turn(run: Run, log: EventLog, stopping: Stopping) -> FileLock:
-    """Wait for the device, in the order in which runs asked for it; the kernel frees the lock of a dead process."""
-    lock = FileLock(run.path.parent / ".training.lock")
+def _turn(run: Run, wanted: tuple[str, ...], log: EventLog, stopping: Stopping) -> ExitStack:
+    """Wait for the devices, in the order in which runs asked for them."""
     waiting = False
     while True:
-        ahead = [other.name for other in all_runs(run.path.parent) if _waits_longer(other, run)] if waiting else []
-        if not ahead:
-            try:
-                return lock.acquire(timeout=0) and lock
-            except Timeout:
-                pass
+        ahead = [other for other in all_runs(run.path.parent) if _waits_longer(other, run, wanted)] if waiting else []
+        if not ahead and (taken := lanes.take(run.path.parent, wanted)):
+            return taken
         if not waiting:
             log.append(events.Waiting("Another run is training; this one starts when it ends.", time.monotonic()))
             waiting = True
@@ -129,11 +139,13 @@ def _turn(run: Run, log: EventLog, stopping: Stopping) -> FileLock:
         time.sleep(0.5)
 
 
-def _waits_longer(other: Run, run: Run) -> bool:
+def _waits_longer(other: Run, run: Run, wanted: tuple[str, ...]) -> bool:
     if other.path == run.path or other.process() is None:
         return False
     theirs, mine = other.status(), run.status()
-    return theirs.state == "waiting" and (theirs.waits, other.name) < (mine.waits, run.name)
+    if theirs.state != "waiting" or (theirs.waits, other.name) > (mine.waits, run.name):
+        return False
+    return bool(set(lanes.of(other.config())) & set(wanted))
 
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
@@ -141,6 +153,10 @@ def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     from . import fast, loop, parallel  # torch and the models' libraries take seconds to import: only now
 
     device = devices.pick(cfg.train.device)
+    if cfg.train.gpu and device.type != "cuda":
+        raise devices.DeviceError(
+            f"train.gpu: there is no GPU number {cfg.train.gpu} here, counted from 0. Take another."
+        )
     dtype = devices.dtype(cfg.train.precision, device)
     world, device = parallel.join(cfg.train.gpus, device)
     advice = memory.advice(cfg, devices.free(device), fast.machine(device, dtype))

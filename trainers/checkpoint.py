@@ -140,6 +140,25 @@ def restore(run: Run, state: Step, tell: Callable[[str], None]) -> int:
     return 0
 
 
+def begin_with(folder: Path, state: Step) -> None:
+    """Let a new run begin with the adapter of another's checkpoint, as its files have it; nothing else of it is taken.
+
+    Raises:
+        CheckpointError: it is damaged or not there, or the adapter is of another kind, rank or other layers.
+    """
+    path = folder / STATE
+    try:
+        contents = read(path)
+    except Damaged as error:
+        raise CheckpointError(f"adapter.start: {path} {error} Give the folder of another checkpoint.") from None
+    tensors, averaged = contents.tensors, "averaged."
+    if any(name.startswith(averaged) for name in tensors):
+        tensors = {f"adapter.{name.removeprefix(averaged)}": t for name, t in tensors.items() if averaged in name}
+    _fill(path, "adapter", {name: p.data for name, p in state.parameters.items()}, tensors)
+    for name, average in state.averaged.items():
+        average.copy_(state.parameters[name].detach())
+
+
 def load(folder: Path, state: Step) -> int:
     """Put one checkpoint into ``state``; returns the steps done.
 
@@ -238,7 +257,8 @@ def _same_group(path: Path, contents: Contents, state: Step) -> None:
 def _fill(path: Path, kind: str, into: Tensors, tensors: Tensors) -> None:
     values = {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}
     if {n: t.shape for n, t in values.items()} != {n: t.shape for n, t in into.items()}:
-        raise CheckpointError(f"{path}: holds another adapter than config.yaml describes. Was config.yaml edited?")
+        hint = "Was config.yaml edited? adapter.start needs the same kind, rank and layers."
+        raise CheckpointError(f"{path}: holds another adapter than config.yaml describes. {hint}")
     for name, tensor in values.items():
         into[name].copy_(tensor)
 

@@ -117,9 +117,11 @@ class DreamBooth:
             return None
         return denoising_loss(self, [variants[0] for variants in self.data.held_out], self.cfg.seed)
 
-    def sample(self, step: int) -> list[tuple[str, Path]]:
-        """One picture per sample prompt, from the model as it is."""
-        return self.samples.draw(step, self.run.path / "samples", self._embedding)
+    def sample(self, step: int, prompts: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+        """One picture for each of ``prompts``, or of the run's own, from the model as it is."""
+        unread = [text for text in (*prompts, self.cfg.sample.negative) if prompts and text not in self.data.prompts]
+        self.data.prompts |= self.data.embeddings(unread, lambda *_: None) if unread else {}
+        return self.samples.draw(step, self.run.path / "samples", self._embedding, prompts)
 
     def _embedding(self, prompt: str) -> Embedding:
         known = self.data.prompts[prompt]
@@ -130,7 +132,7 @@ class DreamBooth:
     def export(self, folder: Path, step: int, loss: float | None) -> list[Path]:
         """Adapter files in every form; see :mod:`lowrank_diffusion.image.export`."""
         facts = Facts(
-            name=self.run.title, config=self.cfg, base=self.base.source.label, prediction=self.objective.prediction,
+            name=self.run.stem, config=self.cfg, base=self.base.source.label, prediction=self.objective.prediction,
             pictures=self.data.trained_on, resolution=self.data.side, step=step, loss=loss,
             started=self.run.status().started, run=self.run.name,
             precision=str(self.dtype).removeprefix("torch."), base_file=self.base.source.file,

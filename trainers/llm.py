@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrank_diffusion import adapters, events
+from lowrank_diffusion import adapters, events, requests
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.runs import Run
 from lowrank_diffusion.text import loss, metrics
@@ -128,16 +128,16 @@ class LanguageModel:
             self.tell(events.Measured("tokens/s", answers.tokens_per_second))
         return mean
 
-    def sample(self, step: int) -> list[tuple[str, Path]]:
-        """The answer to every sample prompt, from the model as it is, as a text file."""
+    def sample(self, step: int, prompts: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+        """The answer to each of ``prompts``, or of the run's own, from the model as it is, as a text file."""
         cfg = self.cfg.sample
         folder = self.run.path / "samples"
         system = [Message("system", cfg.system)] if cfg.system else []
         settings = Settings(cfg.temperature, 1.0, cfg.tokens, cfg.seed)
         written = []
-        for number, prompt in enumerate(cfg.prompts):
+        for number, prompt in enumerate(prompts or cfg.prompts):
             folder.mkdir(exist_ok=True)
-            path = folder / f"step-{step:06d}-{number}.txt"
+            path = folder / requests.file_name(step, prompt, None if prompts else number, ".txt")
             said = stream(self.model, self.tokenizer, [*system, Message("user", prompt)], settings)
             path.write_text("".join(said), encoding="utf-8")
             written.append((prompt, path))
@@ -146,7 +146,7 @@ class LanguageModel:
     def export(self, folder: Path, step: int, loss: float | None) -> list[Path]:
         """The adapter as PEFT folders; see :mod:`lowrank_diffusion.text.export`."""
         template, precision = str(self.tokenizer.chat_template), str(self.dtype).removeprefix("torch.")
-        facts = Facts(self.run.title, self.cfg, self.base.source.public, template, step, loss, precision)
+        facts = Facts(self.run.stem, self.cfg, self.base.source.public, template, step, loss, precision)
         made = export(self.model, folder, facts)
         if made.note and folder == self.run.path:
             self.tell(events.Note(made.note))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lowrank_diffusion import devices, events
+from lowrank_diffusion import devices, events, requests
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.runs import Run
@@ -33,22 +33,17 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
     precision = str(state.dtype).removeprefix("torch.")
     mode, reason = state.plan.mode, state.plan.why_not_faster
     log.append(events.Started(start, steps, state.device.type, precision, size, mode, reason))
-    loss = None
+    report = Report(log)
     memory, best, done = Peaks(state, log), Best(run, state, log), False
     memory.tell("preparing")
 
-    def report(results: list[Result]) -> None:
-        nonlocal loss
-        for result in results:
-            loss = result.loss if loss is None else 0.95 * loss + 0.05 * result.loss
-            log.append(events.Stepped(result.step, result.loss, result.lr, result.grad_norm, result.seconds))
-
     try:
         for step in range(start, steps + 1):
+            _pause(run, state, report, stopping)
             fresh, ends = step > start or start == 0, step == steps or state.world.any(stopping())
             validate = fresh and _due(step, cfg.validation.every, steps)
             sample = run.requested("sample") or (fresh and _due(step, cfg.sample.every, steps))
-            save = step > start and step % cfg.save.every == 0
+            save = run.requested("save") or (step > start and step % cfg.save.every == 0)
             if validate or sample or save or ends:
                 report(state.drain())
                 memory.tell("steps")
@@ -59,7 +54,7 @@ def fit(run: Run, cfg: Config, task: Task, state: Step, log: EventLog, stopping:
                 memory.tell("samples")
             done = step == steps or (validate and _enough(state, best))
             if save or ends or done:
-                _save(run, task, state, log, loss, done)
+                _save(run, task, state, log, report.loss, done)
             if ends or done:
                 break
             report(state.advance(step))
@@ -82,7 +77,35 @@ def _restore(run: Run, state: Step, log: EventLog) -> int:
     start = checkpoint.restore(run, state, lambda note: log.append(events.Note(note)))
     if state.world.first:
         state.world.wait()
+    if not run.checkpoints and state.cfg.adapter.start:
+        checkpoint.begin_with(Path(state.cfg.adapter.start), state)
     return start
+
+
+class Report:
+    """Tells what steps did."""
+
+    def __init__(self, log: EventLog):
+        self.log = log
+        self.loss: float | None = None
+        """Mean training loss of late."""
+
+    def __call__(self, results: list[Result]) -> None:
+        """These are done."""
+        for result in results:
+            self.loss = result.loss if self.loss is None else 0.95 * self.loss + 0.05 * result.loss
+            self.log.append(events.Stepped(result.step, result.loss, result.lr, result.grad_norm, result.seconds))
+
+
+def _pause(run: Run, state: Step, report: Report, stopping: Callable[[], bool]) -> None:
+    """Wait while a pause is asked for; other processes of the run wait for this one at their next step."""
+    if not (state.world.first and run.requested("pause")):
+        return
+    report(state.drain())
+    report.log.append(events.Paused(state.done))
+    while run.requested("pause") and not stopping():
+        time.sleep(0.2)
+    report.log.append(events.Continued(state.done))
 
 
 class Peaks:
@@ -121,10 +144,11 @@ def _enough(state: Step, best: Best) -> bool:
 def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
     if not state.world.first:
         return
+    prompts = requests.prompts_of(run)
     run.clear("sample")
     try:
         with state.evaluating():
-            for prompt, path in task.sample(state.done):
+            for prompt, path in task.sample(state.done, prompts):
                 log.append(events.Sampled(state.done, prompt, str(path.relative_to(run.path))))
     except OSError as error:
         if not is_disk_full(error):
@@ -147,6 +171,7 @@ def _save(run: Run, task: Task, state: Step, log: EventLog, loss: float | None, 
         files = _exported(task, state, folder, loss)
         return files + (_exported(task, state, run.path, loss) if done else [])
 
+    run.clear("save")
     folder = _patiently(lambda: checkpoint.save(run, state), state, log)
     files = _patiently(export, state, log)
     checkpoint.prune(run, state.cfg.save.keep)

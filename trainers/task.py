@@ -44,8 +44,8 @@ class Task(Protocol):
         """Loss on held-out data at fixed draws; None without such data."""
         ...
 
-    def sample(self, step: int) -> list[tuple[str, Path]]:
-        """Draw samples into the run's folder: (prompt, path) of each."""
+    def sample(self, step: int, prompts: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+        """Draw samples of ``prompts``, or of the run's own, into its folder: (prompt, path) of each."""
         ...
 
     def export(self, folder: Path, step: int, loss: float | None) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lowrank_diffusion import supervisor
+from lowrank_diffusion import requests, supervisor
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
@@ -168,4 +168,4 @@ class Monitor:
 
     def ask_sample(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Sample now was pressed."""
-        return self._act(data, supervisor.sample_now, SAMPLE_NOTE)
+        return self._act(data, requests.sample_now, SAMPLE_NOTE)

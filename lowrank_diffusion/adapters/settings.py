@@ -41,6 +41,9 @@ class AdapterConfig(Section):
         "Layers of the text encoders that are adapted too: words then learn, not only the drawing.",
         only="image",
     )
+    start: str = option(
+        "", "Folder of a checkpoint whose adapter to begin with, of the same kind, rank and layers; empty: a new one."
+    )
     dropout: float = option(0.0, "Probability of dropping an input of the adapter; not with LoKr.", ge=0, lt=1)
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .. import devices
+from .. import devices, requests
 from ..config import SampleConfig
 from .families import Embedding
 from .model import Base, arguments, draw
@@ -29,10 +29,16 @@ class Samples:
     def __init__(self, base: Base, denoiser: nn.Module, scheduler: Any, cfg: SampleConfig, side: int):
         self.base, self.denoiser, self.scheduler, self.cfg, self.side = base, denoiser, scheduler, cfg, side
 
-    def draw(self, step: int, folder: Path, embedding: Callable[[str], Embedding]) -> list[tuple[str, Path]]:
-        """One picture per prompt in ``folder``: (prompt, path) each. ``embedding`` reads a prompt, without a batch."""
+    def draw(
+        self, step: int, folder: Path, embedding: Callable[[str], Embedding], prompts: Sequence[str] = ()
+    ) -> list[tuple[str, Path]]:
+        """A picture of each of ``prompts``, or of the settings' own, in ``folder``: (prompt, path).
+
+        ``embedding`` reads a prompt, without a batch.
+        """
         cfg, family = self.cfg, self.base.family
-        if not cfg.prompts:
+        wanted = prompts or cfg.prompts
+        if not wanted:
             return []
         devices.release(self.base.device)  # of a step's memory, which comes in other sizes
         parts = {"vae": self.base.part("vae"), family.denoiser: self.denoiser, "scheduler": self.scheduler}
@@ -42,14 +48,14 @@ class Samples:
         drawn = []
         # Its graphs go with it: between samples their memory is the training's.
         replay = Replay(self.denoiser)
-        for number, prompt in enumerate(cfg.prompts):
+        for number, prompt in enumerate(wanted):
             read = [_alone(embedding(text)) for text in (prompt, cfg.negative)]
             with replay.active():
                 (picture,) = draw(
                     pipeline, arguments(family, *read, silent=not cfg.negative), [cfg.seed],
                     num_inference_steps=cfg.steps, guidance_scale=cfg.guidance, width=self.side, height=self.side,
                 )  # fmt: skip
-            path = folder / f"step-{step:06d}-{number}.png"
+            path = folder / requests.file_name(step, prompt, None if prompts else number, ".png")
             picture.save(path)
             drawn.append((prompt, path))
         del parts, pipeline

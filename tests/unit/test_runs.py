@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_diffusion import events, paths, presets, runs, supervisor, terminal
+from lowrank_diffusion import events, paths, presets, requests, runs, supervisor, terminal
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.paths import PROJECT, write_text
@@ -459,7 +459,7 @@ def test_a_run_that_is_not_running_cannot_be_stopped_or_asked_for_samples(run: R
     with pytest.raises(RunError, match=r"is not running \(it is new\)"):
         supervisor.stop(run)
     with pytest.raises(RunError, match="is not running"):
-        supervisor.sample_now(run)
+        requests.sample_now(run)
     tell(run, STARTED, events.Finished(60))
     with pytest.raises(RunError, match=r"is not running \(it is finished\)"):
         supervisor.stop(run, kill_after=1)
@@ -471,7 +471,7 @@ def test_a_run_that_is_not_running_cannot_be_stopped_or_asked_for_samples(run: R
 def test_samples_need_a_prompt(run: Run, sleeper: subprocess.Popen):
     run.write_process(sleeper.pid, 1)
     with pytest.raises(RunError, match=r"sample\.prompts is empty"):
-        supervisor.sample_now(run)
+        requests.sample_now(run)
     assert not run.requested("sample")
 
 
