@@ -3,6 +3,6 @@
 if __name__ == "__main__":  # the drawing process imports this file again under another name: it must do nothing there
     import sys
 
-    from ui.studio import serve
+    from ui.serve import serve
 
     sys.exit(serve())

@@ -1,15 +1,29 @@
-"""The loss curve as an SVG: every step faint, smoothed line, validation points, axes and the last values."""
+"""Loss curves as data for `static/chart.js`: every step, a smoothed line, validation points, the lowest of them."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from lowrank_diffusion.runs import Status
+
+from .toolkit import gr, static_text
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 18, 14, 38
 MOST_POINTS = 400
+MOST_RUNS = 8
+"""As many colours as can be told apart."""
+
+
+def chart(elem_id: str) -> gr.HTML:
+    """The component; its value is what :func:`of_run` or :func:`of_runs` make."""
+    return gr.HTML(
+        "", html_template="<div></div>", js_on_load=static_text("chart.js"), elem_id=elem_id, elem_classes=["chart"],
+        apply_default_css=False,
+    )  # fmt: skip
 
 
 def smoothed(points: Points, span: float = 0.06) -> list[tuple[float, float]]:
@@ -24,15 +38,6 @@ def smoothed(points: Points, span: float = 0.06) -> list[tuple[float, float]]:
     return line
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that lie in [low, high]."""
-    span = max(high - low, 1e-12)
-    unit = 10 ** math.floor(math.log10(span / count))
-    step = next(unit * factor for factor in (1, 2, 5, 10, 20) if span / (unit * factor) <= count)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def _thinned(points: Points) -> Points:
     """At most MOST_POINTS points, each the mean of its neighbours."""
     size = math.ceil(len(points) / MOST_POINTS)
@@ -42,71 +47,44 @@ def _thinned(points: Points) -> Points:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def _limits(losses: Points, validation: Points) -> tuple[float, float]:
-    """Value range that shows the curve well: a rare spike may leave the frame."""
-    values = sorted(value for _, value in losses)
-    cut = values[min(len(values) - 1, int(0.99 * len(values)))]
-    seen = [values[0], cut, *(value for _, value in validation)]
-    low, high = min(seen), max(seen)
-    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    return max(0.0, low - margin), high + margin
+def _series(name: str, status: Status) -> dict[str, Any]:
+    """One run's curves; values that are no numbers are left out, as JSON has none."""
+    losses = [point for point in status.losses if math.isfinite(point[1])]
+    held = [point for point in status.validation if math.isfinite(point[1])]
+    lowest = status.lowest if status.lowest in held else None
+    smooth = smoothed(losses)
+    series = {"raw": _thinned(losses), "smooth": _thinned(smooth), "held": held}
+    return {key: [[step, round(value, 6)] for step, value in points] for key, points in series.items()} | {
+        "name": name, "best": lowest,
+    }  # fmt: skip
 
 
-class _Frame:
-    """Data coordinates to pixels."""
-
-    def __init__(self, steps: float, low: float, high: float):
-        self.steps, self.low, self.high = max(steps, 1.0), low, high
-
-    def x(self, step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / self.steps
-
-    def y(self, value: float) -> float:
-        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
-
-    def path(self, points: Points, kind: str) -> str:
-        corners = " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in points)
-        return f'<polyline class="{kind}" points="{corners}"/>'
-
-
-def _axes(frame: _Frame) -> str:
-    parts = []
-    for value in ticks(frame.low, frame.high):
-        y = frame.y(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{value:.4g}</text>')
-    for step in ticks(0, frame.steps, 6):
-        if step == int(step):
-            place = f'x="{frame.x(step):.1f}" y="{HEIGHT - BOTTOM + 15}"'
-            parts.append(f'<text {place} text-anchor="middle">{int(step)}</text>')
-    base = HEIGHT - BOTTOM
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step</text>')
-    return "".join(parts)
-
-
-def svg(losses: Points, validation: Points = (), steps: int = 0) -> str:
-    """The curve of a run of ``steps`` steps; a quiet placeholder while there is nothing to show."""
-    losses = [point for point in losses if math.isfinite(point[1])]
-    validation = [point for point in validation if math.isfinite(point[1])]
-    if not losses:
-        return '<div class="curve-empty">The loss curve appears with the first steps.</div>'
-    line = smoothed(losses)
-    frame = _Frame(max(steps, losses[-1][0]), *_limits(losses, validation))
-    last_step, last = line[-1]
-    dots = "".join(
-        f'<circle class="validation" cx="{frame.x(step):.1f}" cy="{frame.y(value):.1f}" r="3"/>'
-        for step, value in validation
+def of_run(name: str, status: Status) -> str:
+    """The chart of one run."""
+    series = _series(name, status)
+    keys = []
+    if series["raw"]:
+        keys.append({"kind": "raw", "text": "each step", "value": f"{series['raw'][-1][1]:.4f}"})
+        keys.append({"kind": "smooth", "text": "smoothed", "value": f"{series['smooth'][-1][1]:.4f}"})
+    if series["held"]:
+        keys.append({"kind": "held", "text": "held out", "value": f"{series['held'][-1][1]:.4f}"})
+    if series["best"]:
+        step, loss = series["best"]
+        keys.append({"kind": "best", "text": "lowest", "value": f"{loss:.4f} at step {step}"})
+    label = "Loss. " + "; ".join(f"{key['text']}: {key['value']}" for key in keys)
+    return json.dumps(
+        {"title": "Loss", "name": name, "steps": status.steps, "series": [series], "keys": keys, "label": label}
     )
-    legend = [f'<span class="key raw">each step <b>{losses[-1][1]:.4f}</b></span>']
-    legend.append(f'<span class="key smooth">smoothed <b>{last:.4f}</b></span>')
-    if validation:
-        legend.append(f'<span class="key held">held out <b>{validation[-1][1]:.4f}</b></span>')
-    return (
-        f'<figure class="curve"><figcaption><strong>Loss</strong>{"".join(legend)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss: {last:.4f} at step {last_step}, smoothed">'
-        f"{_axes(frame)}{frame.path(_thinned(losses), 'raw')}{frame.path(_thinned(line), 'smooth')}"
-        f"{frame.path(validation, 'held') if len(validation) > 1 else ''}{dots}"
-        f'<circle class="last" cx="{frame.x(last_step):.1f}" cy="{frame.y(last):.1f}" r="3.5"/></svg></figure>'
-    )
+
+
+def of_runs(named: Sequence[tuple[str, Status]]) -> str:
+    """The smoothed curves of several runs in one chart."""
+    shown = [(name, status) for name, status in named if status.losses or status.validation][:MOST_RUNS]
+    series = [_series(name, status) for name, status in shown]
+    keys = [{"kind": f"run c{number}", "text": name, "value": ""} for number, (name, _) in enumerate(shown)]
+    held = any(one["held"] for one in series)
+    keys += [{"kind": "dashed", "text": "held out (dashed)", "value": ""}] if held else []
+    label = "Smoothed losses of " + ", ".join(name for name, _ in shown)
+    names, steps = " ".join(name for name, _ in named), max((status.steps for _, status in shown), default=0)
+    facts = {"title": "Loss, smoothed", "name": names, "steps": steps, "series": series, "keys": keys, "label": label}
+    return json.dumps(facts | {"empty": "These runs have no losses yet."})

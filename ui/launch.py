@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any, Protocol
 
-from lowrank_diffusion import blanks, devices, preflight, presets, runs, supervisor
+from lowrank_diffusion import blanks, devices, preflight, presets, run_queue, runs
 from lowrank_diffusion.config import Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.paths import runs_folder
@@ -61,7 +61,7 @@ def _started(run: Run, config: Config, data: Data) -> Run:
     try:
         if written := data.write(run):
             run.write_config(presets.build(overrides=config.dotted() | written))
-        supervisor.start(run)
+        run_queue.submit(run)
         watching.forget(run)
     except (OSError, UserError):
         shutil.rmtree(run.path, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from itertools import groupby
+from pathlib import Path
 
 from lowrank_diffusion.devices import GIB
 from lowrank_diffusion.files import Unreadable, read_part
@@ -14,10 +15,13 @@ from . import curve, safe, watching
 
 STATE_WORDS = {
     "new": "not started",
+    "queued": "in the queue",
+    "held": "held",
     "starting": "starting",
     "waiting": "waiting",
     "preparing": "preparing",
     "training": "training",
+    "paused": "paused",
     "stopped": "stopped",
     "finished": "finished",
     "failed": "failed",
@@ -26,6 +30,10 @@ STATE_WORDS = {
 }
 STATE_HINTS = {
     "starting": "Loading PyTorch takes some ten seconds.",
+    "new": "It was made and not started. Resume starts it.",
+    "queued": "It starts when what is before it in the queue has ended.",
+    "held": "It is passed over until it is released.",
+    "paused": "Its model stays in memory. Continue goes on with the next step.",
     "stopped": "Everything is saved. Resume goes on from here, exactly.",
     "interrupted": "Resume goes on from the newest checkpoint.",
     "failed": "Nothing that was saved is lost. Put the cause right, then resume or start a new run.",
@@ -58,8 +66,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _progress(status: Status) -> tuple[float, str]:
-    """Share done in [0, 1], and the words beside the bar."""
+def steps_of(status: Status) -> str:
+    """How far it has come, for a table."""
+    return f"{status.step}/{status.steps}" if status.steps else ""
+
+
+def progress(status: Status) -> tuple[float, str]:
+    """The share that is done, in [0, 1], and the words beside the bar."""
     if status.state == "preparing":
         share = status.stage_done / status.stage_total if status.stage_total else 0.0
         return share, f"{status.stage} {status.stage_done}/{status.stage_total}" if status.stage_total else status.stage
@@ -102,7 +115,7 @@ def status_html(run: Run | None, status: Status) -> str:
     """The head of the panel: name, state, bar, figures and messages."""
     if run is None:
         return '<div class="nothing">No run yet. Add data, choose a preset, and start.</div>'
-    share, words = _progress(status)
+    share, words = progress(status)
     asked = run.requested("stop") and status.active
     state = pill(status.state) + ('<span class="pill waiting">saving, then stopping</span>' if asked else "")
     facts = "".join(
@@ -121,15 +134,10 @@ def status_html(run: Run | None, status: Status) -> str:
     return (
         f'<section class="run-head"><header><h3>{html.escape(run.title)}</h3>{state}'
         f'<span class="words">{html.escape(words)}</span></header>'
-        f'<div class="bar{busy}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'<div class="bar{busy}" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
         f"<dl>{facts}</dl>{message}{f'<ul class=notes>{notes}</ul>' if notes else ''}</section>"
     )
-
-
-def curve_html(status: Status) -> str:
-    """The loss curve."""
-    return curve.svg(status.losses, status.validation, status.steps)
 
 
 def samples_html(run: Run | None, status: Status) -> str:
@@ -148,13 +156,18 @@ def samples_html(run: Run | None, status: Status) -> str:
 
 
 def _sample(run: Run, path: str, prompt: str, step: int) -> str:
-    words, at = html.escape(prompt), html.escape(str(step))
     if path.endswith(".txt"):
-        return f'<figure class="reply"><figcaption>{words}</figcaption><p>{html.escape(_reply(run, path))}</p></figure>'
-    address = safe.url(run.path / path)
+        said = html.escape(_reply(run, path))
+        return f'<figure class="reply"><figcaption>{html.escape(prompt)}</figcaption><p>{said}</p></figure>'
+    return picture(run.path / path, f"step {step}: {prompt}", prompt)
+
+
+def picture(path: Path, caption: str, below: str) -> str:
+    """A picture with a line below it; it opens large with its caption."""
+    address, caption, below = safe.url(path), html.escape(caption), html.escape(below)
     return (
-        f'<a class="sample" href="{address}" target="_blank" title="{words}" data-caption="step {at}: {words}">'
-        f'<img src="{address}" alt="{words}" loading="lazy"><span>{words}</span></a>'
+        f'<a class="sample" href="{address}" target="_blank" title="{caption}" data-caption="{caption}">'
+        f'<img src="{address}" alt="" loading="lazy"><span>{below}</span></a>'
     )
 
 
@@ -180,34 +193,6 @@ def choices(task: str, limit: int = 50) -> list[tuple[str, str]]:
         (f"{run.title} · {STATE_WORDS.get(state := watching.status(run).state, state)} ({created(run)})", run.name)
         for run in watching.runs_of(task)[:limit]
     ]
-
-
-def start_words() -> str:
-    """What the button says; a second run waits for the first."""
-    return "Start another run" if watching.active() else "Start training"
-
-
-def bar_html() -> str:
-    """Every run at work or waiting, with a way out of each; the oldest is the one that the others wait for."""
-    runs = sorted(watching.active(), key=lambda run: (watching.status(run).state == "waiting", run.name))
-    return "".join(_bar_line(run, runs[0]) for run in runs)
-
-
-def _bar_line(run: Run, first: Run) -> str:
-    status, name = watching.status(run), html.escape(run.name)
-    title = f'<button type="button" class="link" data-act="show" data-name="{name}">{html.escape(run.title)}</button>'
-    if run.requested("stop"):
-        words, verb = f"{title} saves and stops", ""
-    elif status.state == "waiting" or run is not first:
-        other = "the other " if first.title == run.title else ""
-        words, verb = f"{title} waits behind {other}<b>{html.escape(first.title)}</b>", "Cancel"
-    else:
-        progress = _progress(status)[1]
-        left = f" · {duration(status.eta)} left" if status.state == "training" and status.eta else ""
-        state = STATE_WORDS.get(status.state, status.state)
-        words, verb = f"{state[:1].upper()}{state[1:]} {title} · {html.escape(progress + left) or '…'}", "Stop"
-    end = f'<button type="button" data-act="end" data-name="{name}">{verb}</button>' if verb else ""
-    return f'<p class="now" role="status"><span>{words}</span>{end}</p>'
 
 
 def summary_html(line: str, notes: list[str], plan: Plan) -> str:

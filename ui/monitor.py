@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lowrank_diffusion import requests, supervisor
+from lowrank_diffusion import run_queue, supervisor
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
-from . import live, safe, watching
+from . import curve, live, queue_bar, safe, steer, watching
 from .form import message_html, prefix
+from .steer import Steering
 from .toolkit import gr
 
-RESUMABLE = ("stopped", "interrupted", "failed")
-STOP_NOTE = "Asked to stop. It finishes the step, saves a checkpoint and ends; Resume goes on exactly from there."
-SAMPLE_NOTE = "Asked for samples. They are drawn after the current step and appear below."
-RESUME_NOTE = "Going on from the newest checkpoint."
 POLL_SECONDS = 2
 SLOW_POLL_SECONDS = 4
 """Where nothing happens, or on a CPU: a look costs the browser a quarter of a second of a core that training wants."""
@@ -30,7 +27,7 @@ class Monitor:
 
     def __init__(self, task: str, on_start: Callable[[], None], bar: gr.HTML, start: gr.Button) -> None:
         self.task, self.on_start, self.bar, self.start = task, on_start, bar, start
-        ids, small = prefix(task), {"size": "sm", "interactive": False}
+        ids = prefix(task)
         self.selector = gr.Dropdown(
             choices=[],
             value=None,
@@ -40,12 +37,8 @@ class Monitor:
             container=True,
         )
         self.head = gr.HTML(elem_id=f"{ids}run-head", apply_default_css=False)
-        with gr.Row(elem_classes=["buttons"]):
-            self.stop = gr.Button("Stop and save", variant="stop", elem_id=f"{ids}stop", **small)
-            self.resume = gr.Button("Resume", elem_id=f"{ids}resume", **small)
-            self.sample = gr.Button("Sample now", elem_id=f"{ids}sample-now", **small)
-        self.note = gr.HTML(elem_id=f"{ids}run-note", apply_default_css=False)
-        self.curve = gr.HTML(elem_id=f"{ids}curve", apply_default_css=False)
+        self.steering = Steering(ids, on_start)
+        self.curve = curve.chart(f"{ids}curve")
         self.samples = gr.HTML(elem_id=f"{ids}samples", apply_default_css=False)
         self.displayed = gr.State({})
         self.timer = gr.Timer(POLL_SECONDS, active=task == "image")  # the tab that is in front at first
@@ -53,8 +46,8 @@ class Monitor:
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`look` may change."""
-        buttons = [self.stop, self.resume, self.sample, self.bar, self.start]
-        return [self.selector, self.head, self.note, self.curve, self.samples, self.displayed, self.timer, *buttons]
+        parts = [self.selector, self.head, self.curve, self.samples, self.displayed, self.timer, self.bar, self.start]
+        return [*parts, *self.steering.outputs]
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
@@ -64,8 +57,7 @@ class Monitor:
         demo.load(self.attach, None, self.outputs, **quiet)
         self.bar.pressed(self.press, {self.selector}, self.outputs, **quiet)
         self.selector.input(self.choose, {self.selector}, self.outputs, **quiet)
-        for button, act in ((self.stop, self.ask_stop), (self.resume, self.ask_resume), (self.sample, self.ask_sample)):
-            button.click(act, {self.selector}, self.outputs, **quiet)
+        self.steering.connect(self.selector, self.show, self.outputs)
 
     def attach(self) -> dict[Any, Any]:
         """A page was opened or reloaded: show the run at work, else the newest."""
@@ -97,29 +89,26 @@ class Monitor:
             "head": (self.head, lambda: head),
             "bar": (self.bar, lambda: now["bar"]),
             "start": (self.start, lambda: gr.update(value=now["start"])),
-            "curve": (self.curve, lambda: live.curve_html(status)),
+            "curve": (self.curve, lambda: curve.of_run(run.title if run else "", status)),
             "samples": (self.samples, lambda: live.samples_html(run, status)),
-            "stop": (self.stop, lambda: gr.update(interactive=now["stop"])),
-            "resume": (self.resume, lambda: gr.update(interactive=now["resume"])),
-            "state": (self.note, lambda: ""),  # what was said about an action is old once the state has moved on
-            "sample": (self.sample, lambda: gr.update(interactive=now["sample"])),
+            "state": (self.steering.note, lambda: ""),  # what was said of an action is old once the state has moved on
             "pace": (self.timer, lambda: gr.update(value=now["pace"])),
         }
         head = live.status_html(run, status) if status.state != "gone" else message_html(status.message, "bad")
         now = {
             "choices": [shown for shown, _ in live.choices(self.task)],
             "head": head,
-            "bar": live.bar_html(),
-            "start": live.start_words(),
+            "bar": queue_bar.html_of(),
+            "start": queue_bar.start_words(),
             "curve": (name, len(status.losses), len(status.validation), status.step, status.steps),
             "samples": (name, len(status.samples)),
             "state": (name, status.state),
-            "stop": bool(run and status.active and not run.requested("stop")),
-            "resume": status.state in RESUMABLE and status.resumable,
-            "sample": bool(run and status.state == "training" and not run.requested("sample")),
+            "steer": (status.state, *Steering.possible(run, status).values()),
             "pace": POLL_SECONDS if status.active and status.device != "cpu" else SLOW_POLL_SECONDS,
         }
         updates = {part: value() for key, (part, value) in views.items() if displayed.get(key) != now[key]}
+        if tuple(displayed.get("steer", ())) != now["steer"]:
+            updates |= self.steering.updates(run, status)
         return updates | {self.displayed: now} if updates else {self.displayed: gr.skip()}
 
     def _run(self, name: str | None) -> tuple[Run | None, Status]:
@@ -128,44 +117,30 @@ class Monitor:
         run = safe.run(name)
         return run, watching.status(run)
 
-    def _act(self, data: dict[Any, Any], act: Callable[[Run], None], done: str) -> dict[Any, Any]:
-        name = data[self.selector]
-        try:
-            run = safe.run(name)
-            act(run)
-            watching.forget(run)
-            note = message_html(done)
-        except UserError as error:
-            note = message_html(str(error), "bad")
-        return self.show(name) | {self.note: note}
-
     def press(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
-        """A button above Start was pressed: the run of its line is shown, or ended."""
-        name = str(getattr(event, "name", ""))
-        if getattr(event, "act", "") != "end":
+        """A button above Start was pressed: the run of its line is shown or ended, or the queue is changed."""
+        name, act = str(getattr(event, "name", "")), str(getattr(event, "act", ""))
+        if act == "show":
             return self.show(name) if name in [key for _, key in live.choices(self.task)] else {}
-        try:
-            run = safe.run(name)
-            supervisor.stop(run)
-            watching.forget(run)
-            note = message_html(STOP_NOTE if run.status().state != "waiting" else "")
-        except UserError as error:
-            note = message_html(str(error), "bad")
-        return self.show(data[self.selector]) | {self.note: note}
+        note = ""
+        if act in QUEUE:
+            note = steer.done(name, QUEUE[act], "")
+        elif act in ("pause-queue", "continue-queue"):
+            run_queue.pause(paused=act == "pause-queue")
+        return self.show(data[self.selector]) | {self.steering.note: note}
 
-    def ask_stop(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Stop was pressed."""
-        return self._act(data, supervisor.stop, STOP_NOTE)
 
-    def ask_resume(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Resume was pressed."""
+def _end(run: Run) -> str:
+    waited = run.status().state == "waiting"
+    supervisor.stop(run)
+    return "" if waited else "It finishes the step, saves and ends; Resume goes on exactly from there."
 
-        def go_on(run: Run) -> None:
-            self.on_start()
-            supervisor.start(run)
 
-        return self._act(data, go_on, RESUME_NOTE)
-
-    def ask_sample(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Sample now was pressed."""
-        return self._act(data, requests.sample_now, SAMPLE_NOTE)
+QUEUE: dict[str, steer.Steered] = {
+    "end": _end,
+    "up": lambda run: run_queue.move(run, -1),
+    "hold": run_queue.hold,
+    "release": lambda run: run_queue.hold(run, False),
+    "remove": run_queue.remove,
+}
+"""What the buttons of a line do."""

@@ -161,6 +161,13 @@ class PicturePanel:
         note = message_html(f"{counted(gone)} cannot be read any more: add them again.", "bad") if gone else ""
         return {self.grid: items, self.note: note}
 
+    def of_run(self, run: Run, config: Config) -> dict[str, Any]:
+        """A run's own pictures become cards; a folder that it was pointed to stays in its setting. Raises UserError."""
+        folder = Path(config.data.instance)
+        if not folder.is_relative_to(run.path):
+            return {"pictures": []}
+        return {"pictures": pictures.of_folder(folder), "data.instance": ""}
+
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -21,6 +21,8 @@ Item = dict[str, str]
 
 THUMBNAIL_SIDE = 160
 LONGEST_CAPTION = 4000
+NO_CAPTION = "\u2205"
+"""Stands for a caption while a folder is read in which not every picture has one."""
 
 
 def grid() -> gr.HTML:
@@ -110,8 +112,13 @@ def example_sets() -> list[Path]:
 
 def example(name: str) -> list[Item]:
     """The cards of an example set. Raises DataError."""
-    folder = safe.inside(EXAMPLES / Path(name).name, EXAMPLES)
-    return [card(Path(picture.path), picture.caption) for picture in data.scan(folder)]
+    return of_folder(safe.inside(EXAMPLES / Path(name).name, EXAMPLES))
+
+
+def of_folder(folder: Path) -> list[Item]:
+    """The cards of a folder of ours; pictures without a caption of their own have none. Raises DataError."""
+    cards = [card(Path(picture.path), picture.caption) for picture in data.scan(folder, NO_CAPTION)]
+    return [item | {"caption": "" if item["caption"] == NO_CAPTION else item["caption"]} for item in cards]
 
 
 @lru_cache(maxsize=10_000)

@@ -10,6 +10,7 @@ from lowrank_diffusion import preflight, presets
 from lowrank_diffusion.config import Config, ConfigError, fields
 from lowrank_diffusion.declare import fact
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.runs import Run
 from lowrank_diffusion.text import rows
 
 from . import row_view, safe
@@ -109,6 +110,11 @@ class RowPanel:
             return {self.file: str(path)} | self._plain(path) if path else self._blank()
         except UserError as error:
             return self._blank() | {self.note: message_html(safe.by_name(error, values["file"]), "bad")}
+
+    def of_run(self, run: Run, config: Config) -> dict[str, Any]:
+        """A run's own file is shown; one that it was pointed to stays in its setting."""
+        path = Path(config.data.instance)
+        return {"file": str(path), "data.instance": ""} if path.is_relative_to(run.path) else {"file": ""}
 
     def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
         """Bind the events; call once, inside the Blocks."""

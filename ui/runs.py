@@ -3,119 +3,19 @@
 from __future__ import annotations
 
 import html
-import shutil
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from lowrank_diffusion import runs, supervisor
+from lowrank_diffusion import about, repeat, run_queue, runs
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.files import Unreadable, read_part
-from lowrank_diffusion.runs import Run, RunError
+from lowrank_diffusion.runs import Run, Status
 
-from . import live, safe, watching
-from .curve import smoothed
+from . import curve, live, run_compare, run_folder, run_table, safe, watching
 from .form import message_html
-from .monitor import RESUMABLE, RESUME_NOTE, STOP_NOTE
+from .run_table import AT_FIRST, View
+from .steer import Steering
 from .toolkit import gr, static_text
-
-LOG_BYTES = 20_000
-COLUMNS = ("Name", "State", "Step", "Loss", "Started", "Adapter", "Took")
-
-
-def table_html(chosen: str | None) -> str:
-    """All runs, newest first."""
-    rows = "".join(_row(run, run.name == chosen) for run in runs.all_runs())
-    if not rows:
-        return '<div class="nothing">No runs yet. Start one in the Train or the Language tab.</div>'
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    return f'<div class="table"><table class="runs"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _row(run: Run, chosen: bool) -> str:
-    try:
-        cells = _cells(run)
-    except Exception as error:  # whatever a stranger's folder holds, it costs its own line only
-        words = f"cannot be shown: {type(error).__name__}"
-        cells = [f"<b>{html.escape(run.title)}</b>", live.pill("unreadable"), "", "", "", html.escape(words), ""]
-    body = "".join(f"<td>{cell}</td>" for cell in cells)
-    mark = ' class="chosen" aria-selected="true"' if chosen else ""
-    return f'<tr tabindex="0" data-name="{html.escape(run.name)}"{mark}>{body}</tr>'
-
-
-def _cells(run: Run) -> list[str]:
-    status = watching.status(run)
-    loss = f"{smoothed(status.losses)[-1][1]:.4f}" if status.losses else ""
-    took = live.duration(status.took) if status.started else ""
-    step = f"{status.step}/{status.steps}" if status.steps else ""
-    cells = [f"<b>{html.escape(run.title)}</b>", live.pill(status.state), html.escape(step), loss]
-    return [*cells, live.created(run), html.escape(_kind(run)), took]
-
-
-def _kind(run: Run) -> str:
-    """What the run trains, in a word or two."""
-    try:
-        config = run.config()
-    except UserError:
-        return "unreadable config.yaml"
-    return config.adapter.method.words(config.adapter) + (", flat" if config.flat.sigma else "")
-
-
-def files_of(run: Run) -> list[str]:
-    """Adapter files to download: the finished ones, else those of the newest checkpoint."""
-    return [str(path) for path in _paths(run) if path.is_file()]
-
-
-def peft_folders(run: Run) -> list[Path]:
-    """The newest PEFT folders of a run: the native adapter, and for texts the same as a plain LoRA."""
-    return [path for path in _paths(run) if path.is_dir()]
-
-
-def _paths(run: Run) -> list[Path]:
-    adapter = run.newest_adapter()
-    return adapter.paths if adapter else []
-
-
-def zipped_peft(run: Run) -> Path:
-    """The PEFT folders in one zip. Raises RunError where there are none yet, UserError for a full disk."""
-    folders = peft_folders(run)
-    if not folders:
-        raise RunError(f"{run.name} has no PEFT folder yet. Wait for its first checkpoint.")
-    target = safe.downloads_folder() / run.name / f"{run.title}-peft.zip"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
-            whole = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-            for path in sorted(path for path in whole if path.resolve().is_relative_to(run.path.resolve())):
-                packed.write(path, path.relative_to(folders[0].parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}. Free some space.") from None
-    return target
-
-
-def beginning(path: Path) -> str:
-    """A text file as far as a page shows it."""
-    try:
-        return read_part(path, LOG_BYTES)
-    except Unreadable as error:
-        return f"{path.name} {error}"
-
-
-def log_tail(run: Run) -> str:
-    """The end of what the process printed."""
-    try:
-        return read_part(run.log_path, LOG_BYTES, end=True)
-    except Unreadable:
-        return ""
-
-
-def delete(run: Run) -> None:
-    """Delete a run's directory. Raises RunError while it is active."""
-    if run.process() is not None:
-        raise RunError(f"{run.title} is {run.status().state}. Stop it first; then it can be deleted.")
-    shutil.rmtree(run.path)
-    watching.forget(run)
 
 
 class RunsTab:
@@ -125,13 +25,22 @@ class RunsTab:
         self.release = release
         self.chosen = gr.State(None)
         self.displayed = gr.State(())
+        self.view = gr.State(View())
         self.timer = gr.Timer(2, active=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520, elem_classes=["sheet"]):
                 with gr.Row(elem_classes=["one-line"]):
-                    gr.HTML("<h3>Runs</h3>", apply_default_css=False, elem_classes=["title"])
+                    gr.HTML("<h2>Runs</h2>", apply_default_css=False, elem_classes=["title"])
+                    self.words = gr.Textbox(
+                        show_label=False, container=False, placeholder="Filter: name, tag, state, adapter",
+                        elem_id="runs-filter", max_lines=1, scale=3,
+                    )  # fmt: skip
                     self.again = gr.Button("Refresh", size="sm", scale=0, min_width=90, elem_id="refresh-runs")
                 self.table = gr.HTML(js_on_load=static_text("table.js"), elem_id="runs-table", apply_default_css=False)
+                with gr.Column(visible=False, elem_id="comparison") as self.comparison:
+                    gr.HTML("<h2>Compared</h2>", apply_default_css=False, elem_classes=["title"])
+                    self.curves = curve.chart("compare-curve")
+                    self.compared = gr.HTML(elem_id="compared", apply_default_css=False)
             with gr.Column(scale=6, min_width=480, elem_classes=["sheet"]):
                 self.head = gr.HTML(elem_id="runs-head", apply_default_css=False)
                 with gr.Column(visible=False) as self.detail:
@@ -141,11 +50,16 @@ class RunsTab:
     def _detail(self) -> None:
         with gr.Row(elem_classes=["buttons"]):
             self.use = gr.Button("Try it", size="sm", variant="primary", elem_id="use-run", min_width=90)
-            self.stop = gr.Button("Stop and save", size="sm", variant="stop", elem_id="stop-run", min_width=90)
-            self.resume = gr.Button("Resume", size="sm", elem_id="resume-run", min_width=90)
+            self.once_more = gr.Button("Train again…", size="sm", elem_id="again-run", min_width=90)
             self.delete = gr.Button("Delete", size="sm", elem_id="delete-run", min_width=90)
+        with gr.Row(elem_classes=["one-line"], visible=False) as self.longer_row:
+            self.longer_steps = gr.Number(
+                200, show_label=False, container=False, precision=0, minimum=1, elem_id="longer-steps", scale=1
+            )
+            self.longer = gr.Button("Train so many steps more", size="sm", elem_id="longer-run", scale=3)
+        self.steering = Steering("one-", self.release)
         with gr.Row(visible=False, elem_classes=["buttons", "confirm"]) as self.confirm:
-            gr.HTML("Delete this run with all its files?", apply_default_css=False)
+            self.question = gr.HTML(apply_default_css=False)
             self.really = gr.Button("Delete for good", size="sm", variant="stop", elem_id="delete-really")
             self.keep = gr.Button("Keep it", size="sm", elem_id="delete-keep")
         self.files = gr.File(
@@ -157,8 +71,13 @@ class RunsTab:
         with gr.Row(elem_classes=["buttons"]):
             self.zip = gr.Button("Prepare the PEFT folders as a zip", size="sm", elem_id="zip-run")
             self.zipped = gr.DownloadButton("Download zip", size="sm", visible=False, elem_id="zip-download")
-        self.curve = gr.HTML(elem_id="runs-curve", apply_default_css=False)
+        self.curve = curve.chart("runs-curve")
         self.samples = gr.HTML(elem_id="runs-samples", apply_default_css=False)
+        with gr.Accordion("Name, tags and notes", open=False, elem_id="run-about"):
+            self.title = gr.Textbox(label="Name", max_lines=1, elem_id="run-title", info="Its files keep their names.")
+            self.tags = gr.Textbox(label="Tags, with commas between them", max_lines=1, elem_id="run-tags")
+            self.notes = gr.Textbox(label="Notes", lines=4, elem_id="run-notes")
+            self.say = gr.Button("Keep", size="sm", elem_id="run-say")
         with gr.Accordion("Settings (config.yaml)", open=False):
             self.config = gr.Textbox(show_label=False, lines=12, max_lines=24, buttons=["copy"], elem_classes=["mono"])
         with gr.Accordion("Log (its end)", open=False):
@@ -170,94 +89,168 @@ class RunsTab:
     def outputs(self) -> list[Any]:
         """What :meth:`show` may change."""
         return [
-            self.chosen, self.table, self.head, self.detail, self.confirm, self.stop, self.resume, self.use, self.zip,
-            self.zipped, self.files, self.curve, self.samples, self.config, self.log, self.note,
+            self.chosen, self.table, self.head, self.detail, self.confirm, self.question, self.use, self.zip,
+            self.zipped, self.files, self.curve, self.samples, self.config, self.log, self.note, self.longer_row,
+            self.title, self.tags, self.notes, *self.steering.outputs,
         ]  # fmt: skip
 
     def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        live_parts = [part for part in self.outputs if part not in (self.confirm, self.zipped, self.note, self.chosen)]
-        self.timer.tick(self.follow, [self.chosen, self.displayed], [*live_parts, self.displayed], **quiet)
-        gr.on([demo.load, tab.select, self.again.click], self.show, self.chosen, self.outputs, **quiet)
-        self.table.pick(self.pick, None, self.outputs, **quiet)
-        for button, act, words in (
-            (self.stop, supervisor.stop, STOP_NOTE),
-            (self.resume, self._go_on, RESUME_NOTE),
-            (self.really, delete, "Deleted."),
-        ):
-            button.click(self._actor(act, words), self.chosen, self.outputs, **quiet)
-        self.delete.click(lambda: gr.update(visible=True), None, self.confirm, **quiet)
+        looked: set[Any] = {self.chosen, self.view}
+        typed = (self.title, self.tags, self.notes)
+        fixed = (self.confirm, self.question, self.zipped, self.note, self.chosen, self.steering.note, *typed)
+        live_parts = [part for part in self.outputs if part not in fixed]
+        seen: set[Any] = {*looked, self.displayed}
+        self.timer.tick(self.follow, seen, [*live_parts, self.displayed], **quiet)
+        gr.on([demo.load, tab.select, self.again.click], self.show_again, looked, self.outputs, **quiet)
+        self.table.pick(self.pick, {self.view}, self.outputs, **quiet)
+        viewed = [self.view, self.table, self.comparison, self.curves, self.compared]
+        self.table.sorted(self.sort, looked, viewed, **quiet)
+        self.table.ticked(self.tick, looked, viewed, **quiet)
+        self.words.input(self.filter, {*looked, self.words}, viewed, trigger_mode="always_last", **quiet)
+        self.steering.connect(self.chosen, self.show_one, self.outputs)
+        self.really.click(self.delete_it, looked, self.outputs, **quiet)
+        self.delete.click(self.ask, self.chosen, [self.confirm, self.question], **quiet)
         self.keep.click(lambda: gr.update(visible=False), None, self.confirm, **quiet)
         self.zip.click(self.pack, self.chosen, [self.zipped, self.note], show_progress_on=self.zip)
+        self.say.click(self.keep_about, {*looked, *typed}, self.outputs, **quiet)
+        self.longer.click(self.train_longer, {*looked, self.longer_steps}, self.outputs, **quiet)
 
-    def pick(self, event: gr.EventData) -> dict[Any, Any]:
+    # the table
+
+    def sort(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """A column's name was pressed."""
+        return self._viewed(data, data[self.view].sorted_by(str(getattr(event, "name", ""))))
+
+    def filter(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Words were typed."""
+        return self._viewed(data, replace(data[self.view], words=str(data[self.words] or "")[:200]))
+
+    def tick(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """A row was ticked, or unticked."""
+        name, ticked = str(getattr(event, "name", "")), list(data[self.view].ticked)
+        ticked = [other for other in ticked if other != name] + ([name] if name not in ticked else [])
+        return self._viewed(data, replace(data[self.view], ticked=tuple(ticked)))
+
+    def _viewed(self, data: dict[Any, Any], view: View) -> dict[Any, Any]:
+        updates: dict[Any, Any] = {self.view: view, self.table: run_table.html_of(data[self.chosen], view)}
+        chosen = run_compare.chosen(view.ticked)
+        if len(chosen) < 2:
+            return updates | {self.comparison: gr.update(visible=False)}
+        left_out = max(0, len(view.ticked) - len(chosen))
+        updates |= {self.curves: run_compare.chart_of(chosen), self.compared: run_compare.html_of(chosen, left_out)}
+        return updates | {self.comparison: gr.update(visible=True)}
+
+    # one run
+
+    def pick(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
         """A row was picked."""
-        return self.show(str(getattr(event, "name", "")))
+        return self.show(str(getattr(event, "name", "")), view=data[self.view])
 
-    def show(self, name: str | None, note: str = "") -> dict[Any, Any]:
+    def show_again(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """The tab was opened, or is to be as it is now."""
+        return self.show(data[self.chosen], view=data[self.view])
+
+    def show(self, name: str | None, note: str = "", view: View = AT_FIRST) -> dict[Any, Any]:
         """The table, and everything about one run."""
         try:
             run = safe.run(name) if name else None
         except UserError as error:
             run, note = None, message_html(str(error), "bad")
-        table = {self.table: table_html(run.name if run else None), self.note: note}
+        table = {self.table: run_table.html_of(run.name if run else None, view), self.note: note}
         hidden = {self.confirm: gr.update(visible=False), self.zipped: gr.update(visible=False)}
         if run is None:
             words = '<div class="nothing">Pick a run to see it.</div>'
             return table | hidden | {self.chosen: None, self.head: words, self.detail: gr.update(visible=False)}
-        return table | hidden | {self.chosen: run.name} | self._details(run)
+        said = run.about
+        typed = {self.title: run.title, self.tags: ", ".join(said.tags), self.notes: said.notes}
+        return table | hidden | typed | {self.chosen: run.name, self.steering.note: ""} | self._details(run)
 
-    def follow(self, name: str | None, displayed: tuple[str, ...]) -> dict[Any, Any]:
+    def show_one(self, name: str | None) -> dict[Any, Any]:
+        """Everything about one run; the table follows by itself."""
+        return self._details(safe.run(name))
+
+    def follow(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Two seconds have passed: what changed since this page last looked."""
+        name, displayed, view = data[self.chosen], tuple(data[self.displayed]), data[self.view]
         try:
             run = safe.run(name) if name else None
         except UserError:
             run = None
-        now = (table_html(run.name if run else None), live.status_html(run, watching.status(run)) if run else "")
-        if now == tuple(displayed):
+        status = watching.status(run) if run else Status()
+        table = run_table.html_of(run.name if run else None, view)
+        now = (table, live.status_html(run, status) if run else "", tuple(Steering.possible(run, status).values()))
+        if now == displayed:
             return {self.displayed: gr.skip()}
-        return {self.table: now[0], self.displayed: now} | (
-            self._details(run) if run and now[1:] != tuple(displayed)[1:] else {}
+        return {self.table: table, self.displayed: now} | (
+            self._details(run) if run and now[1:] != displayed[1:] else {}
         )
 
     def _details(self, run: Run) -> dict[Any, Any]:
         status = watching.status(run)
-        path, files = run.path / "config.yaml", files_of(run)
-        return {
+        files = run_folder.files_of(run)
+        return self.steering.updates(run, status) | {
             self.head: live.status_html(run, status),
             self.detail: gr.update(visible=True),
-            self.stop: gr.update(interactive=status.active and not run.requested("stop")),
-            self.resume: gr.update(interactive=status.state in RESUMABLE and status.resumable),
             self.use: gr.update(interactive=run.newest_adapter() is not None),
-            self.zip: gr.update(interactive=bool(peft_folders(run))),
+            self.longer_row: gr.update(visible=bool(run.checkpoints) and not status.active),
+            self.zip: gr.update(interactive=bool(run_folder.peft_folders(run))),
             self.files: gr.update(value=files or None, visible=bool(files)),
-            self.curve: live.curve_html(status),
+            self.curve: curve.of_run(run.title, status),
             self.samples: live.samples_html(run, status),
-            self.config: beginning(path),
-            self.log: log_tail(run),
+            self.config: run_folder.beginning(run.path / "config.yaml"),
+            self.log: run_folder.log_tail(run),
         }
 
-    def _actor(self, act: Callable[[Run], None], words: str) -> Callable[[str | None], dict[Any, Any]]:
-        def do(name: str | None) -> dict[Any, Any]:
-            try:
-                run = safe.run(name)
-                act(run)
-                watching.forget(run)
-            except UserError as error:
-                return self.show(name, message_html(str(error), "bad"))
-            return self.show(name if run.path.exists() else None, message_html(words))
+    def keep_about(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Name, tags and notes were typed."""
+        name, view = data[self.chosen], data[self.view]
+        try:
+            run = safe.run(name)
+            title = str(data[self.title] or "").strip()
+            tags = str(data[self.tags] or "").split(",")
+            said = about.checked("" if title == run.stem else title, str(data[self.notes] or ""), tags)
+            about.write(run.path, said)
+        except UserError as error:
+            return {self.note: message_html(str(error), "bad")}
+        return self.show(name, message_html("Kept."), view)
 
-        return do
+    def train_longer(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """A new run from this one's newest checkpoint."""
+        view = data[self.view]
+        try:
+            made = repeat.longer(safe.run(data[self.chosen]), int(data[self.longer_steps] or 0))
+            self.release()
+            started = run_queue.submit(made)
+        except UserError as error:
+            return {self.note: message_html(str(error), "bad")}
+        words = "is started" if started else "is in the queue"
+        return self.show(
+            made.name, message_html(f"{made.title} begins with what this run has learnt, and {words}."), view
+        )
 
-    def _go_on(self, run: Run) -> None:
-        self.release()
-        supervisor.start(run)
+    def ask(self, name: str | None) -> list[Any]:
+        """Delete was pressed: which run, and how much of it."""
+        run = safe.run(name)
+        words = f"Delete {run.title} with all its files ({runs.megabytes(run.disk_bytes())})?"
+        return [gr.update(visible=True), html.escape(words)]
+
+    def delete_it(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """It is meant."""
+        name, view = data[self.chosen], data[self.view]
+        try:
+            run = safe.run(name)
+            run_queue.delete(run)
+            watching.forget(run)
+        except UserError as error:
+            return self.show(name, message_html(str(error), "bad"), view)
+        return self.show(None, message_html(f"{run.title} is deleted."), view)
 
     def pack(self, name: str | None) -> dict[Any, Any]:
         """Make the zip and offer it."""
         try:
-            path = zipped_peft(safe.run(name))
+            path = run_folder.zipped_peft(safe.run(name))
         except UserError as error:
             return {self.note: message_html(str(error), "bad")}
         return {self.zipped: gr.update(value=str(path), visible=True, label=f"Download {path.name}"), self.note: ""}

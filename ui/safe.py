@@ -60,8 +60,8 @@ def by_name(error: UserError, path: str | Path) -> str:
 
 
 def uploaded(path: str | Path) -> Path:
-    """A file that came through the page or ships as an example. Raises RefusedError."""
-    return inside(path, uploads_folder(), EXAMPLES)
+    """A file that came through the page, now or for an earlier run, or ships as an example. Raises RefusedError."""
+    return inside(path, uploads_folder(), EXAMPLES, runs_folder())
 
 
 def run(name: str | None) -> runs.Run:

@@ -9,70 +9,23 @@ import asyncio
 import html
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from lowrank_diffusion import blanks, preflight, presets
 from lowrank_diffusion.config import ConfigError, fields
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.runs import Run
 
-from . import drafts, live
+from . import drafts, live, queue_bar
 from .form import MAIN, Form, label, message_html, prefix, problems_html
-from .launch import Data, InputsError, launch_run
+from .launch import InputsError, launch_run
 from .memory import Memory
 from .monitor import Monitor
+from .panel import Panel
 from .toolkit import gr, static_text
 
 PAUSE = 0.7
 """Seconds without a change before the data are looked at again."""
-
-
-class Panel(Protocol):
-    """The part of the tab above the settings: where the data comes from."""
-
-    task: ClassVar[str]
-    title: ClassVar[str]
-    first_preset: ClassVar[str]
-    """The preset whose settings the tab shows first."""
-
-    def place(self) -> None:
-        """Make the components here."""
-        ...
-
-    def connect(self, demo: gr.Blocks, tab: TrainTab) -> None:
-        """Bind the events."""
-        ...
-
-    @property
-    def inputs(self) -> set[Any]:
-        """The components that :meth:`chosen` and :meth:`own` look at."""
-        ...
-
-    def chosen(self, data: dict[Any, Any]) -> Data:
-        """What is in the panel. Raises UserError."""
-        ...
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """The components whose values outlive the page, by name."""
-        ...
-
-    @property
-    def changes(self) -> list[Any]:
-        """The events after which there is something else to learn from."""
-        ...
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What :meth:`restore` may change."""
-        ...
-
-    def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
-        """What a handler returns to show values of :attr:`kept` again, whatever they are."""
-        ...
-
-    def own(self, preset: dict[str, Any], data: dict[Any, Any] | None) -> dict[str, Any]:
-        """Settings that a preset has no say in with what is in the panel (None: nothing): it may name example data."""
-        ...
 
 
 class TrainTab:
@@ -145,6 +98,18 @@ class TrainTab:
         if self.preset in updates:
             updates[self.about] = message_html(self.memory.about(updates[self.preset]))
         return updates
+
+    def again(self, run: Run, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Show the settings and the data of a run; what ``data`` say is there now can be had back. Raises UserError."""
+        config = run.config()
+        shown, own = self.form.fill(config), self.panel.of_run(run, config)
+        values = {key: shown[part] for key, part in self.form.widgets.items()} | own
+        settings = config.dotted() | {key: value for key, value in own.items() if key in fields()}
+        settings.pop("task")
+        updates = self.restore(values) | {self.name: run.title, self.filled: self.memory.note(self.first, settings)}
+        words = f"The settings and the data of {run.title}. Change what is to be different, and start."
+        updates |= {self.about: message_html(words)}
+        return updates | self.undoing(f"The form now shows {run.title}.", data)
 
     def connect(self, demo: gr.Blocks) -> None:
         """Bind the events; call once, inside the Blocks."""
@@ -257,7 +222,7 @@ class TrainTab:
 
     def begin(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Start was pressed."""
-        now = {self.bar: live.bar_html(), self.start: gr.update(value=live.start_words())}
+        now = {self.bar: queue_bar.html_of(), self.start: gr.update(value=queue_bar.start_words())}
         try:
             values = self.form.values(data)
             run = launch_run(str(data[self.name] or ""), values, self.panel.chosen(data))

@@ -80,6 +80,23 @@ def forget(run: Run) -> None:
     _active.read_at = 0.0
     with _lock:
         _followers.pop(run.path, None)
+    _sizes.pop(run.path, None)
+
+
+SIZE_SECONDS = 20
+_sizes: dict[Path, tuple[float, float, int]] = {}
+
+
+def size(run: Run, state: Status) -> int:
+    """Bytes on the disk, looked at again when something has happened, and not more often than every 20 seconds."""
+    read_at, happened, known = _sizes.get(run.path, (float("-inf"), -1.0, 0))
+    if happened != state.updated and time.monotonic() - read_at > SIZE_SECONDS:
+        try:
+            known = run.disk_bytes()
+        except OSError:  # a file that is just being replaced
+            return known
+        _sizes[run.path] = (time.monotonic(), state.updated, known)
+    return known
 
 
 class _Active:
@@ -102,6 +119,11 @@ def active() -> list[Run]:
     return _active.look()
 
 
+def newest(count: int = 20) -> list[Run]:
+    """The newest of the runs that have ended, one way or another."""
+    return [run for run in all_runs()[:count] if status(run).state in ("finished", "stopped", "failed", "interrupted")]
+
+
 def runs_of(name: str) -> list[Run]:
     """The runs of a task, newest first."""
     return [run for run in all_runs() if run.task == name]
@@ -110,5 +132,5 @@ def runs_of(name: str) -> list[Run]:
 def foremost(name: str) -> Run | None:
     """The run of a task that a page shows when it is opened: the one at work, else one that waits, else the newest."""
     runs = runs_of(name)
-    order = {"training": 0, "preparing": 1, "starting": 2, "waiting": 3}
+    order = {"training": 0, "paused": 1, "preparing": 2, "starting": 3, "waiting": 4}
     return min(runs, key=lambda run: order.get(status(run).state, 9), default=None)

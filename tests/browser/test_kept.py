@@ -193,19 +193,19 @@ def test_the_subject_is_asked_and_start_answers_beside_itself(studio: Studio, tm
     expect(bar).to_contain_text("first", timeout=60_000)
     expect(bar.get_by_role("button", name="Stop")).to_be_in_viewport(timeout=90_000)
     assert 0 <= page.evaluate("window.echo") < 1000, "the page itself answers, not the server"
-    expect(start).to_have_text("Start another run")
+    expect(start).to_have_text("Add to the queue")
     assert len(all_runs()) == 1
     typed(page, "run-name", "second")
     page.wait_for_timeout(1000)  # a second click within a second is a double click
     start.click()
-    expect(bar).to_contain_text("second waits behind first", timeout=60_000)
-    expect(bar.get_by_role("button", name="Cancel")).to_be_in_viewport()
+    expect(bar).to_contain_text("1. second", timeout=60_000)
+    expect(bar.get_by_role("button", name="Remove")).to_be_in_viewport()
     page.locator("#run-shown input").click()
-    expect(page.get_by_role("option", name=re.compile("second · waiting"))).to_be_visible(timeout=90_000)
+    expect(page.get_by_role("option", name=re.compile("second · in the queue"))).to_be_visible(timeout=90_000)
     page.keyboard.press("Escape")
     shot(page, "waiting")
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(bar.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(bar.get_by_role("button", name="Remove")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shot(page, "waiting-phone")
     ends(page)
@@ -214,7 +214,7 @@ def test_the_subject_is_asked_and_start_answers_beside_itself(studio: Studio, tm
 def ends(page: Page) -> None:
     """Both runs are ended from the bar."""
     bar = page.locator("#now")
-    bar.get_by_role("button", name="Cancel").click()
+    bar.get_by_role("button", name="Remove").click()
     expect(bar).not_to_contain_text("second", timeout=60_000)
     bar.get_by_role("button", name="Stop").click()
     expect(bar).to_be_empty(timeout=60_000)

@@ -12,9 +12,8 @@ import pytest
 
 from lowrank_diffusion import presets, runs
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.runs import Run
-from ui import curve, handlers, live, watching
-from ui import runs as runs_view
+from lowrank_diffusion.runs import Run, Status
+from ui import curve, handlers, live, queue_bar, run_folder, run_table, watching
 from ui.toolkit import gr
 
 MARKUP = "<img src=x onerror=alert(1)>\"'"
@@ -30,8 +29,13 @@ def shown(run: Run) -> str:
     """All that the page makes of a run."""
     watching.forget(run)
     status = watching.status(run)
-    parts = [live.status_html(run, status), live.samples_html(run, status), live.curve_html(status), live.bar_html()]
-    return "".join([*parts, runs_view.table_html(run.name), *(text for text, _ in live.choices("image"))])
+    parts = [
+        live.status_html(run, status),
+        live.samples_html(run, status),
+        curve.of_run("x", status),
+        queue_bar.html_of(),
+    ]
+    return "".join([*parts, run_table.html_of(run.name), *(text for text, _ in live.choices("image"))])
 
 
 def write(run: Run, *events: dict[str, Any]) -> None:
@@ -97,7 +101,7 @@ def test_what_is_no_file_is_not_waited_for(run: Run) -> None:
     run.log_path.unlink(missing_ok=True)
     os.mkfifo(run.log_path)
     assert "(its file is gone)" in shown(run)
-    assert runs_view.log_tail(run) == "" and "not a regular file" in runs_view.beginning(run.log_path)
+    assert run_folder.log_tail(run) == "" and "not a regular file" in run_folder.beginning(run.log_path)
 
 
 def test_a_zip_holds_nothing_from_outside_the_run(run: Run, home: Path) -> None:
@@ -108,13 +112,14 @@ def test_a_zip_holds_nothing_from_outside_the_run(run: Run, home: Path) -> None:
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     (folder / "README.md").symlink_to(home / "secret.txt")
-    with zipfile.ZipFile(runs_view.zipped_peft(run)) as packed:
+    with zipfile.ZipFile(run_folder.zipped_peft(run)) as packed:
         assert packed.namelist() == ["x-peft/adapter_config.json"]
 
 
 def test_a_curve_of_nothing_finite() -> None:
     nan, inf = float("nan"), float("inf")
-    assert "svg" in curve.svg([(1, 1.0), (2, nan)], [(1, inf), (2, nan)], 5)
+    status = Status(losses=[(1, 1.0), (2, nan)], validation=[(1, inf), (2, nan)], steps=5)
+    assert json.loads(curve.of_run("x", status))["series"][0]["raw"] == [[1, 1.0]]
     assert (
         live.duration(inf) == live.duration(nan) == live.duration(1e300) == "unknown" and live.duration(90) != "unknown"
     )

@@ -19,7 +19,7 @@ from gradio.state_holder import StateHolder
 
 from lowrank_diffusion.paths import EMBEDDED_BASE, PROJECT
 from tests.app_process import APP, running_app
-from ui import studio
+from ui import serve, studio
 from ui.toolkit import gr
 
 
@@ -125,30 +125,30 @@ def test_a_port_in_use_is_said_with_what_to_type(server: tuple[str, Path], tmp_p
     ],
 )
 def test_what_cannot_be_served_is_refused(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert studio.serve(arguments) == 1
+    assert serve.serve(arguments) == 1
     assert words in capsys.readouterr().err
 
 
 def test_a_login_is_read_from_a_file_in_the_persons_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "auth").write_text("ann:secret\n")
-    assert studio.login(studio.parser().parse_args(["--auth-file=~/auth"])) == ("ann", "secret")
-    with pytest.raises(studio.LaunchError, match="cannot be read"):
-        studio.login(studio.parser().parse_args(["--auth-file", "~nobody-of-this-name/auth"]))
+    assert serve.login(serve.parser().parse_args(["--auth-file=~/auth"])) == ("ann", "secret")
+    with pytest.raises(serve.LaunchError, match="cannot be read"):
+        serve.login(serve.parser().parse_args(["--auth-file", "~nobody-of-this-name/auth"]))
 
 
 def test_of_very_many_pages_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes most of a megabyte. The app as it is served, all but the serving."""
     served: dict[str, Any] = {}
     monkeypatch.setattr(gr.Blocks, "launch", lambda demo, **options: served.update(options, demo=demo))
-    studio._launch(studio.parser().parse_args(["--no-browser", "--port", "7999"]), None)
+    serve._launch(serve.parser().parse_args(["--no-browser", "--port", "7999"]), None)
     demo, pages = served["demo"], StateHolder()
     demo.state_session_capacity = served["state_session_capacity"]
     pages.set_blocks(demo)
-    for number in range(studio.PAGES_KEPT + 20):
+    for number in range(serve.PAGES_KEPT + 20):
         assert pages[f"page{number}"].blocks_config is not demo.default_config
-    assert len(pages.session_data) == studio.PAGES_KEPT <= 100
-    assert "page0" not in pages and f"page{studio.PAGES_KEPT + 19}" in pages
+    assert len(pages.session_data) == serve.PAGES_KEPT <= 100
+    assert "page0" not in pages and f"page{serve.PAGES_KEPT + 19}" in pages
 
 
 def test_with_a_login_nothing_is_given_out_without_it(tmp_path: Path) -> None:

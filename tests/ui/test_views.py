@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_diffusion import events, plan, presets, runs
+from lowrank_diffusion import events, plan, presets, run_queue, runs
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
-from ui import live, safe, watching
-from ui import runs as runs_view
+from ui import live, run_folder, run_table, safe, watching
 
 PROMPT = "a <b>bold</b> cat"
 
@@ -65,7 +64,7 @@ def test_a_follower_reads_on_where_it_stopped(run: Run, monkeypatch: pytest.Monk
 def test_the_table_lists_runs_and_an_unreadable_config_does_not_break_it(run: Run) -> None:
     broken = runs.create(presets.build(), "broken")
     (broken.path / "config.yaml").write_text("adapter: [")
-    text = runs_view.table_html(run.name)
+    text = run_table.html_of(run.name)
     assert "GraLoRA r8 k2" in text
     assert "unreadable config.yaml" in text
     assert text.count("<tr tabindex") == 2
@@ -81,34 +80,34 @@ def test_a_run_is_found_by_its_name_only(run: Run, name: str | None) -> None:
 
 def test_delete_removes_the_run_and_only_it(run: Run) -> None:
     other = runs.create(presets.build(), "other")
-    runs_view.delete(run)
+    run_queue.delete(run)
     assert [left.name for left in runs.all_runs()] == [other.name]
 
 
 def test_a_run_at_work_is_not_deleted(run: Run) -> None:
     run.write_process(os.getpid(), 1)
     with pytest.raises(UserError, match="Stop it first"):
-        runs_view.delete(run)
+        run_queue.delete(run)
     assert run.path.is_dir()
 
 
 def test_files_are_the_finished_ones_else_the_newest_checkpoints(run: Run) -> None:
-    assert runs_view.files_of(run) == []
+    assert run_folder.files_of(run) == []
     for step in (100, 200):
         folder = run.path / "checkpoints" / f"step-{step:06d}"
         (folder / "my-cats-peft").mkdir(parents=True)
         (folder / "my-cats-peft" / "adapter_config.json").write_text("{}")
         for name in ("state", "my-cats-diffusers", "my-cats-comfyui-forge"):
             (folder / f"{name}.safetensors").touch()
-    names = [Path(path).relative_to(run.path).as_posix() for path in runs_view.files_of(run)]
+    names = [Path(path).relative_to(run.path).as_posix() for path in run_folder.files_of(run)]
     assert names == [f"checkpoints/step-000200/my-cats-{name}.safetensors" for name in ("diffusers", "comfyui-forge")]
-    packed = runs_view.zipped_peft(run)
+    packed = run_folder.zipped_peft(run)
     assert packed.is_relative_to(safe.downloads_folder())
     assert zipfile.ZipFile(packed).namelist() == ["my-cats-peft/adapter_config.json"]
     for name in ("my-cats.safetensors", "my-cats-kohya.safetensors"):  # as they were once called
         (run.path / name).touch()
     (run.path / "my-cats-peft").mkdir()
-    old = [Path(path).name for path in runs_view.files_of(run)]
+    old = [Path(path).name for path in run_folder.files_of(run)]
     assert old == ["my-cats.safetensors", "my-cats-kohya.safetensors"]
 
 
