@@ -27,6 +27,11 @@ def expanded(name: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def own_presets_folder() -> Path:
+    """Where the presets are that a person keeps."""
+    return home() / "my-presets"
+
+
 def runs_folder() -> Path:
     """Where run directories are."""
     return home() / "runs"

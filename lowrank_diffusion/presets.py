@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .adapters.kinds import KINDS, foreign
 from .config import EMBEDDED, PATHS, Config, ConfigError, Problem, Section, fields, sections
 from .declare import shortened, shown
 from .errors import SHOWN
-from .paths import PRESETS, PROJECT, expanded, too_long
+from .paths import PRESETS, PROJECT, expanded, own_presets_folder, too_long
 
 RENAMED = {"train.step": "train.execution"}
 """Settings by the names that they had; these are still read."""
@@ -61,12 +62,23 @@ def all_presets(folder: Path = PRESETS) -> list[Preset]:
     return [read_preset(path) for path in sorted(folder.glob("*.yaml"))]
 
 
+def own_presets() -> list[Preset]:
+    """Those that a person keeps and that can be read, by name."""
+    own = []
+    for path in sorted(own_presets_folder().glob("*.yaml")):
+        with suppress(ConfigError):
+            own.append(read_preset(path))
+    return own
+
+
 def find_preset(name: str) -> Preset:
     """A preset by file path or by name. Raises ConfigError naming the presets there are."""
-    for path in () if too_long(name) else (expanded(name), PRESETS / f"{name}.yaml", PRESETS / name):
+    own = own_presets_folder()
+    places = (expanded(name), PRESETS / f"{name}.yaml", PRESETS / name, own / f"{name}.yaml")
+    for path in () if too_long(name) else places:
         if path.is_file():
             return read_preset(path)
-    known = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
+    known = ", ".join(path.stem for path in [*sorted(PRESETS.glob("*.yaml")), *sorted(own.glob("*.yaml"))])
     raise ConfigError([Problem("preset", f"there is no file or preset {shown(name)}.", f"Presets: {known}.")])
 
 

@@ -1,0 +1,76 @@
+"""What is to be learnt from pictures: a subject, a face, a style or a concept; and what follows from that for a run.
+
+A purpose is a few settings over a preset: how captions and prompts are worded, and what must not be done to pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """One of them."""
+
+    title: str
+    about: str
+    """What pictures it needs, in a sentence."""
+    settings: dict[str, Any]
+    """Dotted, over the preset's."""
+    presets: tuple[str, ...]
+    """Those that are made for it, the embedded base's first."""
+
+
+PURPOSES = {
+    "subject": Purpose(
+        "a subject",
+        "An animal, a character or a thing: 4 to 20 pictures of it, from several sides, on different grounds.",
+        {
+            "data.prompt": "a photo of {word} {subject}",
+            "data.trigger": "{word} {subject}",
+            "sample.prompts": ("a photo of {word} {subject} wearing a hat", "a photo of {word} {subject} on a beach"),
+        },
+        ("emoji-subject", "sdxl-subject-lora", "sdxl-subject-gralora", "sd15-8gb", "sd15-6gb", "sdxl-8gb", "sdxl-12gb",
+         "sdxl-24gb"),
+    ),
+    "face": Purpose(
+        "a face",
+        "One person: 10 to 30 pictures, close and from the waist up, different light; they are never mirrored.",
+        {
+            "data.prompt": "a photo of {word} {subject}",
+            "data.trigger": "{word} {subject}",
+            "data.flip": False,
+            "sample.prompts": ("a portrait photo of {word} {subject}", "{word} {subject} laughing, side light"),
+        },
+        ("emoji-subject", "sdxl-subject-lora", "sdxl-subject-gralora", "sd15-8gb", "sd15-6gb", "sdxl-8gb", "sdxl-12gb",
+         "sdxl-24gb"),
+    ),
+    "style": Purpose(
+        "a style",
+        "A way of drawing: 15 to 50 pictures of different things, each with a caption of what it shows.",
+        {
+            "data.prompt": "",
+            "data.trigger": "{word}",
+            "sample.prompts": ("a {word} of a teapot", "a {word} of a lion"),
+        },
+        ("emoji-style", "sdxl-style-flat-gralora", "sd15-8gb", "sd15-6gb", "sdxl-24gb", "sdxl-12gb", "sdxl-8gb"),
+    ),
+    "concept": Purpose(
+        "a concept",
+        "A pose, a garment, a place: 10 to 40 pictures with captions that say everything else that is to be seen.",
+        {
+            "data.prompt": "{word}",
+            "data.trigger": "{word}",
+            "sample.prompts": ("{word}, seen from the side", "{word} on a blue background"),
+        },
+        ("emoji-subject", "sdxl-subject-gralora", "sdxl-subject-lora", "sd15-8gb", "sd15-6gb", "sdxl-12gb", "sdxl-24gb",
+         "sdxl-8gb"),
+    ),
+}  # fmt: skip
+
+
+def fitting(purpose: str, preset: str) -> str:
+    """The preset for a purpose: the one that is chosen if it is made for it, else the first that is."""
+    made = PURPOSES[purpose].presets
+    return preset if preset in made else made[0]
