@@ -75,6 +75,9 @@ class DataConfig(Section):
     crops: int = option(1, "Crops kept of each picture when crop is random.", ge=1, le=64)
     flip: bool = option(False, "Also learn from mirrored pictures (not for faces or lettering).")
     background: str = option("#ffffff", "Colour under transparent pictures.", pixels=True)
+    alpha_mask: bool = option(
+        False, "Learn only what is opaque of a transparent picture: its alpha is its mask, unless it has a mask file."
+    )
     buckets: bool = option(False, "Crop each picture to a shape near its own, of the square's area, not to a square.")
     bucket_step: int = option(
         64, "Buckets: sides are multiples of this; 16 with the embedded base.", unit="px", ge=8, le=512, multiple_of=8

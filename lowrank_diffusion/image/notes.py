@@ -35,8 +35,9 @@ def notes(cfg: Config, instance: Survey, classes: Survey | None, source: Source)
     ]
     lines += [
         *_without_effect(cfg, instance.pictures),
+        *_masks(cfg, instance.pictures),
         *_sizes(cfg, instance.pictures, side),
-        *_unseen(cfg, len(instance.pictures)),
+        *_unseen(cfg, instance.pictures),
     ]
     if classes is not None:
         lines += [f"Class pictures: {note}" for note in classes.notes]
@@ -108,26 +109,34 @@ def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
 
 
 def _sizes(cfg: Config, pictures: list[Picture], side: int) -> Iterator[str]:
-    small = [p.path.name for p in pictures if min(p.width, p.height) < side]
+    small = [p.path.name for p in pictures if min(p.seen) < side]
     if small:
         yield f"{len(small)} of {len(pictures)} pictures are smaller than {side} px and enlarged: {listed(small)}."
     if cfg.data.buckets or cfg.data.crop != "center":
         return
-    shares = [(min(p.width, p.height) / max(p.width, p.height), p) for p in pictures]
+    shares = [(min(p.seen) / max(p.seen), p) for p in pictures]
     cut = [(share, picture) for share, picture in shares if share < SEEN]
     if cut:
         share, worst = min(cut, key=lambda pair: pair[0])
         yield (
-            f"{len(cut)} of {len(pictures)} pictures are cut to a square: of {worst.path.name} ({worst.width} x "
-            f"{worst.height} px) {share:.0%} is seen. data.buckets=true keeps their shape."
+            f"{len(cut)} of {len(pictures)} pictures are cut to a square: of {worst.path.name} ({worst.seen[0]} x "
+            f"{worst.seen[1]} px) {share:.0%} is seen. data.buckets=true keeps their shape."
         )
 
 
-def _unseen(cfg: Config, count: int) -> Iterator[str]:
-    train, there = cfg.train, count - cfg.validation.holdout
+def _unseen(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    train, there = cfg.train, len(pictures) - cfg.validation.holdout
     seen = train.steps * train.batch * train.accumulate * train.gpus
-    if 0 < seen < there:
+    epoch = sum(picture.repeats for picture in pictures)
+    if 0 < seen < there and epoch == len(pictures):
         yield f"{there - seen} of {there} pictures are never seen: train.steps={train.steps} sees {seen}."
+    elif 0 < seen < epoch and not cfg.validation.holdout:
+        yield f"An epoch has {epoch} examples with repeats, and train.steps={train.steps} sees only {seen} of them."
+
+
+def _masks(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    if cfg.loss.mask_outside == 1 and (masked := [p.path.name for p in pictures if p.mask]):
+        yield f"loss.mask_outside=1 leaves masks without effect: {listed(masked)}."
 
 
 def _classes(cfg: Config, pictures: Iterable[Picture]) -> Iterator[str]:
@@ -137,6 +146,9 @@ def _classes(cfg: Config, pictures: Iterable[Picture]) -> Iterator[str]:
     captioned = [p.path.name for p in there if p.caption != " ".join(cfg.prior.prompt.split())]
     if captioned:
         yield f"Captions of class pictures are not used, prior.prompt is: {listed(captioned)}."
+    used = [p.path.name for p in there if p.repeats != 1 or p.weight != 1 or p.frame or p.mask]
+    if used:
+        yield f"Repeats, weights, frames and masks of class pictures are not used: {listed(used)}."
 
 
 def given_classes(cfg: Config) -> Survey | None:
