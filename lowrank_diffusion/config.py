@@ -53,7 +53,11 @@ class DataConfig(Section):
 
     only: ClassVar[str] = "image"
 
-    instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.", only="")
+    instance: str = option(
+        "",
+        "What to learn from: a folder with pictures, a saved set (set:NAME), or a .jsonl, .json or .txt file.",
+        only="",
+    )
     subject: str = option("", "What the pictures show: robot. Fills {subject} in captions and prompts.", max_length=200)
     word: str = option(
         "", "The word that will mean the subject (a rare one: sks) or the style; fills {word} there.", max_length=200

@@ -9,17 +9,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from . import blanks, plain_yaml
+from . import blanks, datasets, plain_yaml
 from .adapters.kinds import KINDS, foreign
 from .config import EMBEDDED, PATHS, Config, ConfigError, Problem, Section, fields, sections
 from .declare import shortened, shown
-from .errors import SHOWN
+from .errors import SHOWN, DataError
 from .paths import PRESETS, PROJECT, expanded, too_long
 
 RENAMED = {"train.step": "train.execution"}
@@ -235,8 +236,12 @@ def from_yaml(text: str, source: str) -> Config:
 
 
 def located(path: str | None) -> str | None:
-    """A file or folder by absolute path: relative ones are looked for from here, then in the project."""
+    """A file, folder or saved set by absolute path: relative ones are looked for from here, then in the project."""
     if not path or too_long(path) or "\0" in path:  # asking for such a file is an error, not a no
+        return path
+    if datasets.is_reference(path):
+        with suppress(DataError):  # whoever reads from it says what is wrong
+            return str(datasets.located(path))
         return path
     path = str(expanded(path))
     candidates = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -31,6 +30,10 @@ class Use:
     mask: Path | None = None
     """A picture of the same shape, white where the loss counts and black where it does not; the picture itself: its
     alpha channel; None: the loss counts everywhere."""
+
+
+PLAIN = Use()
+"""As a picture is learnt of which nothing is said."""
 
 
 def read(row: Mapping[Any, Any], locate: Callable[[str], Path | None], marks: set[str]) -> tuple[Use, list[str]]:
@@ -120,7 +123,7 @@ def written(use: Use, mask: str = "") -> dict[str, Any]:
     if use.weight != 1:
         values["weight"] = use.weight
     if use.frame:
-        values["frame"] = [round(side, 6) for side in use.frame]
+        values["frame"] = list(use.frame)
     if mask:
         values["mask"] = mask
-    return json.loads(json.dumps(values))
+    return values

@@ -14,7 +14,7 @@ from ..config import DataConfig
 from ..marks import listed
 from . import captions, listing, masks, numbered
 from .bounds import LARGEST_ASPECT, SMALLEST_SIDE
-from .columns import MOST_REPEATS, Frame, Use
+from .columns import MOST_REPEATS, PLAIN, Frame, Use
 from .listing import Listing
 from .pictures import (
     READABLE,
@@ -87,6 +87,11 @@ class Survey:
     """For a person: what is left out, and what stands in for what is missing."""
 
 
+def uncaptioned(folder: Path) -> Survey:
+    """As :func:`survey` of a set that is still worked on: pictures may have no caption yet. Raises DataError."""
+    return _surveyed(folder, _Common("", "nothing", needed=False), alpha_mask=False)
+
+
 def scan(folder: Path, prompt: str = "") -> list[Picture]:
     """The pictures of a folder, sorted by name, each with its caption and how it is learnt.
 
@@ -111,13 +116,16 @@ def survey(folder: Path, prompt: str = "", alpha_mask: bool = False) -> Survey:
     Raises:
         DataError: with every problem of the folder, its pictures, their captions and their masks.
     """
-    files = listing.read(folder)
-    common = _Common(captions.one_line(prompt), "data.prompt")
-    layout = numbered.folders(files)
-    result = _of_numbered(files, layout, common, alpha_mask) if layout else _of_folder(files, common, alpha_mask)
+    result = _surveyed(folder, _Common(captions.one_line(prompt), "data.prompt"), alpha_mask)
     if alpha_mask and not any(picture.mask == picture.path for picture in result.pictures):
         result.notes.append("data.alpha_mask=true masks nothing: no picture without a mask file is transparent.")
     return result
+
+
+def _surveyed(folder: Path, common: _Common, alpha_mask: bool) -> Survey:
+    files = listing.read(folder)
+    layout = numbered.folders(files)
+    return _of_numbered(files, layout, common, alpha_mask) if layout else _of_folder(files, common, alpha_mask)
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,8 @@ class _Common:
     caption: str
     source: str
     """Where it comes from, for people."""
+    needed: bool = True
+    """Whether a picture without any caption is a problem."""
 
 
 def _of_numbered(files: Listing, layout: list[numbered.Numbered], common: _Common, alpha_mask: bool) -> Survey:
@@ -171,7 +181,7 @@ def _numbered_notes(part: numbered.Numbered, inside: Survey) -> list[str]:
 def _of_folder(files: Listing, common: _Common, alpha_mask: bool) -> Survey:
     """The pictures of one folder, and of others that its table names. Raises DataError."""
     problems = [f"{path}: {reason}" for path, reason in files.not_read]
-    given = _captions(files, common.caption)
+    given = _captions(files, common)
     every = _with_named(files, given)
     of, mask_problems = _masks(files, given, every)
     files.pictures = [path for path in every if path not in given.excluded]
@@ -180,9 +190,11 @@ def _of_folder(files: Listing, common: _Common, alpha_mask: bool) -> Survey:
     problems += given.problems + mask_problems
     pictures = []
     for path in files.pictures:
-        use = given.uses.get(path, Use())
+        use = given.uses.get(path, PLAIN)
         try:
-            pictures.append(_picture(path, given.by_picture.get(path) or common.caption, use, of.get(path), alpha_mask))
+            mask = of.get(path) or (path if alpha_mask and transparent(path) else None)
+            caption = given.by_picture.get(path) or common.caption
+            pictures.append(checked(path, caption, replace(use, mask=mask)))
         except DataError as error:
             problems += error.problems
     if problems:
@@ -190,18 +202,17 @@ def _of_folder(files: Listing, common: _Common, alpha_mask: bool) -> Survey:
     return Survey(pictures, [*files.notes(), *numbered.passed_over(files), *given.notes(), *_empty(given, common)])
 
 
-def _picture(path: Path, caption: str, use: Use, mask: Path | None, alpha_mask: bool) -> Picture:
-    """A picture that can be learnt as it is said to be. Raises DataError."""
+def checked(path: Path, caption: str = "", use: Use = PLAIN) -> Picture:
+    """A picture that can be learnt as it is said to be. Raises DataError: it is broken, or its frame or mask is."""
     width, height = check_picture(path)
-    mask = mask or (path if alpha_mask and transparent(path) else None)
-    picture = Picture(path, caption, width, height, use.repeats, use.weight, use.frame, mask)
+    picture = Picture(path, caption, width, height, use.repeats, use.weight, use.frame, use.mask)
     across, down = picture.seen
     if use.frame and (min(across, down) < SMALLEST_SIDE or max(across, down) > LARGEST_ASPECT * min(across, down)):
         rule = f"has a frame of {across} x {down} px"
         limits = f"at least {SMALLEST_SIDE} px a side, and one side at most {LARGEST_ASPECT} times the other"
         raise DataError([f"{path}: {rule}. It needs {limits}."])
-    if mask:
-        masks.check(path, (width, height), mask)
+    if use.mask:
+        masks.check(path, (width, height), use.mask)
     return picture
 
 
@@ -222,7 +233,7 @@ def _masks(files: Listing, given: captions.Captions, pictures: list[Path]) -> tu
 
 def _empty(given: captions.Captions, common: _Common) -> list[str]:
     """Pictures whose own caption is empty get the common one, which is to be seen."""
-    empty = [path.name for path, caption in given.by_picture.items() if not caption]
+    empty = [path.name for path, caption in given.by_picture.items() if not caption and common.needed]
     what = f"{len(empty)} captions are empty, and {common.source} stands in for them"
     return [f"{what}: {listed(empty)}."] if empty else []
 
@@ -242,14 +253,15 @@ def _no_pictures(files: Listing) -> str:
     return f"{files.folder}: has no pictures. Put some there: {READABLE}."
 
 
-def _captions(files: Listing, prompt: str) -> captions.Captions:
+def _captions(files: Listing, common: _Common) -> captions.Captions:
     """Captions by picture from the folder's own files, and all that is wrong with them."""
     if len(files.tables) > 1:
         names = " and ".join(table.name for table in files.tables)
         return captions.Captions(problems=[f"{files.folder}: has several caption tables, {names}. Keep one of them."])
+    all_needed = common.needed and not common.caption
     if not files.tables:
         given = captions.from_texts(files.texts, files.pictures)
-        given.problems += _uncaptioned(files, given.by_picture) if files.pictures and not prompt else []
+        given.problems += _uncaptioned(files, given.by_picture) if files.pictures and all_needed else []
         return given
     table = files.tables[0]
     given = captions.from_table(table, files.pictures)
@@ -257,7 +269,7 @@ def _captions(files: Listing, prompt: str) -> captions.Captions:
         texts = f"{files.texts[0].name}{' and others' if len(files.texts) > 1 else ''}"
         hint = f"Remove {table.name} to use the .txt files, or the .txt files to use the table."
         given.problems.append(f"{files.folder}: has captions both in {table.name} and in .txt files ({texts}). {hint}")
-    if not given.problems and not prompt:  # rows that could not be read would all show up here again
+    if not given.problems and all_needed:  # rows that could not be read would all show up here again
         given.problems = [
             f"{path}: has no caption in {table.name}. Add a row for it, or give one prompt for all such pictures."
             for path in _with_named(files, given)

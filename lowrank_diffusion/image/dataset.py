@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import seeds
+from .. import datasets, seeds
 from ..config import Config
 from ..errors import DataError
 from ..metadata import Pictures
@@ -97,7 +97,9 @@ class Dataset:
         place, other = Path(cfg.data.instance), Path(cfg.prior.pictures)
         self.marks = {"pictures": marks(pictures, place), "class pictures": marks(class_pictures, other)}
         captions, repeats = [p.caption for p in pictures], [p.repeats for p in pictures]
-        self.trained_on = Pictures(captions, len(class_pictures), place.name, other.name, sizes, repeats)
+        self.trained_on = Pictures(
+            captions, len(class_pictures), datasets.title(place), datasets.title(other), sizes, repeats
+        )
         # A class picture is seen beside instances of any size, in one forward pass with them.
         class_sizes = sorted(set(sizes)) if class_pictures else []
         groups = [crops.fit(pictures, sizes, cfg.data, cfg.seed)]

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import datasets
 from ..errors import DataError
 from ..marks import listed
 from . import masks
@@ -76,6 +77,8 @@ class Listing:
 
 def read(folder: Path) -> Listing:
     """List a folder. Raises DataError."""
+    if datasets.is_reference(str(folder)):
+        folder = datasets.located(str(folder))
     try:
         if folder.exists() and not folder.is_dir():
             raise DataError([f"{folder}: is a file. Give the folder that the pictures are in."])
@@ -86,7 +89,7 @@ def read(folder: Path) -> Listing:
         raise DataError([f"{folder}: cannot be a path ({error})."]) from None
     listing = Listing(folder)
     for path in entries:
-        if not _JUNK.fullmatch(path.name):
+        if not is_junk(path.name):
             _sort(path, listing)
     return listing
 
@@ -128,9 +131,14 @@ def content_suffix(path: Path) -> str:
     return next((suffix for pattern, suffix in _STARTS if pattern.match(start)), "")
 
 
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is one that systems leave behind by themselves."""
+    return _JUNK.fullmatch(name) is not None
+
+
 def is_picture(path: Path) -> bool:
     """Whether a file looks like a picture that can be read."""
-    return not _JUNK.fullmatch(path.name) and (path.suffix.lower() in SUFFIXES or content_suffix(path) in SUFFIXES)
+    return not is_junk(path.name) and (path.suffix.lower() in SUFFIXES or content_suffix(path) in SUFFIXES)
 
 
 def _files(folder: Path) -> list[Path]:
