@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from . import datasets, runs, terminal
 from .errors import UserError
-from .image import sets
+from .image import caption_tools, sets
+from .image.caption_tools import Change, Changed
 from .paths import expanded
 from .terminal import plain
 
@@ -31,7 +33,8 @@ def add_datasets(sub: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=1, help="so often an epoch sees each picture, times its own number"
     )
     save.add_argument("--add", action="store_true", help="to what the set has, instead of in its place")
-    add("show", _show)
+    add("show", _show).add_argument("--tags", action="store_true", help="only how often each tag stands in captions")
+    add_edit(add("edit", _edit))
     add("export", _export).add_argument("--out", type=expanded, required=True, metavar="FILE.zip")
     add("rename", _rename).add_argument("new", help="name")
     delete = add("delete", _delete)
@@ -84,6 +87,10 @@ def _show(options: argparse.Namespace) -> int:
     """List the pictures of a set with their captions and how they are learnt."""
     name, version = chosen(options.name)
     folder = datasets.version_folder(name, version)
+    if options.tags:
+        for tag, count in caption_tools.tag_counts(picture.caption for picture in sets.read(name, version)):
+            print(plain(f"{count:6} {tag}"))
+        return terminal.DONE
     print(plain(f"{name}, version {version}: {folder}"))
     for picture in sets.read(name, version):
         facts = [f"{picture.width} x {picture.height}"]
@@ -92,6 +99,78 @@ def _show(options: argparse.Namespace) -> int:
         facts += ["frame " + " ".join(f"{side:.3g}" for side in picture.frame)] if picture.frame else []
         facts += [f"mask {picture.mask.name}"] if picture.mask else []
         print(plain(f"{picture.path.name:30} {', '.join(facts)}\n    {picture.caption or '(no caption)'}"))
+    return terminal.DONE
+
+
+def add_edit(sub: argparse.ArgumentParser) -> None:
+    """Options of ``edit``, in the order in which they are done."""
+    sub.add_argument("--caption", metavar="TEXT", help="the caption of every picture")
+    sub.add_argument("--find", metavar="TEXT", help="what --replace replaces")
+    sub.add_argument("--replace", metavar="TEXT", help="what is put in its place")
+    sub.add_argument("--regex", action="store_true", help="--find is a regular expression")
+    sub.add_argument("--whole-words", action="store_true", help="--find means whole words only")
+    sub.add_argument("--ignore-case", action="store_true", help="--find means capital letters too")
+    sub.add_argument("--remove-tag", action="append", default=[], metavar="TAG", help="may be repeated")
+    sub.add_argument("--unique-tags", action="store_true", help="no tag twice in a caption")
+    sub.add_argument("--keep-tags", type=int, metavar="N", help="only the first N tags of each")
+    sub.add_argument("--sort-tags", type=int, metavar="N", help="tags by name, but for the first N")
+    sub.add_argument("--prefix", metavar="TEXT", help="in front of captions that do not begin with it")
+    sub.add_argument("--suffix", metavar="TEXT", help="behind captions that do not end in it")
+    sub.add_argument("--trigger", metavar="WORD", help="as the first tag of captions that do not have it")
+    sub.add_argument("--only-empty", action="store_true", help="all this only where there is no caption yet")
+
+
+def changes(options: argparse.Namespace) -> list[tuple[str, Change]]:
+    """What the options of ``edit`` ask for, by their names. Raises UserError."""
+    if (options.find is None) != (options.replace is None):
+        raise UserError("--find and --replace: give both, --replace= for nothing in its place.")
+    how = {"regex": options.regex, "whole_words": options.whole_words, "ignore_case": options.ignore_case}
+    if any(how.values()) and options.find is None:
+        raise UserError("--regex, --whole-words and --ignore-case say how --find is meant, which is not given.")
+    tools = caption_tools
+    every: list[tuple[str, bool, Change]] = [
+        ("caption", options.caption is not None, lambda c: tools.put(c, options.caption)),
+        ("find", options.find is not None, lambda c: tools.replace(c, options.find, options.replace, **how)),
+        ("remove-tag", bool(options.remove_tag), lambda c: tools.remove_tags(c, options.remove_tag)),
+        ("unique-tags", options.unique_tags, tools.unique_tags),
+        ("keep-tags", options.keep_tags is not None, lambda c: tools.keep_tags(c, options.keep_tags)),
+        ("sort-tags", options.sort_tags is not None, lambda c: tools.sort_tags(c, options.sort_tags)),
+        ("prefix", options.prefix is not None, lambda c: tools.prefix(c, options.prefix)),
+        ("suffix", options.suffix is not None, lambda c: tools.suffix(c, options.suffix)),
+        ("trigger", options.trigger is not None, lambda c: tools.add_trigger(c, options.trigger)),
+    ]
+    asked = [(name, change) for name, given, change in every if given]
+    if not asked:
+        raise UserError("edit: say what to change, such as --prefix 'sks, ' or --find cat --replace dog.")
+    return asked
+
+
+def changed(captions: list[str], asked: list[tuple[str, Change]], only_empty: bool) -> tuple[Changed, dict[str, int]]:
+    """All changes, one after the other, and how many captions each has changed; ``only_empty``: of those empty now."""
+    counts: dict[str, int] = {}
+
+    def everything(some: Sequence[str]) -> Changed:
+        before = after = caption_tools.each(some, lambda caption: caption).captions
+        for name, change in asked:
+            after, counts[name] = change(after)
+        return Changed(after, sum(one != other for one, other in zip(before, after, strict=True)))
+
+    return (caption_tools.only_empty(captions, everything) if only_empty else everything(captions)), counts
+
+
+def _edit(options: argparse.Namespace) -> int:
+    """Change captions of a set, as its next version."""
+    name, version = chosen(options.name)
+    asked = changes(options)
+    pictures = sets.read(name, version)
+    result, counts = changed([picture.caption for picture in pictures], asked, options.only_empty)
+    for option, count in counts.items():
+        print(f"--{option}: {count} of {len(pictures)} captions changed")
+    if not result.changed:
+        print(plain(f"{name}: nothing has changed, so no version is made."))
+        return terminal.DONE
+    edited = [replace(p, caption=caption) for p, caption in zip(pictures, result.captions, strict=True)]
+    done(sets.save(name, edited))
     return terminal.DONE
 
 

@@ -29,6 +29,7 @@ LIGHT_IMAGE = (
     "adapter_files",
     "archives",
     "bounds",
+    "caption_tools",
     "captions",
     "columns",
     "crops",

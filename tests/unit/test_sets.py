@@ -268,6 +268,30 @@ def test_an_archive_that_lies_about_lengths_or_names_a_file_twice(tmp_path: Path
         archives.unpack(tmp_path / "twice.zip", tmp_path / "inside")
 
 
+def test_captions_are_edited_as_the_next_version(folder: Path, capsys: pytest.CaptureFixture[str]):
+    saved_from("cups", folder)
+
+    def edited(*options: str, code: int = 0) -> str:
+        assert main(["datasets", "edit", "cups", *options]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    assert edited("--find", "a", "--replace", "the", "--whole-words", "--prefix", "sks,") == (
+        "--find: 2 of 3 captions changed\n--prefix: 3 of 3 captions changed\n"
+        "cups: version 2, 3 pictures. Train with data.instance=set:cups\n"
+    )
+    assert [p.caption for p in sets.read("cups")] == ["sks, an the", "sks, the b", "sks"]
+    first = [(p.caption, p.repeats, p.weight) for p in sets.read("cups", 1)]
+    assert first == [("an a", 2, 1), ("a b", 1, 3), ("", 1, 1)]
+    assert "no version is made" in edited("--prefix", "sks,") and datasets.find("cups").versions == (1, 2)
+    assert main(["datasets", "edit", "cups@1", "--caption", "a cup", "--trigger", "sks", "--only-empty"]) == 0
+    assert [(p.caption, p.repeats) for p in sets.read("cups")] == [("an a", 2), ("a b", 1), ("sks, a cup", 1)]
+    assert main(["datasets", "show", "cups", "--tags"]) == 0
+    assert "     1 a cup" in capsys.readouterr().out
+    assert "give both" in edited("--find", "x", code=1) and "say what to change" in edited(code=1)
+    assert "which is not given" in edited("--regex", "--prefix", "x", code=1)
+
+
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def said(*arguments: str, code: int = 0) -> str:
         assert main(["datasets", *arguments]) == code
