@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import datasets, runs, terminal
 from .errors import UserError
-from .image import caption_tools, sets
+from .image import caption_tools, flags, sets
 from .image.caption_tools import Change, Changed
 from .paths import expanded
 from .terminal import plain
@@ -33,7 +33,9 @@ def add_datasets(sub: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=1, help="so often an epoch sees each picture, times its own number"
     )
     save.add_argument("--add", action="store_true", help="to what the set has, instead of in its place")
-    add("show", _show).add_argument("--tags", action="store_true", help="only how often each tag stands in captions")
+    show = add("show", _show)
+    show.add_argument("--tags", action="store_true", help="only how often each tag stands in captions")
+    show.add_argument("--resolution", type=int, metavar="PX", help="name pictures that are too small for it")
     add_edit(add("edit", _edit))
     add("export", _export).add_argument("--out", type=expanded, required=True, metavar="FILE.zip")
     add("rename", _rename).add_argument("new", help="name")
@@ -92,13 +94,18 @@ def _show(options: argparse.Namespace) -> int:
             print(plain(f"{count:6} {tag}"))
         return terminal.DONE
     print(plain(f"{name}, version {version}: {folder}"))
-    for picture in sets.read(name, version):
+    pictures = sets.read(name, version)
+    sizes = [(options.resolution, options.resolution)] * len(pictures) if options.resolution else None
+    raised = flags.flags(pictures, sizes)
+    for picture in pictures:
         facts = [f"{picture.width} x {picture.height}"]
         facts += [f"{picture.repeats} repeats"] if picture.repeats != 1 else []
         facts += [f"weight {picture.weight:g}"] if picture.weight != 1 else []
         facts += ["frame " + " ".join(f"{side:.3g}" for side in picture.frame)] if picture.frame else []
         facts += [f"mask {picture.mask.name}"] if picture.mask else []
         print(plain(f"{picture.path.name:30} {', '.join(facts)}\n    {picture.caption or '(no caption)'}"))
+        for flag in (flag for flag in raised if flag.picture == picture.path):
+            print(plain(f"    ! {flag.what} {flag.advice}"))
     return terminal.DONE
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..marks import listed
+from . import buckets, flags
 from .data import DataError, Picture, Survey, content_key, survey
 from .source import Source, native_side
 from .words import Reader
@@ -49,8 +50,18 @@ def _duplicates(pictures: list[Picture]) -> Iterator[str]:
     same: dict[str, list[str]] = defaultdict(list)
     for picture in pictures:
         same[content_key(picture.path)].append(picture.path.name)
-    for names in (names for names in same.values() if len(names) > 1):
-        yield f"{listed(names)} are the same picture, which is learnt {len(names)} times as much."
+    copies = [names for names in same.values() if len(names) > 1]
+    if len(copies) == 1:
+        yield f"{listed(copies[0])} are the same picture, which is learnt {len(copies[0])} times as much."
+    elif copies:
+        which = listed([" = ".join(names) for names in copies], 3)
+        yield f"{len(copies)} pictures are there several times, and learnt so much more: {which}."
+    distinct = [next(p for p in pictures if p.path.name == names[0]) for names in same.values()]
+    alike = [
+        " and ".join((flag.picture.name, *(path.name for path in flag.others))) for flag in flags.duplicates(distinct)
+    ]
+    if alike:
+        yield f"Pictures that look nearly the same are learnt so much more: {listed(alike, 3)}."
 
 
 def _captions(pictures: list[Picture], reader: Reader) -> Iterator[str]:
@@ -109,9 +120,12 @@ def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
 
 
 def _sizes(cfg: Config, pictures: list[Picture], side: int) -> Iterator[str]:
-    small = [p.path.name for p in pictures if min(p.seen) < side]
+    sizes = buckets.sizes([picture.seen for picture in pictures], cfg.data, side)
+    factors = {p.path.name: flags.enlarged(p, size) for p, size in zip(pictures, sizes, strict=True)}
+    small = [name for name, factor in factors.items() if factor > 1]
     if small:
-        yield f"{len(small)} of {len(pictures)} pictures are smaller than {side} px and enlarged: {listed(small)}."
+        most = f"up to {max(factors.values()):.1f} times"
+        yield f"{len(small)} of {len(pictures)} pictures are enlarged, {most}: {listed(small)}."
     if cfg.data.buckets or cfg.data.crop != "center":
         return
     shares = [(min(p.seen) / max(p.seen), p) for p in pictures]

@@ -102,6 +102,15 @@ def thumbnail(path: Path, side: int) -> bytes:
     return content.getvalue()
 
 
+def preview(path: Path, side: int) -> Image.Image:
+    """A picture as RGB whose shorter side is at most ``side`` pixels, each the mean of an area. Raises DataError."""
+    picture = _load(path, "#ffffff", smallest=2 * side)
+    factor = side / min(picture.size)
+    if factor >= 1:
+        return picture
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BOX)
+
+
 def content_key(path: Path) -> str:
     """SHA-256 of the file's bytes in hexadecimal."""
     with path.open("rb") as file:

@@ -35,6 +35,7 @@ LIGHT_IMAGE = (
     "crops",
     "data",
     "families",
+    "flags",
     "folders",
     "headers",
     "listing",
