@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import datasets, runs, terminal
+from .cli_text import DEVICES, PRECISIONS
 from .errors import UserError
 from .image import caption_tools, flags, sets
 from .image.caption_tools import Change, Changed
+from .marks import listed
 from .paths import expanded
 from .terminal import plain
 
@@ -37,6 +39,7 @@ def add_datasets(sub: argparse.ArgumentParser) -> None:
     show.add_argument("--tags", action="store_true", help="only how often each tag stands in captions")
     show.add_argument("--resolution", type=int, metavar="PX", help="name pictures that are too small for it")
     add_edit(add("edit", _edit))
+    add_caption(add("caption", _caption))
     add("export", _export).add_argument("--out", type=expanded, required=True, metavar="FILE.zip")
     add("rename", _rename).add_argument("new", help="name")
     delete = add("delete", _delete)
@@ -179,6 +182,61 @@ def _edit(options: argparse.Namespace) -> int:
     edited = [replace(p, caption=caption) for p, caption in zip(pictures, result.captions, strict=True)]
     done(sets.save(name, edited))
     return terminal.DONE
+
+
+def add_caption(sub: argparse.ArgumentParser) -> None:
+    """Options of ``caption``."""
+    sub.add_argument("--model", required=True, help="folder or hub id of an image-to-text model, such as BLIP or GIT")
+    sub.add_argument(
+        "--prompt", default="", help="what it is asked, or how captions begin (default: as suits the model)"
+    )
+    sub.add_argument("--only-empty", action="store_true", help="only pictures without a caption")
+    sub.add_argument("--prefix", default="", metavar="TEXT", help="put in front of the captions it writes")
+    sub.add_argument("--tokens", type=int, default=100, help="most tokens of a caption")
+    sub.add_argument("--device", default="auto", choices=DEVICES)
+    sub.add_argument("--precision", default="auto", choices=PRECISIONS)
+
+
+def _caption(options: argparse.Namespace) -> int:
+    """Caption the pictures of a set by a model, as its next version; Ctrl-C keeps what is done."""
+    name, version = chosen(options.name)
+    if options.tokens < 1:
+        raise UserError(f"--tokens: must be at least 1, got {options.tokens}.")
+    pictures = sets.read(name, version)
+    paths = [picture.path for picture in pictures if not (options.only_empty and picture.caption)]
+    if not paths:
+        print(plain(f"{name}: every picture has a caption, so no version is made."))
+        return terminal.DONE
+    written: dict[Path, str] = {}
+    code = terminal.DONE
+    try:
+        _write_captions(options, paths, written)
+    except KeyboardInterrupt:
+        code = terminal.INTERRUPTED
+    if not written:
+        return code
+    texts = (
+        caption_tools.prefix(list(written.values()), options.prefix).captions if options.prefix else written.values()
+    )
+    by_path = dict(zip(written, texts, strict=True))
+    if empty := [path.name for path, text in by_path.items() if not text]:
+        tell([f"The model says nothing of {listed(empty)}."])
+    done(sets.save(name, [replace(p, caption=by_path.get(p.path, p.caption)) for p in pictures]))
+    print(f"{len(by_path)} of {len(paths)} captions written")
+    return code
+
+
+def _write_captions(options: argparse.Namespace, paths: Sequence[Path], written: dict[Path, str]) -> None:
+    """Fill ``written`` picture by picture, so that an interruption loses none."""
+    from . import devices
+    from .image.captioner import Captioner  # torch
+
+    device = devices.pick(options.device)
+    captioner = Captioner(options.model, device, devices.dtype(options.precision, device))
+    with terminal.tqdm(total=len(paths), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for path, text in captioner.caption(paths, options.prompt, tokens=options.tokens):
+            written[path] = text
+            bar.update()
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from .. import datasets, seeds
 from ..config import Config
 from ..errors import DataError
 from ..metadata import Pictures
-from . import buckets, cache, crops, model, prior
+from . import buckets, cache, crops, masks, model, prior
 from .buckets import Size
 from .crops import Crop
 from .data import Picture, content_key
@@ -146,33 +147,29 @@ class Dataset:
     def examples(self, groups: list[list[list[Crop]]], progress: Progress) -> list[list[Variants]]:
         """Crops, grouped as they are, with their latents and their captions of ``prompts``."""
         flat = [crop for group in groups for picture in group for crop in picture]
+        of_crops = iter(self._masks(flat))
         latents = iter(model.encode(self.base, flat, self.cfg.data, progress))
 
         def example(crop: Crop) -> Example:
-            latent = next(latents)
-            mask = self._mask(crop, latent["mean"])
-            return Example(latent["mean"], latent["std"], self.prompts[crop.caption], crop.framing, crop.weight, mask)
+            latent, caption = next(latents), self.prompts[crop.caption]
+            return Example(latent["mean"], latent["std"], caption, crop.framing, crop.weight, next(of_crops))
 
-        if empty := [crop for crop in flat if self._is_empty(crop)]:
-            raise DataError([crops.refusal(path) for path in dict.fromkeys(crop.path for crop in empty)])
         return [[[example(crop) for crop in picture] for picture in group] for group in groups]
 
-    def _is_empty(self, crop: Crop) -> bool:
-        """Whether a mask leaves nothing to learn, so that its loss would be a division by zero."""
-        if crop.mask is None or self.cfg.loss.mask_outside:
-            return False
-        factor = self.base.pixels_of_latent()
-        return crops.empty_mask(crop, (crop.target[0] // factor, crop.target[1] // factor))
+    def _masks(self, flat: list[Crop]) -> list[Tensor | None]:
+        """(1, h, w) for each crop: ones for a picture without a mask; None if no picture has one.
 
-    def _mask(self, crop: Crop, latent: Tensor) -> Tensor | None:
-        """(1, h, w) for a latent (C, h, w): ones for a picture without a mask; None if no picture has one."""
+        Raises:
+            DataError: masks that leave nothing to learn, so that the loss would be a division by zero.
+        """
         if not self.masked:
-            return None
-        height, width = latent.shape[1:]
-        mask = crop.masked((width, height))
-        if mask is None:
-            return torch.ones(1, height, width)
-        return torch.from_numpy(np.array(mask, dtype=np.float32) / 255)[None]
+            return [None] * len(flat)
+        factor = self.base.pixels_of_latent()
+        of_crops = [_mask(crop, (crop.target[0] // factor, crop.target[1] // factor)) for crop in flat]
+        empty = [crop.path for crop, mask in zip(flat, of_crops, strict=True) if float(mask.max()) < masks.EMPTY]
+        if empty and not self.cfg.loss.mask_outside:
+            raise DataError([crops.refusal(path) for path in dict.fromkeys(empty)])
+        return list(of_crops)
 
     def tensors(self) -> Iterator[Tensor]:
         """What VAE and text encoders made of everything that is trained on."""
@@ -183,20 +180,30 @@ class Dataset:
                 yield from (example.mean, example.std, *example.embedding.tensors)
 
 
+def _mask(crop: Crop, size: Size) -> Tensor:
+    """(1, h, w) float32, 0 to 1, for latents of ``size`` (width, height)."""
+    mask = crop.masked(size)
+    if mask is None:
+        return torch.ones(1, size[1], size[0])
+    return torch.from_numpy(np.array(mask, dtype=np.float32) / 255)[None]
+
+
 def repeated(items: Sequence[T], repeats: Sequence[int]) -> list[T]:
     """Each of the items as often as its number says, one after the other."""
     return [item for item, count in zip(items, repeats, strict=True) for _ in range(count)]
 
 
 def marks(pictures: list[Picture], folder: Path) -> dict[str, str]:
-    """What a run would repeat of each picture, by its name from ``folder`` on.
+    """What a run would repeat of each picture, by its name, from ``folder`` on where several have one name.
 
     A digest of file and caption, 16 hex digits; apart from it, and only where the picture has such a thing, its mask's
     digest, its frame, repeats and weight, so that what has changed can be named.
     """
     known: dict[str, str] = {}
+    names = Counter(p.path.name for p in pictures)
     for p in pictures:
-        name = p.path.relative_to(folder).as_posix() if p.path.is_relative_to(folder) else p.path.name
+        twice = names[p.path.name] > 1 and p.path.is_relative_to(folder)
+        name = p.path.relative_to(folder).as_posix() if twice else p.path.name
         known[name] = cache.key(content_key(p.path), p.caption)[:16]
         columns = {"repeats": p.repeats, "weight": p.weight, "frame": p.frame}
         usual = {"repeats": 1, "weight": 1.0, "frame": None}

@@ -6,6 +6,7 @@ Grey counts in part, and what is transparent in a mask does not count.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -70,6 +71,11 @@ def opened(picture: Path, mask: Path, size: tuple[int, int]) -> Image.Image:
     Raises:
         DataError: it cannot be read.
     """
+    return _opened(picture, mask, size, mask.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)  # the crops of a picture come one after the other
+def _opened(picture: Path, mask: Path, size: tuple[int, int], _time: int) -> Image.Image:
     if mask == picture:
         image = pictures.alpha(picture)
     else:

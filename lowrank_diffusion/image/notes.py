@@ -13,6 +13,8 @@ from .data import DataError, Picture, Survey, content_key, survey
 from .source import Source, native_side
 from .words import Reader
 
+MOST_COMPARED = 300
+"""Pictures up to which a set is searched for those that look nearly the same, which decodes all once more."""
 SEEN = 0.9
 """Share of a picture that is seen in training; less is worth a note."""
 
@@ -47,19 +49,18 @@ def notes(cfg: Config, instance: Survey, classes: Survey | None, source: Source)
 
 
 def _duplicates(pictures: list[Picture]) -> Iterator[str]:
-    same: dict[str, list[str]] = defaultdict(list)
+    same: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
-        same[content_key(picture.path)].append(picture.path.name)
-    copies = [names for names in same.values() if len(names) > 1]
+        same[content_key(picture.path)].append(picture)
+    copies = [[picture.path.name for picture in alike] for alike in same.values() if len(alike) > 1]
     if len(copies) == 1:
         yield f"{listed(copies[0])} are the same picture, which is learnt {len(copies[0])} times as much."
     elif copies:
         which = listed([" = ".join(names) for names in copies], 3)
         yield f"{len(copies)} pictures are there several times, and learnt so much more: {which}."
-    distinct = [next(p for p in pictures if p.path.name == names[0]) for names in same.values()]
-    alike = [
-        " and ".join((flag.picture.name, *(path.name for path in flag.others))) for flag in flags.duplicates(distinct)
-    ]
+    distinct = [alike[0] for alike in same.values()]
+    raised = flags.duplicates(distinct) if len(pictures) <= MOST_COMPARED else ()
+    alike = [" and ".join([flag.picture.name, *(path.name for path in flag.others)]) for flag in raised]
     if alike:
         yield f"Pictures that look nearly the same are learnt so much more: {listed(alike, 3)}."
 
