@@ -105,7 +105,8 @@ def _show(options: argparse.Namespace) -> int:
         facts += [f"{picture.repeats} repeats"] if picture.repeats != 1 else []
         facts += [f"weight {picture.weight:g}"] if picture.weight != 1 else []
         facts += ["frame " + " ".join(f"{side:.3g}" for side in picture.frame)] if picture.frame else []
-        facts += [f"mask {picture.mask.name}"] if picture.mask else []
+        mask = "of its alpha" if picture.mask == picture.path else picture.mask and picture.mask.name
+        facts += [f"mask {mask}"] if mask else []
         print(plain(f"{picture.path.name:30} {', '.join(facts)}\n    {picture.caption or '(no caption)'}"))
         for flag in (flag for flag in raised if flag.picture == picture.path):
             print(plain(f"    ! {flag.what} {flag.advice}"))

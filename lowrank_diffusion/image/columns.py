@@ -52,7 +52,7 @@ def read(row: Mapping[Any, Any], locate: Callable[[str], Path | None], marks: se
         try:
             values[name] = _mask(value, locate) if name == "mask" else _READ[name](value)
         except ValueError as error:
-            problems.append(f"{name} {error}, got {value!r:.80}.")
+            problems.append(f"{name} {error}, got {value!r:.80}. Rename the column if it means something else.")
     return Use(**values), problems
 
 
@@ -61,9 +61,11 @@ def frame_of(values: Any) -> Frame:
     rule = "must be four fractions: left, top, right, bottom, such as [0.1, 0, 0.9, 1]"
     if not isinstance(values, list | tuple) or len(values) != 4:
         raise ValueError(rule)
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    numbers = [_number(value) for value in values if not isinstance(value, str)]
+    sides = [number for number in numbers if number is not None]
+    if len(sides) != 4:
         raise ValueError(rule)
-    left, top, right, bottom = map(float, values)
+    left, top, right, bottom = sides
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError("must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1")
     return left, top, right, bottom

@@ -21,7 +21,7 @@ from lowrank_diffusion.runs import Run
 from trainers import fingerprint
 from trainers.dreambooth import DreamBooth
 
-from .conftest import make_run, wait, wait_for_step
+from .conftest import make_run, train, wait, wait_for_step
 from .test_buckets import BUCKETS, PRIOR, fill
 
 CPU = torch.device("cpu")
@@ -174,6 +174,16 @@ def test_a_masked_run_goes_on_to_the_bit(folder: Path, tmp_path: Path):
     left, right = (end(run) for run in runs)
     assert all(torch.equal(left[key], right[key]) for key in left) and left.keys() == right.keys()
     assert np.isfinite([loss for _, loss in one.losses]).all()
+
+
+def test_two_processes_do_what_one_does_with_twice_the_window(folder: Path, tmp_path: Path):
+    settings: dict[str, Any] = {
+        "data__instance": str(folder), "data__resolution": 64, "train__steps": 4, "train__device": "cpu",
+    }  # fmt: skip
+    pair = train("pair", tmp_path / "runs", **settings, train__gpus=2)
+    one = train("one", tmp_path / "runs", **settings, train__accumulate=2)
+    losses = [[loss for _, loss in run.status().losses] for run in (pair, one)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def end(run: Run) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import stat
 import zipfile
 from dataclasses import replace
@@ -250,6 +251,29 @@ def test_an_archive_that_is_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match=r"becomes 0\.0 GB; at most"):
         archives.unpack(many, target)
     assert not list(target.iterdir())
+
+
+def test_damaged_archives_are_refused_and_nothing_leaves_the_folder(folder: Path, tmp_path: Path):
+    saved_from("cups", folder)
+    whole = sets.export("cups", tmp_path / "whole.zip").read_bytes()
+    draw = random.Random(1)
+    outcomes = set()
+    for number in range(150):
+        content = bytearray(whole)
+        for _ in range(draw.choice((1, 3, 20))):
+            # The names and lengths at the end, more often than the pixels before.
+            place = draw.randrange(len(content) - 700, len(content)) if number % 3 else draw.randrange(len(content))
+            content[place] = draw.randrange(256)
+        place = tmp_path / "fuzz" / f"{number}"
+        (place / "inside").mkdir(parents=True)
+        (place / "a.zip").write_bytes(content[: draw.randrange(len(content))] if number % 10 == 0 else content)
+        try:
+            archives.unpack(place / "a.zip", place / "inside")
+            outcomes.add("unpacked")
+        except DataError:
+            outcomes.add("refused")
+        assert {path.name for path in place.iterdir()} == {"a.zip", "inside"}
+    assert outcomes == {"unpacked", "refused"}
 
 
 def test_an_archive_that_lies_about_lengths_or_names_a_file_twice(tmp_path: Path):
