@@ -72,7 +72,8 @@ def write_table(folder: Path, pictures: Sequence[Picture], copy: Callable[[Path,
         taken: set[str] = set()
         rows = [_row(picture, partial, _unique(picture.path.stem, taken), copy) for picture in pictures]
         table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (partial / TABLE).write_text(table, encoding="utf-8")
+        # Half a character, which JSON can hold and UTF-8 cannot, stays the escape that it was.
+        (partial / TABLE).write_bytes(table.encode("utf-8", "backslashreplace"))
     return folder
 
 

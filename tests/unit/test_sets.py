@@ -84,6 +84,14 @@ def test_a_version_is_never_changed_and_shares_what_stays(folder: Path):
     assert len(sets.read("cups")) == 4
 
 
+def test_captions_of_any_letters_come_back(tmp_path: Path):
+    save(tmp_path / "a.png")
+    captions = ["schöne Tasse ☕", "half \ud800 a letter", 'quotes " and \\ud800']
+    sets.save("words", [checked(tmp_path / "a.png", caption) for caption in captions])
+    assert sorted(p.caption for p in sets.read("words")) == sorted(captions)
+    assert "schöne Tasse ☕" in (datasets.find("words").folder() / "metadata.jsonl").read_text(encoding="utf-8")
+
+
 def test_an_alpha_mask_is_kept(tmp_path: Path):
     Image.new("RGBA", (40, 40), (1, 2, 3, 100)).save(tmp_path / "a.png")
     sets.save("see-through", [checked(tmp_path / "a.png", "x", Use(mask=tmp_path / "a.png"))])
