@@ -112,7 +112,7 @@ def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
         count = "none" if len(lacking) == len(pictures) else f"only {len(pictures) - len(lacking)}"
         yield (
             f"data.trigger {cfg.data.trigger!r} stands in {count} of {len(pictures)} captions; it is a name for other "
-            "programs and is not put into them."
+            "programs and is not put into them. `datasets edit NAME --trigger WORD` puts one into those of a saved set."
         )
     prompt = " ".join(cfg.data.prompt.split())
     own = [picture for picture in pictures if picture.caption != prompt]

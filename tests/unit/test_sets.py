@@ -84,11 +84,13 @@ def test_a_version_is_never_changed_and_shares_what_stays(folder: Path):
     assert len(sets.read("cups")) == 4
 
 
-def test_captions_of_any_letters_come_back(tmp_path: Path):
+def test_captions_of_any_letters_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     save(tmp_path / "a.png")
     captions = ["schöne Tasse ☕", "half \ud800 a letter", 'quotes " and \\ud800']
     sets.save("words", [checked(tmp_path / "a.png", caption) for caption in captions])
     assert sorted(p.caption for p in sets.read("words")) == sorted(captions)
+    assert main(["datasets", "show", "words"]) == 0
+    capsys.readouterr().out.encode()
     assert "schöne Tasse ☕" in (datasets.find("words").folder() / "metadata.jsonl").read_text(encoding="utf-8")
 
 
