@@ -86,10 +86,15 @@ def located(reference: str) -> Path:
     return find(name).folder(int(version) if at else None)
 
 
+def reference(folder: Path) -> str:
+    """How a setting names a version, ``set:NAME@3``; empty for a folder that is none."""
+    saved = folder.parent.parent == datasets_folder() and _VERSION.fullmatch(folder.name)
+    return f"{PREFIX}{folder.parent.name}@{int(folder.name)}" if saved else ""
+
+
 def title(folder: Path) -> str:
     """What a person calls a folder that is learnt from: a set by its name, any other by its last name."""
-    saved = folder.parent.parent == datasets_folder() and _VERSION.fullmatch(folder.name)
-    return folder.parent.name if saved else folder.name
+    return folder.parent.name if reference(folder) else folder.name
 
 
 def rename(name: str, new: str) -> SavedSet:

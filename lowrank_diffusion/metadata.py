@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import hashes
+from . import datasets, hashes
 from .config import Config
 
 
@@ -199,5 +199,7 @@ def _last_name(value: Any) -> Any:
     local = isinstance(value, str) and (value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] in (":\\", ":/"))
     if not local:
         return value
+    if saved := datasets.reference(Path(value)):
+        return saved
     rest, _, last = value.replace("\\", "/").rstrip("/").rpartition("/")
     return "" if rest.lower().endswith(("/home", "/users")) else last  # a home folder is called as its owner

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from . import captions
+from . import captions, masks
 from .columns import Use, written
 from .pictures import READABLE, check_picture, file_suffix, os_problem
 
@@ -135,9 +135,10 @@ def _folder_problems(folder: Path, filled: bool) -> list[str]:
 
 
 def _unique(stem: str, taken: set[str]) -> str:
-    """A name without blanks, separators or case tricks that is not taken; it is then."""
+    """A name without blanks, separators or case tricks that is no mask's and not taken; it is then."""
     plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", stem)).strip(".-")[:60].rstrip(".-") or "picture"
     plain = f"_{plain}" if _RESERVED.fullmatch(plain.split(".")[0]) else plain
+    plain = f"{plain}-1" if masks.NAMES.fullmatch(f"{plain}.png") else plain
     name, count = plain, 1
     while name.casefold() in taken:
         count += 1

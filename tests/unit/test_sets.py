@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lowrank_diffusion import datasets, preflight, presets, runs
+from lowrank_diffusion import datasets, metadata, preflight, presets, runs
 from lowrank_diffusion.cli import main
 from lowrank_diffusion.errors import DataError
 from lowrank_diffusion.image import archives, sets
@@ -130,6 +130,9 @@ def test_references(folder: Path):
         with pytest.raises(DataError) as again:
             survey(Path(reference), "x")
         assert str(again.value) == str(caught.value)
+    assert datasets.reference(datasets.version_folder("cups", 2)) == "set:cups@2" and not datasets.reference(folder)
+    shared = metadata.shareable({"data.instance": str(datasets.version_folder("cups", 2)), "x": "/home/ann/dog"})
+    assert shared == {"data.instance": "set:cups@2", "x": "dog"}, "in files that are passed on"
     assert datasets.title(datasets.version_folder("cups", 2)) == "cups" and datasets.title(Path("/x/0002")) == "0002"
 
 
