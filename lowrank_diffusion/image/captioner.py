@@ -90,8 +90,9 @@ class Captioner:
         for number, path in enumerate(paths):
             if cancelled():
                 return
-            yield path, self._captioned(open_picture(path), question, tokens)
+            caption = self._captioned(open_picture(path), question, tokens)
             progress(number + 1, len(paths))
+            yield path, caption
 
     @torch.no_grad()
     def _captioned(self, picture: Image.Image, question: str, tokens: int) -> str:
