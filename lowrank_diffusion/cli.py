@@ -8,7 +8,21 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from . import api, cli_image, cli_runs, cli_text, config, devices, plan, presets, run_queue, runs, supervisor, terminal
+from . import (
+    api,
+    cli_datasets,
+    cli_image,
+    cli_runs,
+    cli_text,
+    config,
+    devices,
+    plan,
+    presets,
+    run_queue,
+    runs,
+    supervisor,
+    terminal,
+)
 from .config import ConfigError
 from .errors import UserError, of_disk
 from .files import read_text
@@ -84,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate)
     cli_text.add_evaluate(evaluate)
     cli_image.add_evaluate(evaluate)
+    cli_datasets.add_datasets(add("datasets", cli_datasets.list_sets))
     add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
     add("settings", _settings)
     need = add("memory", _memory)

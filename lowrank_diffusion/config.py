@@ -53,7 +53,11 @@ class DataConfig(Section):
 
     only: ClassVar[str] = "image"
 
-    instance: str = option("", "What to learn from: a folder with pictures, or a .jsonl, .json or .txt file.", only="")
+    instance: str = option(
+        "",
+        "What to learn from: a folder with pictures, a saved set (set:NAME), or a .jsonl, .json or .txt file.",
+        only="",
+    )
     subject: str = option("", "What the pictures show: robot. Fills {subject} in captions and prompts.", max_length=200)
     word: str = option(
         "", "The word that will mean the subject (a rare one: sks) or the style; fills {word} there.", max_length=200
@@ -75,6 +79,9 @@ class DataConfig(Section):
     crops: int = option(1, "Crops kept of each picture when crop is random.", ge=1, le=64)
     flip: bool = option(False, "Also learn from mirrored pictures (not for faces or lettering).")
     background: str = option("#ffffff", "Colour under transparent pictures.", pixels=True)
+    alpha_mask: bool = option(
+        False, "Learn only what is opaque of a transparent picture: its alpha is its mask, unless it has a mask file."
+    )
     buckets: bool = option(False, "Crop each picture to a shape near its own, of the square's area, not to a square.")
     bucket_step: int = option(
         64, "Buckets: sides are multiples of this; 16 with the embedded base.", unit="px", ge=8, le=512, multiple_of=8

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import hashes
+from . import datasets, hashes
 from .config import Config
 
 
@@ -32,6 +32,13 @@ class Pictures:
     class_folder: str = ""
     sizes: Sequence[tuple[int, int]] = ()
     """(width, height) in which each was seen, pixels."""
+    repeats: Sequence[int] = ()
+    """How often an epoch saw each; empty: once."""
+
+    @property
+    def epoch(self) -> list[int]:
+        """How often an epoch saw each."""
+        return list(self.repeats) or [1] * len(self.captions)
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,9 @@ def _training(facts: Facts) -> dict[str, object]:
     """How it was trained, in kohya's words."""
     cfg = facts.config
     window = cfg.train.batch * cfg.train.accumulate * cfg.train.gpus
-    batches = -(-len(facts.pictures.captions) // cfg.train.batch)
-    epoch = max(1, -(-len(facts.pictures.captions) // window))
+    examples = sum(facts.pictures.epoch)
+    batches = -(-examples // cfg.train.batch)
+    epoch = max(1, -(-examples // window))
     now, started = time.time(), facts.started
     texts = cfg.adapter.text_encoders != "none"
     return {
@@ -129,15 +137,18 @@ def _training(facts: Facts) -> dict[str, object]:
 def _data(facts: Facts) -> dict[str, object]:
     """What it was trained on. With ``export.captions=false`` no word of the captions."""
     cfg, seen = facts.config, facts.pictures
-    folder, count = seen.folder or "pictures", len(seen.captions)
+    folder, epoch = seen.folder or "pictures", Counter(seen.epoch)
+    # A folder of kohya's has one number of repeats: pictures with another one are as in another folder.
+    folders = {folder if len(epoch) == 1 else f"{number}_{folder}": (number, epoch[number]) for number in sorted(epoch)}
+    dirs = {name: {"n_repeats": number, "img_count": count} for name, (number, count) in folders.items()}
     words = Counter(tag for caption in seen.captions if (tags := caption.split(",")) for tag in map(_tag, tags) if tag)
     sizes = Counter(seen.sizes)
     buckets = {str(i): {"resolution": list(size), "count": sizes[size]} for i, size in enumerate(sorted(sizes))}
     regular = {seen.class_folder or "class": {"n_repeats": 1, "img_count": seen.classes}} if seen.classes else {}
     return {
-        "ss_num_train_images": count,
+        "ss_num_train_images": sum(seen.epoch),
         "ss_num_reg_images": seen.classes,
-        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": count}}, ensure_ascii=False),
+        "ss_dataset_dirs": json.dumps(dirs or {folder: {"n_repeats": 1, "img_count": 0}}, ensure_ascii=False),
         "ss_reg_dataset_dirs": json.dumps(regular, ensure_ascii=False),
         "ss_tag_frequency": json.dumps({folder: dict(words)}, ensure_ascii=False) if cfg.export.captions else "{}",
         "ss_resolution": f"({facts.resolution}, {facts.resolution})",
@@ -188,5 +199,7 @@ def _last_name(value: Any) -> Any:
     local = isinstance(value, str) and (value.startswith(("/", "~", "./", "../", "\\")) or value[1:3] in (":\\", ":/"))
     if not local:
         return value
+    if saved := datasets.reference(Path(value)):
+        return saved
     rest, _, last = value.replace("\\", "/").rstrip("/").rpartition("/")
     return "" if rest.lower().endswith(("/home", "/users")) else last  # a home folder is called as its owner

@@ -42,6 +42,11 @@ def cache_folder() -> Path:
     return home() / "cache"
 
 
+def datasets_folder() -> Path:
+    """Where saved data sets are."""
+    return home() / "datasets"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or none, and have it on the disk, whatever happens next. Raises OSError."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

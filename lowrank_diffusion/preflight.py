@@ -10,10 +10,10 @@ from . import plan as plans
 from .bases import ModelError
 from .config import Config, ConfigError, Problem
 from .errors import DataError
-from .image import adapted, buckets
+from .image import adapted, buckets, crops
 from .image import notes as image_notes
-from .image.data import Survey, survey
-from .image.source import Source, native_side
+from .image.data import Survey, of_run
+from .image.source import Source, native_side, pixels_of_latent
 from .image.source import resolve as resolve_image
 from .text import rows
 from .text.source import resolve as resolve_text
@@ -105,7 +105,7 @@ def _look_at_rows(cfg: Config, result: Preflight) -> None:
 
 def _look_at_pictures(cfg: Config, source: object, result: Preflight, pictures: Survey | None) -> None:
     try:
-        pictures = pictures or survey(Path(cfg.data.instance), cfg.data.prompt)
+        pictures = pictures or of_run(cfg.data)
     except DataError as error:
         result.problems += [Problem("data.instance", problem) for problem in error.problems]
     classes, problems = class_pictures(cfg)
@@ -114,11 +114,19 @@ def _look_at_pictures(cfg: Config, source: object, result: Preflight, pictures: 
         result.problems += _held_out(cfg, len(pictures.pictures), "pictures")
     if pictures and isinstance(source, Source):
         try:
-            if cfg.data.buckets:
-                buckets.table(cfg.data, cfg.data.resolution or native_side(source))
+            result.problems += _masks(cfg, pictures, source)
             result.notes += image_notes.notes(cfg, pictures, classes, source)
         except (ModelError, ConfigError) as error:
             result.problems += error.problems
+
+
+def _masks(cfg: Config, pictures: Survey, source: Source) -> list[Problem]:
+    """Pictures that nothing can be learnt of. Raises ModelError, ConfigError."""
+    sizes = buckets.sizes([picture.seen for picture in pictures.pictures], cfg.data, native_side(source))
+    if cfg.loss.mask_outside:
+        return []
+    empty = crops.mask_problems(pictures.pictures, sizes, cfg.data, pixels_of_latent(source))
+    return [Problem("data.instance", problem) for problem in empty]
 
 
 def _held_out(cfg: Config, count: int, what: str) -> list[Problem]:

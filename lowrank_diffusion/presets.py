@@ -16,12 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from . import blanks, plain_yaml
+from . import blanks, datasets, plain_yaml
 from .adapters.kinds import KINDS, foreign
 from .config import EMBEDDED, PATHS, Config, ConfigError, Problem, Section, fields, sections
 from .declare import shortened, shown
-from .errors import SHOWN
+from .errors import SHOWN, DataError
 from .paths import PRESETS, PROJECT, expanded, own_presets_folder, too_long
+from .purposes import PURPOSES
 
 RENAMED = {"train.step": "train.execution"}
 """Settings by the names that they had; these are still read."""
@@ -37,6 +38,8 @@ class Preset:
     about: str
     path: Path
     values: dict[str, Any]
+    purposes: tuple[str, ...] = ()
+    """What it is made for (:data:`.purposes.PURPOSES`); its own words are for the first."""
 
 
 def read_preset(path: Path) -> Preset:
@@ -45,7 +48,11 @@ def read_preset(path: Path) -> Preset:
     about = values.pop("about", None) or ""
     if not isinstance(about, str):
         raise ConfigError([Problem(f"{path}: about", f"must be a text, got {shown(about)}.")])
-    return Preset(name=path.stem, about=" ".join(about.split()), path=path, values=values)
+    purposes = values.pop("purposes", None) or []
+    if not isinstance(purposes, list) or not all(item in PURPOSES for item in map(str, purposes)):
+        rule = f"must be a list of {', '.join(PURPOSES)}, got {shown(purposes)}."
+        raise ConfigError([Problem(f"{path}: purposes", rule)])
+    return Preset(path.stem, " ".join(about.split()), path, values, tuple(purposes))
 
 
 def _mapping(values: Any, source: str) -> dict[str, Any]:
@@ -247,8 +254,12 @@ def from_yaml(text: str, source: str) -> Config:
 
 
 def located(path: str | None) -> str | None:
-    """A file or folder by absolute path: relative ones are looked for from here, then in the project."""
+    """A file, folder or saved set by absolute path: relative ones are looked for from here, then in the project."""
     if not path or too_long(path) or "\0" in path:  # asking for such a file is an error, not a no
+        return path
+    if datasets.is_reference(path):
+        with suppress(DataError):  # whoever reads from it says what is wrong
+            return str(datasets.located(path))
         return path
     path = str(expanded(path))
     candidates = [place / path for place in (Path.cwd(), PROJECT) if (place / path).exists()]

@@ -1,6 +1,7 @@
 """What is to be learnt from pictures: a subject, a face, a style or a concept; and what follows from that for a run.
 
 A purpose is a few settings over a preset: how captions and prompts are worded, and what must not be done to pictures.
+A preset names those that it is made for (``purposes``), the first of which it is worded for itself.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ class Purpose:
     """What pictures it needs, in a sentence."""
     settings: dict[str, Any]
     """Dotted, over the preset's."""
-    presets: tuple[str, ...]
-    """Those that are made for it, the embedded base's first."""
 
 
 PURPOSES = {
@@ -31,8 +30,6 @@ PURPOSES = {
             "data.trigger": "{word} {subject}",
             "sample.prompts": ("a photo of {word} {subject} wearing a hat", "a photo of {word} {subject} on a beach"),
         },
-        ("emoji-subject", "sdxl-subject-lora", "sdxl-subject-gralora", "sd15-8gb", "sd15-6gb", "sdxl-8gb", "sdxl-12gb",
-         "sdxl-24gb"),
     ),
     "face": Purpose(
         "a face",
@@ -43,8 +40,6 @@ PURPOSES = {
             "data.flip": False,
             "sample.prompts": ("a portrait photo of {word} {subject}", "{word} {subject} laughing, side light"),
         },
-        ("emoji-subject", "sdxl-subject-lora", "sdxl-subject-gralora", "sd15-8gb", "sd15-6gb", "sdxl-8gb", "sdxl-12gb",
-         "sdxl-24gb"),
     ),
     "style": Purpose(
         "a style",
@@ -54,7 +49,6 @@ PURPOSES = {
             "data.trigger": "{word}",
             "sample.prompts": ("a {word} of a teapot", "a {word} of a lion"),
         },
-        ("emoji-style", "sdxl-style-flat-gralora", "sd15-8gb", "sd15-6gb", "sdxl-24gb", "sdxl-12gb", "sdxl-8gb"),
     ),
     "concept": Purpose(
         "a concept",
@@ -64,13 +58,5 @@ PURPOSES = {
             "data.trigger": "{word}",
             "sample.prompts": ("{word}, seen from the side", "{word} on a blue background"),
         },
-        ("emoji-subject", "sdxl-subject-gralora", "sdxl-subject-lora", "sd15-8gb", "sd15-6gb", "sdxl-12gb", "sdxl-24gb",
-         "sdxl-8gb"),
     ),
 }  # fmt: skip
-
-
-def fitting(purpose: str, preset: str) -> str:
-    """The preset for a purpose: the one that is chosen if it is made for it, else the first that is."""
-    made = PURPOSES[purpose].presets
-    return preset if preset in made else made[0]

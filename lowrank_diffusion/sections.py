@@ -35,6 +35,10 @@ class LossConfig(Section):
     noise_offset: float = option(
         0.0, "Constant noise per channel, for darker and brighter pictures; 0: off.", ge=0, le=1
     )
+    mask_outside: float = option(
+        0.0, "Weight of what a picture's mask leaves out; 0: nothing is learnt there; 1: masks change nothing.",
+        ge=0, le=1,
+    )  # fmt: skip
 
 
 class TextConfig(Section):

@@ -17,8 +17,8 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def plain(text: str) -> str:
-    """A text without what would steer the terminal: file names, logs and settings may be a stranger's."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+    """A text without what would steer the terminal or cannot be printed: it may be a stranger's."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def follow(run: Run, stop_on_interrupt: bool, known: Sequence[str] = ()) -> int:

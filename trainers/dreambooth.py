@@ -17,7 +17,7 @@ from lowrank_diffusion import adapters, events, hashes
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.image import notes, text_encoders
 from lowrank_diffusion.image.batches import Batch, Batches
-from lowrank_diffusion.image.data import survey
+from lowrank_diffusion.image.data import of_run
 from lowrank_diffusion.image.dataset import Dataset
 from lowrank_diffusion.image.export import export
 from lowrank_diffusion.image.families import Embedding
@@ -47,7 +47,7 @@ class DreamBooth:
         self.base = Base.of(cfg.base, device, dtype)
         self.family, self.network = self.base.family, self.base.family.network()
         hashes.begin(self.base.source.file)
-        instance = survey(Path(cfg.data.instance), cfg.data.prompt)
+        instance = of_run(cfg.data)
         for note in notes.notes(cfg, instance, notes.given_classes(cfg), self.base.source):
             tell(events.Note(note))
         self.data = Dataset(self.base, cfg, instance.pictures, progress)
@@ -83,7 +83,8 @@ class DreamBooth:
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
         """Weighted denoising losses (B,) and the number of instances: class examples add to the instances' mean."""
         noised = self.objective.noised(batch.latents, batch.noise, batch.timesteps)
-        losses = self.objective.loss(self.predict(noised, batch), batch.latents, batch.noise, batch.timesteps)
+        predicted = self.predict(noised, batch)
+        losses = self.objective.loss(predicted, batch.latents, batch.noise, batch.timesteps, batch.mask)
         return losses * batch.weights, batch.count
 
     def predict(self, noised: Tensor, batch: Batch) -> Tensor:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timesteps: int = 8) -> float:
-    """Mean unweighted loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index)."""
+    """Mean loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index).
+
+    Masks count; weights, of pictures as of timesteps, do not.
+    """
     places = task.objective.spaced_timesteps(timesteps)
     plain = task.objective.plain()
     losses = []
@@ -24,5 +27,5 @@ def denoising_loss(task: DreamBooth, examples: list[Example], seed: int, timeste
         batch = task.batches.collate([example] * timesteps, torch.zeros(shape), noise, places, torch.ones(timesteps))
         noised = plain.noised(batch.latents, batch.noise, batch.timesteps)
         predicted = task.predict(noised, batch)
-        losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps).mean())
+        losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps, batch.mask).mean())
     return float(torch.stack(losses).mean())

@@ -130,7 +130,7 @@ class Measure:
         """The mean over validation pictures, and over scoring pictures."""
         losses: list[Tensor] = []
         for batch in self.batches:
-            noised = self.plain.noised(batch.latents, batch.noise, batch.timesteps)
+            noised = self.plain.noised(batch.latents, batch.noise, batch.timesteps, batch.mask)
             predicted = self.task.predict(noised, batch)
             each = self.plain.loss(predicted, batch.latents, batch.noise, batch.timesteps)
             losses.append(each.view(-1, TIMESTEPS).mean(1).double().cpu())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lowrank_diffusion import paths, preflight, presets
+from lowrank_diffusion import datasets, paths, preflight, presets
 from lowrank_diffusion.config import BaseModelConfig, Config
 from lowrank_diffusion.errors import UserError
 
@@ -73,6 +73,18 @@ def _pictures(folder: Path) -> Iterator[Callable[[], object]]:
     yield lambda: data.open_picture(path)
     yield lambda: data.thumbnail(path, 160)
     yield lambda: data.survey(folder, "x")
+
+
+def _sets(folder: Path) -> Iterator[Callable[[], object]]:
+    from lowrank_diffusion.image import flags, sets
+
+    def save() -> None:
+        with sets.gathered([*folder.glob("*.zip")] or [folder]) as taken:
+            sets.save("x", taken.pictures)
+
+    yield save
+    yield lambda: flags.flags(sets.read("x"), [(64, 64)] * len(sets.read("x")))
+    yield lambda: [sets.facts(saved) for saved in datasets.all_sets()]
 
 
 @functools.cache
@@ -172,5 +184,5 @@ def _folders(folder: Path) -> Iterator[Callable[[], object]]:
 DOORS: dict[str, Callable[[Path], Iterator[Callable[[], object]]]] = {
     "safetensors": _safetensors, "gguf": _gguf, "pictures": _pictures, "yaml": _yaml, "rows": _rows, "runs": _runs,
     "folders": _folders,
-    "language": _language,
+    "language": _language, "sets": _sets,
 }  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 import zlib
+from io import BytesIO
 from typing import Any
 
-from .originals import Files, chunk, of, safetensors, saved
+from .originals import Files, chunk, of, packed, safetensors, saved
 
 
 def _hand_yaml() -> list[tuple[str, Files]]:
@@ -195,6 +197,27 @@ def _hand_folders() -> list[tuple[str, Files]]:
     return [(name, files) for name, files in (deep | large).items()]
 
 
+def _hand_sets() -> list[tuple[str, Files]]:
+    picture = saved("PNG", (32, 32))
+    bomb = BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(200_000_000))
+    row = {"file_name": "a.png", "text": "x"}
+    numbers = [{"frame": [0, 0, 10**400, 1]}, {"repeats": 10**400}, {"weight": "9" * 5000}, {"mask": "/" * 5000}]
+    tables = [{"_a.png": picture, "metadata.jsonl": json.dumps(row | number).encode()} for number in numbers]
+    archives = {
+        "out": {"../../out.png": picture},
+        "deep": {"/".join("abcdefgh" * 40) + ".png": picture},
+        "many": {f"{number}.png": b"" for number in range(30_000)},
+        "itself": {"a.zip": packed({"a.png": picture})},
+    }
+    return [
+        *((f"table {number}", files) for number, files in enumerate(tables)),
+        *((f"zip {name}", {"a.zip": packed(files)}) for name, files in archives.items()),
+        ("zip bomb", {"a.zip": bomb.getvalue()}),
+    ]
+
+
 HAND = {
     "safetensors": _hand_safetensors,
     "gguf": _hand_gguf,
@@ -204,4 +227,5 @@ HAND = {
     "runs": _hand_runs,
     "folders": _hand_folders,
     "language": _hand_language,
+    "sets": _hand_sets,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
+import zipfile
 import zlib
 from functools import cache
 from io import BytesIO
@@ -42,6 +43,7 @@ def of(kind: str) -> list[Files]:
         "runs": _runs,
         "folders": _folders,
         "language": _language,
+        "sets": _sets,
     }[kind]()
 
 
@@ -75,6 +77,29 @@ def saved(form: str, size: tuple[int, int], mode: str = "RGB", **options: Any) -
     content = BytesIO()
     Image.frombytes("RGBA", size, pixels).convert(mode).save(content, form, **options)
     return content.getvalue()
+
+
+def packed(files: Files) -> bytes:
+    """A zip file, the same every time."""
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return content.getvalue()
+
+
+def _sets() -> list[Files]:
+    picture, mask = saved("PNG", (40, 32)), saved("PNG", (20, 16), "L")
+    row = {"file_name": "a.png", "text": "a dog", "repeats": 2, "weight": 0.5, "frame": [0, 0, 1, 0.9], "mask": "b.png"}
+    table = json.dumps(row).encode()
+    columns = b'file_name,text,repeats,weight,frame,mask\na.png,a dog,3,1.5,"0 0 1 0.8",b.png\n'
+    return [
+        {"_a.png": picture, "_b.png": mask, "metadata.jsonl": table},
+        {"_a.png": picture, "_b.png": mask, "metadata.csv": columns},
+        {"_a.png": picture, "a.mask.png": mask},
+        {"a.zip": packed({"a.png": picture, "b.png": mask, "metadata.jsonl": table})},
+        {"a.zip": packed({"x/3_a dog/a.png": picture, "x/3_a dog/a-masklabel.png": mask, "x/1_cat/b.png": picture})},
+    ]
 
 
 def _pictures() -> list[Files]:

@@ -33,13 +33,15 @@ class Batch:
     framing: Tensor
     """(B, 6)"""
     weights: Tensor
-    """(B,): 1 for instances, prior.weight for class examples."""
+    """(B,): the pictures' own for instances, prior.weight for class examples."""
     count: float
     """Instances in it."""
     ids: Tensor | None = None
     """(B, E, L) or (B, E, n, L) int64: the captions, where the text encoders are trained."""
     caption_kept: Tensor | None = None
     """(B,) bool: whether the caption is seen; None where all are, or where silence stands in its place already."""
+    mask: Tensor | None = None
+    """(B, 1, h, w) float32, 0 to 1: where the loss counts; None in sets without any mask."""
 
 
 class Examples(Protocol):
@@ -80,7 +82,7 @@ class Batches:
         offset = torch.randn((*shape[:2], 1, 1), generator=generator)
         timesteps = self.objective.drawn_timesteps(len(chosen), generator)
         noise = self.objective.shifted(noise, offset)
-        weights = torch.ones(len(chosen))
+        weights = torch.tensor([example.weight for example in chosen])
         weights[instances:] = cfg.prior.weight
         caption_kept = None
         if cfg.data.caption_dropout:
@@ -120,6 +122,7 @@ class Batches:
             captions = [caption if keep else silence for caption, keep in zip(captions, kept, strict=True)]
             caption_kept = None
         read = [caption for caption in captions if isinstance(caption, Embedding)]
+        masks = stacked([e.mask for e in examples if e.mask is not None])
         return Batch(
             latents=self._moved(mean + std * vae_noise),
             noise=self._moved(noise),
@@ -131,6 +134,7 @@ class Batches:
             count=float(self.cfg.train.batch if self.data.classes else len(examples)),
             ids=stacked([caption.ids for caption in captions if isinstance(caption, TokenIds)]),
             caption_kept=None if caption_kept is None else self._moved(caption_kept),
+            mask=masks if masks is None else self._moved(masks),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:  # from pinned memory CUDA copies without making the CPU wait

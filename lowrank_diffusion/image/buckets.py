@@ -46,6 +46,15 @@ def nearest(width: int, height: int, sizes: list[Size]) -> Size:
     return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), -size[0] * size[1]))
 
 
+def sizes(shapes: list[Size], cfg: DataConfig, native: int) -> list[Size]:
+    """At which size each picture of these shapes is seen by a base of ``native`` pixels a side. Raises ConfigError."""
+    side = cfg.resolution or native
+    if not cfg.buckets:
+        return [(side, side)] * len(shapes)
+    known = table(cfg, side)
+    return [nearest(width, height, known) for width, height in shapes]
+
+
 def describe(sizes: list[Size]) -> str:
     """How many pictures have which size: '832x1216: 3, 1024x1024: 5'."""
     counts = sorted(Counter(sizes).items(), key=lambda item: item[0][0] / item[0][1])

@@ -1,9 +1,9 @@
 """Captions that lie beside pictures: one table for the folder, or a text file for each picture.
 
 Tables are ``metadata`` or ``captions`` as .csv or .jsonl with a column for the picture's file name and one for its
-caption; they may name pictures of sub-folders, as data sets of the hub do. A text file is called as its
-picture is, with ``.txt`` for the ending or behind it. A caption is one line: white space and line breaks become single
-spaces.
+caption; they may name pictures of sub-folders, as data sets of the hub do, and say how a picture is learnt (see
+:mod:`.columns`). A text file is called as its picture is, with ``.txt`` for the ending or behind it. A caption is one
+line: white space and line breaks become single spaces.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 from ..errors import MOST, DataError
 from ..files import MB, Unreadable, lines, read_text
 from ..marks import Marks, listed
+from . import columns
+from .columns import Use
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 NAME_COLUMNS = ("file_name", "filename", "file", "image")
@@ -40,6 +42,8 @@ class Captions:
     """Captions by picture, and everything to report about where they came from."""
 
     by_picture: dict[Path, str] = field(default_factory=dict)
+    uses: dict[Path, Use] = field(default_factory=dict)
+    """How pictures are learnt of which the table says so."""
     problems: list[str] = field(default_factory=list)
     excluded: list[Path] = field(default_factory=list)
     """Pictures that the table says are not to be learnt."""
@@ -72,7 +76,8 @@ def from_table(table: Path, pictures: Iterable[Path]) -> Captions:
             if picture is None or problem:
                 captions.problems.append(f"{where}: {problem}")
             else:
-                _take(picture, caption, row, captions)
+                problems = _take(picture, caption, row, captions, table)
+                captions.problems += [f"{where}: {problem}" for problem in problems]
     except DataError as error:
         captions.problems += error.problems
     if not captions.by_picture and not captions.problems:
@@ -81,15 +86,17 @@ def from_table(table: Path, pictures: Iterable[Path]) -> Captions:
     return captions
 
 
-def _take(picture: Path, caption: str, row: Any, captions: Captions) -> None:
-    """A row that is right: its caption, and whether it says that its picture is not to be learnt."""
+def _take(picture: Path, caption: str, row: Any, captions: Captions, table: Path) -> list[str]:
+    """A row whose picture and caption are right: whether and how it wants its picture to be learnt; its problems."""
     marks = Marks(row, classes=True)
+    use, problems = columns.read(row, lambda name: _named(name, table.parent), marks.names)
     if marks.left_out:
         captions.excluded.append(picture)
     else:
-        captions.by_picture[picture] = caption
-    known = {*NAME_COLUMNS, *CAPTION_COLUMNS, *marks.names}
+        captions.by_picture[picture], captions.uses[picture] = caption, use
+    known = {*NAME_COLUMNS, *CAPTION_COLUMNS, *columns.COLUMNS, *marks.names}
     captions.ignored.update(str(name) for name, value in row.items() if name not in known and value not in (None, ""))
+    return problems
 
 
 def from_texts(texts: Iterable[Path], pictures: Sequence[Path]) -> Captions:
@@ -226,10 +233,19 @@ def _row(row: Mapping[Any, Any], by_name: Mapping[str, Path | None], folder: Pat
     return picture, one_line(caption), ""
 
 
-def _in_sub_folder(name: str, folder: Path) -> Path | None:
-    """The file that a row names by its path from the table's folder, which it cannot lead out of."""
+def _named(name: str, folder: Path) -> Path | None:
+    """A file beside the table or in a sub-folder, by its whole name."""
+    name = name.strip().replace("\\", "/").removeprefix("./")
+    return _in_sub_folder(name, folder, least=1)
+
+
+def _in_sub_folder(name: str, folder: Path, least: int = 2) -> Path | None:
+    """The file that a row names by its path from the table's folder, which it cannot lead out of.
+
+    ``least``: how many parts that path has to have.
+    """
     parts = PurePosixPath(name).parts
-    if len(parts) < 2 or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name or len(name) > 1000:
+    if len(parts) < least or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name or len(name) > 1000:
         return None
     path = folder.joinpath(*parts)
     return path if path.is_file() else None

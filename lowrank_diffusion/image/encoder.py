@@ -12,27 +12,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download, snapshot_download
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from .. import bases, tensor_files
-from ..bases import ModelError
-from ..config import EMBEDDED, Problem
-from ..files import MB, Unreadable, read_object
-from ..hub import explained as hub_explained
+from ..config import EMBEDDED
 from ..loading import explained, no_progress_bar
 from ..paths import EMBEDDED_ENCODER
+from . import pretrained
 
-KEY = "--encoder"
 CONTRASTIVE = ("clip", "siglip", "siglip2")
 """Model types of transformers whose pictures and texts share a space."""
 VISION = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """And those that only see: the embedding is their first token. DINO itself is a ``vit``."""
 
-_ACCEPTED = "Give 'embedded', or the folder or hub id of a CLIP, SigLIP, DINO, DINOv2, DINOv3 or ViT."
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_WANTED = pretrained.Wanted(
+    "--encoder",
+    (*CONTRASTIVE, *VISION),
+    "Give 'embedded', or the folder or hub id of a CLIP, SigLIP, DINO, DINOv2, DINOv3 or ViT.",
+)
 _BATCH = 64
 
 
@@ -42,39 +40,7 @@ def find(where: str) -> Path:
     Raises:
         ModelError: There is none, it is of another kind, or it has no safetensors.
     """
-    if where == EMBEDDED:
-        return EMBEDDED_ENCODER
-    place = bases.find(where, KEY, _ACCEPTED)
-    if isinstance(place, Problem):
-        raise ModelError([place])
-    if place.kind == "file":
-        raise ModelError([Problem(KEY, f"{place.path} is one file.", _ACCEPTED)])
-    folder = Path(place.path) if place.kind == "folder" else _fetch(place.path)
-    _model_type(folder, where)
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError([Problem(KEY, f"{where} has no .safetensors files.", "Save it with save_pretrained.")])
-    return folder
-
-
-def _fetch(hub_id: str) -> Path:
-    """The configuration comes first, so that another kind is refused before its weights arrive."""
-    with hub_explained(hub_id, None, KEY, ("has no config.json.", _ACCEPTED)):
-        _model_type(Path(hf_hub_download(hub_id, "config.json")).parent, hub_id)
-        return Path(snapshot_download(hub_id, allow_patterns=list(_FILES)))
-
-
-def _model_type(folder: Path, where: str) -> str:
-    try:
-        kind = str(read_object(folder / "config.json", MB)["model_type"])
-        for weights in folder.glob("*.safetensors"):
-            tensor_files.read(weights)
-    except (Unreadable, KeyError):
-        raise ModelError([Problem(KEY, f"{where} has no config.json that names a model_type.", _ACCEPTED)]) from None
-    except tensor_files.HeaderError as error:
-        raise ModelError([Problem(KEY, f"{where}: its weights' file {error}")]) from None
-    if kind not in (*CONTRASTIVE, *VISION):
-        raise ModelError([Problem(KEY, f"{where} is a {kind[:40]}, which is not known here.", _ACCEPTED)])
-    return kind
+    return EMBEDDED_ENCODER if where == EMBEDDED else pretrained.find(where, _WANTED)
 
 
 class Encoder:
@@ -90,10 +56,10 @@ class Encoder:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.device = device
-        self.reads = _model_type(folder, str(folder)) in CONTRASTIVE
+        self.reads = pretrained.kind(folder, str(folder), _WANTED) in CONTRASTIVE
         """Whether it also embeds texts."""
         here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        with explained(str(folder), KEY, "Download it again."), no_progress_bar():
+        with explained(str(folder), _WANTED.key, "Download it again."), no_progress_bar():
             model, info = AutoModel.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **here
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import datasets
 from ..errors import DataError
 from ..marks import listed
+from . import masks
 from .captions import TABLES
 from .pictures import READABLE, SUFFIXES, os_problem
 
@@ -44,6 +47,8 @@ class Listing:
     folder: Path
     pictures: list[Path] = field(default_factory=list)
     texts: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    """Pictures that say where others are learnt."""
     tables: list[Path] = field(default_factory=list)
     not_read: list[tuple[Path, str]] = field(default_factory=list)
     """What would count if it could be read, and why it cannot."""
@@ -51,18 +56,20 @@ class Listing:
     """Files that are neither pictures nor captions."""
     folders: list[Path] = field(default_factory=list)
 
-    def notes(self) -> list[str]:
-        """For a person: what of the folder is left out."""
+    def notes(self, left_out: Collection[Path] | None = None) -> list[str]:
+        """For a person: what of the folder is left out; ``left_out``: the sub-folders to speak of (None: all)."""
         notes = []
         if self.others:
             notes.append(f"Left out, as they are not pictures: {listed(path.name for path in self.others)}.")
-        inside = {path: sum(map(is_picture, _files(path))) for path in self.folders}
-        taken = {parent for path in self.pictures for parent in path.parents}
+        folders = [path for path in self.folders if left_out is None or path in left_out]
+        inside = {path: sum(map(is_picture, _files(path))) for path in folders}
+        used = {*self.pictures, *self.masks}
+        taken = {parent for path in used for parent in path.parents}
         filled = [f"{path.name} ({count})" for path, count in inside.items() if count and path not in taken]
         if filled:
             notes.append(f"Pictures in sub-folders are left out: {listed(filled)}.")
         for path in (path for path, count in inside.items() if count and path in taken):
-            rest = [file.name for file in _files(path) if is_picture(file) and file not in self.pictures]
+            rest = [file.name for file in _files(path) if is_picture(file) and file not in used]
             if rest:
                 notes.append(f"Left out of {path.name}, as the table does not name them: {listed(rest)}.")
         return notes
@@ -70,6 +77,8 @@ class Listing:
 
 def read(folder: Path) -> Listing:
     """List a folder. Raises DataError."""
+    if datasets.is_reference(str(folder)):
+        folder = datasets.located(str(folder))
     try:
         if folder.exists() and not folder.is_dir():
             raise DataError([f"{folder}: is a file. Give the folder that the pictures are in."])
@@ -80,7 +89,7 @@ def read(folder: Path) -> Listing:
         raise DataError([f"{folder}: cannot be a path ({error})."]) from None
     listing = Listing(folder)
     for path in entries:
-        if not _JUNK.fullmatch(path.name):
+        if not is_junk(path.name):
             _sort(path, listing)
     return listing
 
@@ -94,6 +103,8 @@ def _sort(path: Path, listing: Listing) -> None:
         listing.tables.append(path)
     elif ending == ".txt":
         listing.texts.append(path)
+    elif masks.is_mask(path):
+        listing.masks.append(path)
     elif ending in SUFFIXES:
         listing.pictures.append(path)
     else:
@@ -120,9 +131,14 @@ def content_suffix(path: Path) -> str:
     return next((suffix for pattern, suffix in _STARTS if pattern.match(start)), "")
 
 
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is one that systems leave behind by themselves."""
+    return _JUNK.fullmatch(name) is not None
+
+
 def is_picture(path: Path) -> bool:
     """Whether a file looks like a picture that can be read."""
-    return not _JUNK.fullmatch(path.name) and (path.suffix.lower() in SUFFIXES or content_suffix(path) in SUFFIXES)
+    return not is_junk(path.name) and (path.suffix.lower() in SUFFIXES or content_suffix(path) in SUFFIXES)
 
 
 def _files(folder: Path) -> list[Path]:

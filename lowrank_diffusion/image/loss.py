@@ -1,7 +1,9 @@
 """The denoising objective of DreamBooth on latents.
 
 x0 clean latent, noise ~ N(0, 1), abar_t the cumulative product of the base's schedule; x_t = sqrt(abar) x0 +
-sqrt(1 - abar) noise. Losses are per example, (B,), so that the caller weighs and reduces them.
+sqrt(1 - abar) noise. Losses are per example, (B,), so that the caller weighs and reduces them. A mask m, 1 where the
+loss counts, makes of the mean over a latent a weighted one: sum(w e) / sum(w) with w = m + (1 - m) loss.mask_outside,
+so that a picture counts the same however much of it the mask leaves.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ class Objective:
     settings: LossConfig = UNWEIGHTED
 
     def plain(self) -> Objective:
-        """The same without our weighting, for validation."""
-        return Objective(self.alphas_cumprod, self.prediction)
+        """The same without our weighting of timesteps, for validation; masks count."""
+        settings = UNWEIGHTED.model_copy(update={"mask_outside": self.settings.mask_outside})
+        return Objective(self.alphas_cumprod, self.prediction, settings)
 
     @property
     def timesteps(self) -> int:
@@ -72,10 +75,17 @@ class Objective:
             return torch.where(snr > 0, capped / snr.clamp_min(1e-12), 1.0)
         return capped / (snr + 1)
 
-    def loss(self, predicted: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Weighted mean squared error of each example, (B,), in float32."""
+    def loss(
+        self, predicted: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Weighted mean squared error of each example, (B,), in float32; ``mask``: (B, 1, h, w), 0 to 1, or none."""
         error = (predicted.float() - self.target(clean, noise, timesteps).float()).square()
-        return self.weight(timesteps) * error.flatten(1).mean(dim=1)
+        if mask is None:
+            return self.weight(timesteps) * error.flatten(1).mean(dim=1)
+        outside = self.settings.mask_outside
+        share = mask * (1 - outside) + outside
+        share = share / share.sum(dim=(1, 2, 3), keepdim=True)  # (B, 1, h, w), of sum 1
+        return self.weight(timesteps) * (share * error).flatten(1).sum(dim=1) / error.shape[1]
 
 
 def objective(scheduler: Any, settings: LossConfig, device: torch.device) -> Objective:

@@ -73,6 +73,10 @@ class Base:
         """Side of the pictures this base was made for, in pixels; reads configurations only. Raises ModelError."""
         return native_size(load_config(self.source, self.family.denoiser), load_config(self.source, "vae"))
 
+    def pixels_of_latent(self) -> int:
+        """So many pixels a side are one of a latent. Raises ModelError."""
+        return 2 ** (len(load_config(self.source, "vae")["block_out_channels"]) - 1)
+
 
 def denoiser(pipeline: Any) -> Any:
     """The model of a pipeline that removes noise."""
@@ -172,7 +176,8 @@ def encode(base: Base, crops: list[Crop], data: DataConfig, progress: Progress) 
 
 def latent_key(base: str, crop: Crop, data: DataConfig) -> str:
     """Under which a crop's latents are kept; ``base``: the key of the base."""
-    place = (crop.scaled, crop.top, crop.left, crop.target, crop.flipped)
+    place: tuple[object, ...] = (crop.scaled, crop.top, crop.left, crop.target, crop.flipped)
+    place += (crop.box,) if crop.box else ()
     return cache.key(base, content_key(crop.path), *place, *data.of_pixels())
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from ..config import Config
 from ..marks import listed
+from . import buckets, flags
 from .data import DataError, Picture, Survey, content_key, survey
 from .source import Source, native_side
 from .words import Reader
 
+MOST_COMPARED = 300
+"""Pictures up to which a set is searched for those that look nearly the same, which decodes all once more."""
 SEEN = 0.9
 """Share of a picture that is seen in training; less is worth a note."""
 
@@ -35,8 +38,9 @@ def notes(cfg: Config, instance: Survey, classes: Survey | None, source: Source)
     ]
     lines += [
         *_without_effect(cfg, instance.pictures),
+        *_masks(cfg, instance.pictures),
         *_sizes(cfg, instance.pictures, side),
-        *_unseen(cfg, len(instance.pictures)),
+        *_unseen(cfg, instance.pictures),
     ]
     if classes is not None:
         lines += [f"Class pictures: {note}" for note in classes.notes]
@@ -45,11 +49,20 @@ def notes(cfg: Config, instance: Survey, classes: Survey | None, source: Source)
 
 
 def _duplicates(pictures: list[Picture]) -> Iterator[str]:
-    same: dict[str, list[str]] = defaultdict(list)
+    same: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
-        same[content_key(picture.path)].append(picture.path.name)
-    for names in (names for names in same.values() if len(names) > 1):
-        yield f"{listed(names)} are the same picture, which is learnt {len(names)} times as much."
+        same[content_key(picture.path)].append(picture)
+    copies = [[picture.path.name for picture in alike] for alike in same.values() if len(alike) > 1]
+    if len(copies) == 1:
+        yield f"{listed(copies[0])} are the same picture, which is learnt {len(copies[0])} times as much."
+    elif copies:
+        which = listed([" = ".join(names) for names in copies], 3)
+        yield f"{len(copies)} pictures are there several times, and learnt so much more: {which}."
+    distinct = [alike[0] for alike in same.values()]
+    raised = flags.duplicates(distinct) if len(pictures) <= MOST_COMPARED else ()
+    alike = [" and ".join([flag.picture.name, *(path.name for path in flag.others)]) for flag in raised]
+    if alike:
+        yield f"Pictures that look nearly the same are learnt so much more: {listed(alike, 3)}."
 
 
 def _captions(pictures: list[Picture], reader: Reader) -> Iterator[str]:
@@ -99,7 +112,7 @@ def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
         count = "none" if len(lacking) == len(pictures) else f"only {len(pictures) - len(lacking)}"
         yield (
             f"data.trigger {cfg.data.trigger!r} stands in {count} of {len(pictures)} captions; it is a name for other "
-            "programs and is not put into them."
+            "programs and is not put into them. `datasets edit NAME --trigger WORD` puts one into those of a saved set."
         )
     prompt = " ".join(cfg.data.prompt.split())
     own = [picture for picture in pictures if picture.caption != prompt]
@@ -108,26 +121,37 @@ def _without_effect(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
 
 
 def _sizes(cfg: Config, pictures: list[Picture], side: int) -> Iterator[str]:
-    small = [p.path.name for p in pictures if min(p.width, p.height) < side]
+    sizes = buckets.sizes([picture.seen for picture in pictures], cfg.data, side)
+    factors = {p.path.name: flags.enlarged(p, size) for p, size in zip(pictures, sizes, strict=True)}
+    small = [name for name, factor in factors.items() if factor > 1]
     if small:
-        yield f"{len(small)} of {len(pictures)} pictures are smaller than {side} px and enlarged: {listed(small)}."
+        most = f"up to {max(factors.values()):.1f} times"
+        yield f"{len(small)} of {len(pictures)} pictures are enlarged, {most}: {listed(small)}."
     if cfg.data.buckets or cfg.data.crop != "center":
         return
-    shares = [(min(p.width, p.height) / max(p.width, p.height), p) for p in pictures]
+    shares = [(min(p.seen) / max(p.seen), p) for p in pictures]
     cut = [(share, picture) for share, picture in shares if share < SEEN]
     if cut:
         share, worst = min(cut, key=lambda pair: pair[0])
         yield (
-            f"{len(cut)} of {len(pictures)} pictures are cut to a square: of {worst.path.name} ({worst.width} x "
-            f"{worst.height} px) {share:.0%} is seen. data.buckets=true keeps their shape."
+            f"{len(cut)} of {len(pictures)} pictures are cut to a square: of {worst.path.name} ({worst.seen[0]} x "
+            f"{worst.seen[1]} px) {share:.0%} is seen. data.buckets=true keeps their shape."
         )
 
 
-def _unseen(cfg: Config, count: int) -> Iterator[str]:
-    train, there = cfg.train, count - cfg.validation.holdout
+def _unseen(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    train, there = cfg.train, len(pictures) - cfg.validation.holdout
     seen = train.steps * train.batch * train.accumulate * train.gpus
-    if 0 < seen < there:
+    epoch = sum(picture.repeats for picture in pictures)
+    if 0 < seen < there and epoch == len(pictures):
         yield f"{there - seen} of {there} pictures are never seen: train.steps={train.steps} sees {seen}."
+    elif 0 < seen < epoch and not cfg.validation.holdout:
+        yield f"An epoch has {epoch} examples with repeats, and train.steps={train.steps} sees only {seen} of them."
+
+
+def _masks(cfg: Config, pictures: list[Picture]) -> Iterator[str]:
+    if cfg.loss.mask_outside == 1 and (masked := [p.path.name for p in pictures if p.mask]):
+        yield f"loss.mask_outside=1 leaves masks without effect: {listed(masked)}."
 
 
 def _classes(cfg: Config, pictures: Iterable[Picture]) -> Iterator[str]:
@@ -137,6 +161,9 @@ def _classes(cfg: Config, pictures: Iterable[Picture]) -> Iterator[str]:
     captioned = [p.path.name for p in there if p.caption != " ".join(cfg.prior.prompt.split())]
     if captioned:
         yield f"Captions of class pictures are not used, prior.prompt is: {listed(captioned)}."
+    used = [p.path.name for p in there if p.repeats != 1 or p.weight != 1 or p.frame or p.mask]
+    if used:
+        yield f"Repeats, weights, frames and masks of class pictures are not used: {listed(used)}."
 
 
 def given_classes(cfg: Config) -> Survey | None:

@@ -77,6 +77,22 @@ def open_picture(path: Path, background: str = "#ffffff") -> Image.Image:
     return _load(path, background, smallest=None)
 
 
+def transparent(path: Path) -> bool:
+    """Whether a picture may have transparent parts, by its header. Raises DataError."""
+    with _opened(path) as image:
+        return image.has_transparency_data
+
+
+def alpha(path: Path) -> Image.Image:
+    """How opaque each part of a picture is: 8-bit grey, upright, 255 where nothing shines through. Raises DataError."""
+    with _opened(path) as image:
+        _decode(path, image, smallest=None)
+        orientation = _orientation(image)
+        image = _eight_bit(image) if image.mode in _SIXTEEN_BIT_GREY else image
+        seen = image.convert("RGBA").getchannel("A")
+    return seen.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else seen
+
+
 def thumbnail(path: Path, side: int) -> bytes:
     """A small JPEG that fits into a square of ``side`` pixels. Raises DataError."""
     picture = _load(path, "#ffffff", smallest=2 * side)
@@ -84,6 +100,15 @@ def thumbnail(path: Path, side: int) -> bytes:
     content = BytesIO()
     picture.save(content, format="JPEG", quality=85)
     return content.getvalue()
+
+
+def preview(path: Path, side: int) -> Image.Image:
+    """A picture as RGB whose shorter side is at most ``side`` pixels, each the mean of an area. Raises DataError."""
+    picture = _load(path, "#ffffff", smallest=2 * side)
+    factor = side / min(picture.size)
+    if factor >= 1:
+        return picture
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BOX)
 
 
 def content_key(path: Path) -> str:

@@ -125,9 +125,15 @@ def native_side(source: Source) -> int:
     """Side of the pictures a base was made for, in pixels; its family's where its configuration is not here."""
     with explained(f"{source.label}: its configuration", MODEL_KEY, "Download or copy it again."):
         denoiser = read_object(source.config(source.family.denoiser) / "config.json")
+        return int(denoiser["sample_size"]) * pixels_of_latent(source)
+
+
+def pixels_of_latent(source: Source) -> int:
+    """So many pixels a side are one of a latent, as the base's VAE has it, or its family's."""
+    with explained(f"{source.label}: its configuration", MODEL_KEY, "Download or copy it again."):
         vae = source.config("vae") / "config.json"
         vae = read_object(vae if vae.is_file() else source.family.config("vae") / "config.json")
-        return int(denoiser["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        return 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def _facts(source: Source) -> Iterator[str]:

@@ -27,21 +27,30 @@ LIGHT_TEXT = ("encode", "gguf_file", "request", "rows", "source")
 LIGHT_IMAGE = (
     "adapted",
     "adapter_files",
+    "archives",
     "bounds",
+    "caption_tools",
     "captions",
+    "columns",
+    "crops",
     "data",
     "families",
+    "flags",
     "folders",
     "headers",
     "listing",
+    "masks",
     "memory",
     "notes",
+    "numbered",
     "peft_config",
     "pictures",
     "request",
+    "sets",
     "source",
     "weights",
     "words",
+    "writing",
 )
 """The modules of ``image`` that work without torch; the app and the command line read pictures and models with them."""
 
@@ -126,6 +135,7 @@ def test_the_app_names_nothing_heavy_when_it_is_imported():
     [
         [
             "config",
+            "datasets",
             "presets",
             "events",
             "runs",

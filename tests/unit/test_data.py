@@ -181,6 +181,8 @@ def test_a_written_set_is_read_back_the_same(tmp_path):
         ("?!", "picture"),
         ("Größe", "Größe"),
         ("x" * 200, "x" * 60),
+        ("dog.mask", "dog.mask-1"),
+        ("dog-MaskLabel", "dog-MaskLabel-1"),
     ],
 )
 def test_names_that_would_be_trouble(tmp_path, stem, expected):

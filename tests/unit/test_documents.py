@@ -33,7 +33,7 @@ def test_a_sentence_is_the_first_of_a_docstring(tmp_path: Path, monkeypatch: pyt
 def test_readme_names_every_folder_of_the_product():
     tree = TEXTS["README.md"].partition("## Map")[2].partition("```\n")[2].partition("```")[0]
     named = set(re.findall(r"^ *(\w+)/", tree, re.MULTILINE))
-    hidden = {"build", "cache", "runs", "drafts", "pictures"}  # what runs leave behind
+    hidden = {"build", "cache", "datasets", "runs", "drafts", "pictures"}  # what runs leave behind
     there = {path.name for path in PROJECT.iterdir() if path.is_dir() and path.name[0].isalpha()} - hidden
     there |= {path.name for path in (PROJECT / "lowrank_diffusion").iterdir() if (path / "__init__.py").is_file()}
     assert {name for name in there if not name.endswith(".egg-info")} == named

@@ -23,12 +23,14 @@ FILES = {
     "folders": 4,
     "language": 22,
     "runs": 16,
+    "sets": 40,
 }
 SLOW = {
     "yaml": ("keys",),
     "rows": ("lines", "blank"),
     "pictures": ("megapixels", "thread", "pieces"),
     "safetensors": ("many",),
+    "sets": ("bomb", "many"),
 }
 """By hand, and only in the long form."""
 

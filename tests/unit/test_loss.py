@@ -116,3 +116,51 @@ def test_loss_is_the_weighted_mean_square_of_each_example_in_float32(kind: str):
 def test_a_base_that_predicts_something_else_is_refused():
     with pytest.raises(ConfigError, match=r"base\.prediction: the base predicts 'sample'"):
         objective(DDPMScheduler(prediction_type="sample"), UNWEIGHTED, CPU)
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_loss_is_the_weighted_mean_of_its_formula(kind: str, outside: float):
+    abar = torch.linspace(0.99, 0.01, 1000, dtype=torch.float64)
+    settings = LossConfig(min_snr=5.0, mask_outside=outside)
+    ours = Objective(abar, kind, settings)
+    clean, noise = (draw.double() for draw in draws())
+    predicted = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    mask = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64).round(decimals=1)
+    losses = ours.loss(predicted, clean, noise, TIMESTEPS, mask)
+    target = ours.target(clean, noise, TIMESTEPS)
+    for index in range(6):
+        w = (mask[index] + (1 - mask[index]) * outside).expand(4, 8, 8)
+        mean = (w * (predicted[index].float() - target[index].float()).square()).sum() / w.sum()
+        assert float(losses[index]) == pytest.approx(float(ours.weight(TIMESTEPS)[index] * mean), rel=1e-6)
+
+
+def test_nothing_is_learnt_outside_of_a_mask():
+    ours = Objective(DDPMScheduler(**SDXL).alphas_cumprod, "epsilon", weighted(5.0))
+    clean, noise = draws()
+    predicted = torch.randn(6, 4, 8, 8, requires_grad=True)
+    mask = torch.zeros(6, 1, 8, 8)
+    mask[..., :3] = 1
+    ours.loss(predicted, clean, noise, TIMESTEPS, mask).sum().backward()
+    assert predicted.grad is not None
+    assert (predicted.grad[..., 3:] == 0).all() and (predicted.grad[..., :3] != 0).all()
+    part = Objective(ours.alphas_cumprod, "epsilon", weighted(5.0))
+    alone = part.loss(predicted[..., :3], clean[..., :3], noise[..., :3], TIMESTEPS)
+    assert torch.allclose(ours.loss(predicted, clean, noise, TIMESTEPS, mask), alone, rtol=1e-6)
+
+
+def test_a_mask_of_ones_or_of_no_effect_is_no_mask():
+    clean, noise = draws()
+    predicted = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(6))
+    abar = DDPMScheduler(**SDXL).alphas_cumprod
+    plain = Objective(abar, "epsilon").loss(predicted, clean, noise, TIMESTEPS)
+    ones = Objective(abar, "epsilon").loss(predicted, clean, noise, TIMESTEPS, torch.ones(6, 1, 8, 8))
+    settings = UNWEIGHTED.model_copy(update={"mask_outside": 1.0})
+    off = Objective(abar, "epsilon", settings).loss(predicted, clean, noise, TIMESTEPS, torch.rand(6, 1, 8, 8))
+    assert torch.allclose(plain, ones, rtol=1e-6) and torch.allclose(plain, off, rtol=1e-6)
+
+
+def test_validation_is_masked_but_not_weighted():
+    settings = LossConfig(min_snr=5.0, noise_offset=0.1, mask_outside=0.25)
+    plain = Objective(torch.rand(10), "epsilon", settings).plain()
+    assert plain.settings == LossConfig(min_snr=0.0, noise_offset=0.0, mask_outside=0.25)

@@ -54,6 +54,16 @@ def test_the_fields_that_other_programs_show():
     assert all(isinstance(value, str) for value in found.values())
 
 
+def test_repeats_are_counted_as_kohyas_scripts_count_them():
+    pictures = Pictures(CAPTIONS, 0, "dog", "", SIZES, [10, 10, 2])
+    fields = said(pictures=pictures)
+    dirs = {"2_dog": {"n_repeats": 2, "img_count": 1}, "10_dog": {"n_repeats": 10, "img_count": 2}}
+    assert json.loads(fields["ss_dataset_dirs"]) == dirs
+    assert (fields["ss_num_train_images"], fields["ss_num_batches_per_epoch"], fields["ss_epoch"]) == ("22", "11", "3")
+    same = said(pictures=Pictures(CAPTIONS, 0, "dog", "", SIZES, [4, 4, 4]))
+    assert json.loads(same["ss_dataset_dirs"]) == {"dog": {"n_repeats": 4, "img_count": 3}}
+
+
 def test_buckets_are_told_where_there_are_any():
     assert "ss_bucket_info" not in said()
     buckets = json.loads(said({"data.buckets": True})["ss_bucket_info"])["buckets"]

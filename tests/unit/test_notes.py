@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lowrank_diffusion import api, preflight, presets, runs
 from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.image.source import resolve
 from lowrank_diffusion.image.words import Reader
-from lowrank_diffusion.paths import ASSETS, PROJECT
+from lowrank_diffusion.paths import ASSETS, EXAMPLES, PROJECT
 
 from .picture_files import noise, save
 
@@ -98,11 +100,24 @@ def test_pictures_that_are_enlarged_cut_doubled_or_never_seen(folder: Path):
     found = preflight.notes(config(folder, train__steps=3))
     assert found == [
         "a.png, c.png are the same picture, which is learnt 2 times as much.",
-        "1 of 5 pictures are smaller than 64 px and enlarged: d.png.",
+        "1 of 5 pictures are enlarged, up to 1.6 times: d.png.",
         "2 of 5 pictures are cut to a square: of e.png (128 x 64 px) 50% is seen. data.buckets=true keeps their shape.",
         "2 of 5 pictures are never seen: train.steps=3 sees 3.",
     ]
     assert not any("cut" in note for note in preflight.notes(config(folder, data__buckets=True)))
+
+
+def test_pictures_that_are_there_several_times_take_a_line_of_each_kind(folder: Path):
+    for path in sorted((EXAMPLES / "style-3d-icons").glob("*.png"))[:4]:
+        shutil.copy(path, folder / path.name)
+        shutil.copy(path, folder / f"{path.stem}-copy.png")
+        Image.open(path).convert("RGB").resize((200, 200)).save(folder / f"{path.stem}-again.jpg", quality=60)
+    lines = [note for note in preflight.notes(config(folder)) if "so much more" in note]
+    assert len(lines) == 2
+    assert lines[0].startswith(
+        "4 pictures are there several times, and learnt so much more: alarm-clock-copy.png = alarm"
+    )
+    assert "alarm-clock-again.jpg and alarm-clock-copy.png, cactus-again" in lines[1]
 
 
 def test_a_trigger_and_a_prompt_that_have_no_effect(folder: Path):

@@ -176,7 +176,7 @@ class Objective(Protocol):
         ...
 
     def plain(self) -> Objective:
-        """The same without our weighting, for validation."""
+        """The same without our weighting of timesteps, for validation; masks count."""
         ...
 
     def drawn_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
@@ -195,8 +195,10 @@ class Objective(Protocol):
         """What the denoiser is given, (B, C, h, w)."""
         ...
 
-    def loss(self, predicted: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The loss of each example, (B,)."""
+    def loss(
+        self, predicted: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of each example, (B,), its mean weighted by ``mask`` (B, 1, h, w) and ``loss.mask_outside``."""
         ...
 
 
