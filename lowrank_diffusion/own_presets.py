@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plain_yaml, presets
+from .blanks import ANSWERS
 from .config import PATHS, Config, ConfigError, Problem, fields
 from .paths import PRESETS, own_presets_folder, write_text
 from .presets import Preset
@@ -23,12 +24,9 @@ def differences(config: Config, preset: Preset | None = None) -> dict[str, Any]:
     """The dotted settings of ``config`` that a preset, or without one the defaults, do not have already."""
     before = presets.build(preset.values if preset else {}, {"task": config.task}).dotted()
     own = {key: value for key, value in config.dotted().items() if key in fields(config.task)}
-    return {key: value for key, value in own.items() if value != before[key] or _asked(key, preset)}
-
-
-def _asked(key: str, preset: Preset | None) -> bool:
-    """Whether a preset's value is its example's only: it is asked for again with other data."""
-    return bool(preset and preset.values.get("data")) and key in ("data.subject", "data.word")
+    # What a preset answers is true of its own example: with other data it has to be said again.
+    again = ANSWERS.values() if own.get("data.instance") != before["data.instance"] else ()
+    return {key: value for key, value in own.items() if value != before[key] or (value and key in again)}
 
 
 def command(config: Config, preset: Preset | None = None, name: str = "") -> str:

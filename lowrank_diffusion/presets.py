@@ -41,6 +41,11 @@ class Preset:
     purposes: tuple[str, ...] = ()
     """What it is made for (:data:`.purposes.PURPOSES`); its own words are for the first."""
 
+    @property
+    def task(self) -> str:
+        """What it trains: "image" or "text"."""
+        return str(self.values.get("task", "image"))
+
 
 def read_preset(path: Path) -> Preset:
     """Read one preset file. Raises ConfigError."""
@@ -76,6 +81,17 @@ def own_presets() -> list[Preset]:
         with suppress(ConfigError):
             own.append(read_preset(path))
     return own
+
+
+def named(name: Any) -> Preset | None:
+    """The preset of this name, the project's or a person's own; None where there is none that can be read."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,100}", name, re.ASCII):
+        return None
+    for path in (PRESETS / f"{name}.yaml", own_presets_folder() / f"{name}.yaml"):
+        if path.is_file():
+            with suppress(ConfigError):
+                return read_preset(path)
+    return None
 
 
 def find_preset(name: str) -> Preset:

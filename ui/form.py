@@ -268,7 +268,8 @@ def problems_html(problems: Iterable[Problem], task: str = "image") -> str:
         text = html.escape(problem.rule + (f" {problem.hint}" if problem.hint else ""))
         if problem.key in fields():
             marks.append(f"#{element_id(problem.key, task)}")
-            where = f"<b>{html.escape(label(problem.key))}</b> <code>{problem.key}</code>"
+            name = html.escape(label(problem.key))
+            where = f'<a href="#{element_id(problem.key, task)}">{name}</a> <code>{problem.key}</code>'
         else:
             where = f"<b>{html.escape(problem.key)}</b>"
         rows.append(f"<li>{where} {text}</li>")

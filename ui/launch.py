@@ -33,6 +33,10 @@ class Data(Protocol):
         """What is learnt, in a line, and notes on what is not learnt as it is. Raises UserError where it cannot be."""
         ...
 
+    def count(self, config: Config) -> int:
+        """How many examples an epoch has; 0 where that is not known."""
+        ...
+
     def write(self, run: Run) -> dict[str, Any]:
         """Copy it into the run; the settings that say where it is, none where there is nothing to copy."""
         ...

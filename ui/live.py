@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lowrank_diffusion.devices import GIB
 from lowrank_diffusion.files import Unreadable, read_part
-from lowrank_diffusion.plan import Plan
 from lowrank_diffusion.runs import Run, Status
 
 from . import curve, safe, watching
@@ -193,12 +192,3 @@ def choices(task: str, limit: int = 50) -> list[tuple[str, str]]:
         (f"{run.title} · {STATE_WORDS.get(state := watching.status(run).state, state)} ({created(run)})", run.name)
         for run in watching.runs_of(task)[:limit]
     ]
-
-
-def summary_html(line: str, notes: list[str], plan: Plan) -> str:
-    """What will be learnt, and what of it not as it is; and how steps will run."""
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    count = "one note" if len(notes) == 1 else f"{len(notes)} notes"
-    more = f"<details open><summary>{count}</summary><ul>{items}</ul></details>" if notes else ""
-    how = plan.refused or f"S{str(plan)[1:]}."
-    return f'<div class="told" role="status"><span>{html.escape(line)}</span>{more}<p>{html.escape(how)}</p></div>'

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowrank_diffusion import presets
 from lowrank_diffusion.config import Config, ConfigError, fields
+from lowrank_diffusion.presets import Preset
 
 LONGEST = 20_000
 """Characters of a note; a page may send what it likes."""
@@ -15,16 +16,23 @@ LONGEST = 20_000
 class Memory:
     """Presets of a task, and notes of which one a form shows with which own values: texts that a page holds."""
 
-    def __init__(self, task: str, names: list[str], first: str) -> None:
-        self.task, self.names, self.first = task, names, first
+    def __init__(self, task: str, first: str) -> None:
+        self.task, self.first = task, first
+
+    def preset_of(self, name: Any) -> Preset | None:
+        """The preset of this name, if it is one of the task."""
+        preset = presets.named(name)
+        return preset if preset and preset.task == self.task else None
 
     def values(self, name: str) -> dict[str, Any]:
-        """A preset's differences from the defaults; none without a preset. Raises ConfigError."""
-        return presets.find_preset(name).values if name in self.names else {}
+        """A preset's differences from the defaults; none without a preset."""
+        preset = self.preset_of(name)
+        return preset.values if preset else {}
 
     def about(self, name: str) -> str:
         """The preset in a sentence."""
-        return presets.find_preset(name).about if name in self.names else ""
+        preset = self.preset_of(name)
+        return preset.about if preset else ""
 
     def build(self, name: str, own: dict[str, Any]) -> Config:
         """The preset with own values over it. Raises ConfigError."""
@@ -41,7 +49,7 @@ class Memory:
             content = None
         content = content if isinstance(content, dict) else {}
         name, own = content.get("preset"), content.get("own")
-        known = isinstance(name, str) and name in self.names
+        known = self.preset_of(name) is not None
         own = own if isinstance(own, dict) else {}
         return str(name) if known else self.first, {key: value for key, value in own.items() if key in fields()}
 

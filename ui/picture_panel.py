@@ -61,6 +61,13 @@ class PictureSet:
         notes = preflight.notes(config, pictures_data.Survey(given, []))
         return captioned([text for _, text in self.pairs], prompt), notes
 
+    def count(self, config: Config) -> int:
+        """How many pictures an epoch has."""
+        if self.pairs:
+            return len(self.pairs) - config.validation.holdout
+        pictures = pictures_data.survey(Path(config.data.instance), config.data.prompt).pictures
+        return sum(picture.repeats for picture in pictures) - config.validation.holdout
+
     def write(self, run: Run) -> dict[str, Any]:
         """Copy them into the run."""
         if not self.pairs:

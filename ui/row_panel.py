@@ -175,7 +175,7 @@ class RowPanel:
                 updates = {self.file: str(file)} | self._plain(file)
             except UserError as error:
                 return {self.note: message_html(str(error), "bad")}
-            if name not in tab.names:
+            if name not in tab.names():
                 return updates
             changed = len(tab.changed(data))
             updates |= tab.fill(name, data | {self.file: str(file)}, replace=True)

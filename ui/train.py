@@ -11,16 +11,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lowrank_diffusion import blanks, preflight, presets
+from lowrank_diffusion import blanks, presets
+from lowrank_diffusion.bases import MODEL_KEY
 from lowrank_diffusion.config import ConfigError, fields
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.purposes import PURPOSES
 from lowrank_diffusion.runs import Run
 
-from . import drafts, live, queue_bar
+from . import changed, drafts, queue_bar, summary
+from .base_picker import BasePicker
 from .form import MAIN, Form, label, message_html, prefix, problems_html
 from .launch import InputsError, launch_run
 from .memory import Memory
 from .monitor import Monitor
+from .own_preset import OwnPreset
 from .panel import Panel
 from .toolkit import gr, static_text
 
@@ -33,34 +37,48 @@ class TrainTab:
 
     def __init__(self, panel: Panel, release: Callable[[], None]) -> None:
         self.panel, self.release, self.task = panel, release, panel.task
-        self.names = [preset.name for preset in presets.all_presets() if task_of(preset) == self.task]
-        self.first = panel.first_preset if panel.first_preset in self.names else ""
-        self.memory = Memory(self.task, self.names, self.first)
+        self.first = panel.first_preset if panel.first_preset in self.names() else ""
+        self.memory = Memory(self.task, self.first)
         first = self.memory.build(self.first, panel.own(self.memory.values(self.first), None))
         self.form = Form(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520):
                 with gr.Column(elem_classes=["sheet"]):
-                    gr.HTML(f"<h3>{panel.title}</h3>", apply_default_css=False, elem_classes=["title"])
+                    gr.HTML(f"<h2>{panel.title}</h2>", apply_default_css=False, elem_classes=["title"])
                     panel.place()
                 self._settings()
             with gr.Column(scale=6, min_width=420, elem_classes=["sheet", "run-card"]):
-                gr.HTML("<h3>Run</h3>", apply_default_css=False, elem_classes=["title"])
+                gr.HTML("<h2>Run</h2>", apply_default_css=False, elem_classes=["title"])
                 self.monitor = Monitor(self.task, release, self.bar, self.start)
+
+    def names(self) -> list[str]:
+        """The presets to choose from, a person's own last."""
+        every = [*presets.all_presets(), *presets.own_presets()]
+        return [preset.name for preset in every if preset.task == self.task]
 
     def _settings(self) -> None:
         ids = prefix(self.task)
         with gr.Column(elem_classes=["sheet"]):
-            gr.HTML("<h3>Settings</h3>", apply_default_css=False, elem_classes=["title"])
+            gr.HTML("<h2>Settings</h2>", apply_default_css=False, elem_classes=["title"])
+            chosen = [(purpose.title, name) for name, purpose in PURPOSES.items()]
+            self.purpose = gr.Radio(
+                chosen, value=self._purpose_of(self.first), label="What is it?", elem_id=f"{ids}purpose",
+                visible=self.task == "image",
+            )  # fmt: skip
             with gr.Row():
                 self.preset = gr.Dropdown(
-                    self.names, value=self.first or None, label="Preset", elem_id=f"{ids}preset", filterable=False
+                    self.names(), value=self.first or None, label="Preset", elem_id=f"{ids}preset", filterable=False
                 )
                 self.name = gr.Textbox(self.first, label="Run name", elem_id=f"{ids}run-name", max_lines=1)
             about = message_html(self.memory.about(self.first))
             self.about = gr.HTML(about, elem_id=f"{ids}preset-about", apply_default_css=False)
+            self.changes_shown = gr.HTML(
+                js_on_load=static_text("pick.js"), elem_id=f"{ids}changed", apply_default_css=False
+            )
             with gr.Row(elem_classes=["fields"]):
                 self.form.place(*MAIN[self.task])
+            self.picker = BasePicker(self.task, ids)
+            self.own = OwnPreset(ids)
             with gr.Accordion("All other settings", open=False, elem_id=f"{ids}other-settings") as self.others:
                 self.form.place_rest()
             # What the settings were before a person changed any: the page holds it, so that it outlives the app too.
@@ -77,19 +95,19 @@ class TrainTab:
     @property
     def kept(self) -> dict[str, Any]:
         """The components whose values outlive the page, by name."""
-        values = {"preset": self.preset, "name": self.name, "filled": self.filled}
+        values = {"preset": self.preset, "purpose": self.purpose, "name": self.name, "filled": self.filled}
         return values | self.form.widgets | self.panel.kept
 
     @property
     def changes(self) -> list[Any]:
         """The events after which they are written."""
-        parts = [self.preset, self.name, *self.form.widgets.values()]
+        parts = [self.preset, self.purpose, self.name, *self.form.widgets.values()]
         return [*(part.change for part in parts), *self.panel.changes]
 
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
-        return [*self.kept.values(), self.about, *self.panel.outputs]
+        return [*self.kept.values(), self.about, self.changes_shown, *self.panel.outputs]
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
         """Show what was kept of an earlier page."""
@@ -117,6 +135,11 @@ class TrainTab:
         everything = {*self.kept.values(), *self.panel.inputs}
         changed = [*self.outputs, self.problems, self.before, self.undo]
         self.preset.input(self.choose, everything, changed, **quiet)
+        self.purpose.input(self.choose_purpose, everything, changed, **quiet)
+        self.changes_shown.picked(self.reset, everything, changed, **quiet)
+        self.picker.connect(self.form.widgets[MODEL_KEY])
+        self.own.connect(self, everything)
+        demo.load(lambda: gr.update(choices=self.names()), None, self.preset, **quiet)
         self.undo.pressed(self.press, everything | {self.before}, changed, **quiet)
         answers: list[Any] = [self.form.widgets[key] for key in blanks.ANSWERS.values() if key in self.form.widgets]
         if answers:
@@ -143,14 +166,16 @@ class TrainTab:
         A run's name that was typed is never replaced.
         """
         widgets = self.form.widgets
-        if name not in self.names:
+        if (preset := self.memory.preset_of(name)) is None:
             return {self.problems: ""}
+        purpose = data[self.purpose] if data[self.purpose] in preset.purposes else self._purpose_of(name)
+        worded = PURPOSES[purpose].settings if purpose in preset.purposes[1:] else {}
         changed = self.changed(data)
         stay = set() if replace else changed
         typed = {key: self.form.value(key, data) for key in blanks.ANSWERS.values() if key in stay}
         try:
             values = self.memory.values(name)
-            own = self.panel.own(values, data) | typed
+            own = self.panel.own(values, data) | worded | typed
             shown = self.form.fill(self.memory.build(name, own))
         except ConfigError as error:
             return {self.problems: problems_html(error.problems, self.task)}
@@ -158,7 +183,12 @@ class TrainTab:
         updates = {widgets[key]: shown[widgets[key]] for key in widgets if key not in stay}
         if str(data[self.name] or "").strip() in ("", before):
             updates[self.name] = name
-        updates |= {self.preset: name, self.about: message_html(self.memory.about(name)), self.problems: ""}
+        updates |= {
+            self.preset: name,
+            self.purpose: purpose,
+            self.about: message_html(self.memory.about(name)),
+            self.problems: "",
+        }
         updates[self.filled] = self.memory.note(name, own)
         lost = [key for key in changed if data[widgets[key]] != shown[widgets[key]]]
         if not lost:
@@ -166,6 +196,29 @@ class TrainTab:
         count = "one of your values" if len(lost) == 1 else f"{len(lost)} of your values"
         words = f"{name}: {count} {'replaced' if replace else 'kept'} ({_listed([label(key) for key in lost])})."
         return updates | self.undoing(words, data, *(() if replace else ("Replace",)))
+
+    def _purpose_of(self, name: str) -> str | None:
+        """What a preset is worded for."""
+        preset = presets.named(name)
+        return next(iter(preset.purposes), None) if preset else None
+
+    def choose_purpose(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Something else is to be learnt: by the chosen preset, if it is made for that, else by one that is."""
+        purpose, chosen = data[self.purpose], self.memory.preset_of(data[self.preset])
+        if purpose not in PURPOSES:
+            return {}
+        made = [preset for preset in presets.all_presets() if purpose in preset.purposes]
+        made.sort(key=lambda preset: preset.purposes.index(purpose))
+        name = chosen.name if chosen and purpose in chosen.purposes else made[0].name
+        return self.fill(name, data) | {self.about: message_html(PURPOSES[purpose].about)}
+
+    def reset(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """A changed setting is to be as the preset says, or (no key) all of them."""
+        key = str(getattr(event, "key", ""))
+        shown, changed = self.form.fill(self.memory.base(data[self.filled])), self.changed(data)
+        back = {self.form.widgets[name]: shown[self.form.widgets[name]] for name in changed if key in (name, "")}
+        words = f"{label(key)} is as in the preset." if key in changed else "All settings are as in the preset."
+        return back | self.undoing(words, data)
 
     def changed(self, data: dict[Any, Any]) -> set[str]:
         """The settings that are not as they were filled in: a person's own."""
@@ -208,17 +261,15 @@ class TrainTab:
     async def look(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Something has changed: what a run would learn now, once there is a pause."""
         await asyncio.sleep(PAUSE)
-        return {self.summary: await asyncio.to_thread(self._summary, data)}
+        summary, changes = await asyncio.to_thread(lambda: (summary.of_form(self, data), self._changes(data)))
+        return {self.summary: summary, self.changes_shown: changes}
 
-    def _summary(self, data: dict[Any, Any]) -> str:
-        try:
-            config = presets.build(overrides=self.form.values(data))
-            config = presets.with_absolute_paths(config)
-            line, notes = self.panel.chosen(data).summary(config)
-            plan = preflight.plan(config)
-        except UserError:  # said at the start, when all of it has to be right
-            return ""
-        return live.summary_html(line, self.form.left_out(data) + notes, plan)
+    def _changes(self, data: dict[Any, Any]) -> str:
+        """What is not as the preset says."""
+        name = self.memory.preset(data[self.filled])
+        shown, parts = self.form.fill(self.memory.base(data[self.filled])), self.form.widgets
+        keys = [key for key in parts if key in self.changed(data)]
+        return changed.html_of(name, [(key, shown[parts[key]], data[parts[key]]) for key in keys])
 
     def begin(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Start was pressed."""
@@ -234,12 +285,7 @@ class TrainTab:
             return {self.problems: problems_html(error.problems, self.task)} | opened | now
         except UserError as error:
             return {self.problems: message_html(str(error), "bad")} | now
-        return self.monitor.show(run.name) | {self.problems: "", self.summary: self._summary(data)}
-
-
-def task_of(preset: presets.Preset) -> str:
-    """What a preset trains."""
-    return str(preset.values.get("task", "image"))
+        return self.monitor.show(run.name) | {self.problems: "", self.summary: summary.of_form(self, data)}
 
 
 def _same(one: Any, other: Any) -> bool:

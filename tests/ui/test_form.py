@@ -107,7 +107,7 @@ def test_all_problems_are_listed_and_their_fields_marked() -> None:
     assert "2 things" in text
     for key in ("adapter.k", "train.steps"):
         assert f"<code>{key}</code>" in text
-        assert f"<b>{label(key)}</b>" in text
+        assert f">{label(key)}</a>" in text
         assert f"#{element_id(key)}" in text
 
 

@@ -9,9 +9,11 @@ import pytest
 from lowrank_diffusion import events, plan, presets, run_queue, runs
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.forecast import Forecast
 from lowrank_diffusion.runs import Run
-from ui import live, run_folder, run_table, safe, watching
+from ui import live, run_folder, run_table, safe, summary, watching
 
+COMING = Forecast(12, 60, 4, None, None, 0.5, "cats")
 PROMPT = "a <b>bold</b> cat"
 
 
@@ -144,9 +146,9 @@ def test_a_run_that_saved_nothing_does_not_speak_of_a_checkpoint(home: Path) -> 
 
 def test_how_steps_will_run_stands_beside_what_is_learnt() -> None:
     cpu = plan.of(Config(), plan.Machine("cpu", "fp32"))
-    told = live.summary_html("3 <pictures>", ["one & two"], cpu)
+    told = summary.html_of("3 <pictures>", COMING, ["one & two"], cpu)
     assert "3 &lt;pictures&gt;" in told and "<li>one &amp; two</li>" in told
     assert "<p>Steps run eager: the device is cpu, and only CUDA captures steps.</p>" in told
     asked = presets.build({}, {"train.execution": "captured"})
-    refused = live.summary_html("", [], plan.of(asked, plan.Machine("cpu", "fp32")))
+    refused = summary.html_of("", COMING, [], plan.of(asked, plan.Machine("cpu", "fp32")))
     assert "<p>train.execution: captured cannot be had: " in refused and "<details" not in refused
