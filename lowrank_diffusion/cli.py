@@ -13,10 +13,8 @@ from . import (
     cli_datasets,
     cli_image,
     cli_runs,
+    cli_settings,
     cli_text,
-    config,
-    devices,
-    plan,
     presets,
     run_queue,
     runs,
@@ -25,10 +23,7 @@ from . import (
 )
 from .config import ConfigError
 from .errors import UserError, of_disk
-from .files import read_text
-from .image import memory
 from .paths import PROJECT, expanded
-from .plain_yaml import LARGEST
 from .processes import without_hints
 
 
@@ -99,18 +94,14 @@ def parser() -> argparse.ArgumentParser:
     cli_text.add_evaluate(evaluate)
     cli_image.add_evaluate(evaluate)
     cli_datasets.add_datasets(add("datasets", cli_datasets.list_sets))
-    add("presets", _presets).add_argument("preset", nargs="?", help="show this one")
-    add("settings", _settings)
-    need = add("memory", _memory)
-    need.add_argument("preset", help="name of a preset, or path of a YAML file")
-    need.add_argument("settings", nargs="*", metavar="key=value", help="for example train.batch=4")
+    cli_settings.add(add)
     return top
 
 
 def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
     run, notes = api.prepare(options.preset, presets.parse_overrides(options.settings), options.name)
-    _tell(notes)
+    terminal.tell(notes)
     print(f"run {run.path}", flush=True)
     if options.prepare:
         print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
@@ -119,26 +110,6 @@ def _train(options: argparse.Namespace) -> int:
         run_queue.submit(run)
         return terminal.DONE
     return _start(run, options.detach, notes)
-
-
-def _tell(notes: Sequence[str]) -> None:
-    for note in notes:
-        print(terminal.plain(f"note: {note}"), file=sys.stderr, flush=True)
-
-
-def _memory(options: argparse.Namespace) -> int:
-    """Estimate how much GPU memory a run takes, without starting it."""
-    preset = presets.find_preset(options.preset)
-    settings = presets.parse_overrides(options.settings)
-    cfg = presets.with_absolute_paths(presets.build(preset.values, settings))
-    _tell(presets.notes(preset.values, settings))
-    if cfg.task != "image":
-        raise UserError(f"{preset.name}: memory is estimated for pictures only, and this preset has task={cfg.task}.")
-    elsewhere = cfg.train.device in ("auto", "cuda") and not devices.gpu_driver()
-    need = memory.estimate(cfg, machine=plan.any_gpu(cfg) if elsewhere else plan.here(cfg))
-    print(f"{need.plan} (on a GPU with Triton and a C compiler; this machine has no GPU)" if elsewhere else need.plan)
-    print("\n".join(need.lines()))
-    return terminal.DONE
 
 
 def _start(run: runs.Run, detach: bool, known: Sequence[str] = ()) -> int:
@@ -183,23 +154,3 @@ def _evaluate(options: argparse.Namespace) -> int:
     if problems := api.foreign(run, vars(options), "--"):
         raise ConfigError(problems)
     return (cli_image if run.config().task == "image" else cli_text).evaluate(run, options)
-
-
-def _presets(options: argparse.Namespace) -> int:
-    """List the presets, or show one."""
-    if options.preset:
-        print(read_text(presets.find_preset(options.preset).path, LARGEST), end="")
-        return terminal.DONE
-    for preset in presets.all_presets():
-        print(f"{preset.name:28} {preset.about}")
-    return terminal.DONE
-
-
-def _settings(_options: argparse.Namespace) -> int:
-    """List every setting with its default and meaning."""
-    defaults = config.Config().dotted()
-    for key, field in config.fields().items():
-        extra = field.json_schema_extra
-        unit = f" [{extra['unit']}]" if isinstance(extra, dict) and extra.get("unit") else ""
-        print(f"{key:26} {defaults[key]!s:12} {field.description}{unit}")
-    return terminal.DONE

@@ -56,6 +56,12 @@ def _code(status: Status) -> int:
     return DONE if status.state in ("finished", "stopped") else FAILED
 
 
+def tell(notes: Sequence[str]) -> None:
+    """Notes on what is not used as it is."""
+    for note in notes:
+        print(plain(f"note: {note}"), file=sys.stderr, flush=True)
+
+
 class Screen:
     """What has been printed about a run so far, so that everything is printed once."""
 
