@@ -8,7 +8,7 @@ from typing import Any
 from lowrank_diffusion import presets
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import adapter_files
+from lowrank_diffusion.image import adapter_files, kept
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, violation
 from lowrank_diffusion.image.source import ModelError, resolve
 
@@ -31,9 +31,16 @@ def adapter_choices(uploads: list[str], limit: int = 100) -> list[tuple[str, str
     options = [("none", "")]
     options += [(Path(path).name, f"file:{path}") for path in uploads]
     for run in watching.runs_of("image")[:limit]:
-        if adapter := run.newest_adapter():
-            options.append((f"{run.title} · {adapter.standing} · {live.created(run)}", f"run:{run.name}"))
+        for place, adapter in enumerate(kept.adapters(run)):
+            label, value = f"{run.title} · {adapter.standing}", f"run:{run.name}"
+            options.append((label, f"{value}@{adapter.step}") if place else (f"{label} · {live.created(run)}", value))
     return options
+
+
+def run_of(choice: str) -> tuple[str, int | None]:
+    """The run's name and the checkpoint's step of a choice "run:NAME" or "run:NAME@STEP"."""
+    name, _, step = choice.removeprefix("run:").partition("@")  # no run's name holds one
+    return name, int(step) if step.isascii() and step.isdecimal() and len(step) < 10 else None
 
 
 def still_there(choices: list[str]) -> list[str]:
@@ -50,9 +57,8 @@ def still_there(choices: list[str]) -> list[str]:
 
 def run_settings(choice: str) -> Config | None:
     """The settings of a chosen run; None without one, and for a run that cannot be read (drawing will say why)."""
-    kind, _, name = choice.partition(":")
     try:
-        return safe.run(name).config() if kind == "run" else None
+        return safe.run(run_of(choice)[0]).config() if choice.startswith("run:") else None
     except UserError:
         return None
 
@@ -71,10 +77,11 @@ def _adapter(choice: str, strength: float) -> AdapterChoice:
         return AdapterChoice(str(path), strength)
     if kind != "run":
         raise UserError(f"there is no adapter {choice!r}. Choose one of the list, or add a file.")
-    adapter = safe.run(name).newest_adapter()
-    if adapter is None:
+    name, step = run_of(choice)
+    run = safe.run(name)
+    if step is None and run.newest_adapter() is None:
         raise UserError(f"the run {name} has no adapter file yet. Wait for its first checkpoint.")
-    return AdapterChoice(str(adapter.loaded), strength)
+    return AdapterChoice(str(run.adapter(step).loaded), strength)
 
 
 def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -12,11 +12,12 @@ from typing import Any
 
 from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image.request import facts
 
 from . import drafts, draw_form, live, safe, watching
 from .engine import CancelledError, Engine
 from .form import message_html, problems_html
-from .image_worker import Done, Job, Picture, Progress, settings
+from .image_worker import Done, Job, Picture, Progress
 from .process import Waiting
 from .toolkit import gr
 
@@ -248,7 +249,7 @@ def facts_html(request: draw_form.DrawRequest, done: Done) -> str:
     seed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     size = f"{request.width or 'native'} × {request.height or 'native'}"
     line = f"seed {seed} · {request.steps} steps · guidance {request.guidance:g} · {size} · adapters: {adapters}"
-    full = [{"file": item.path.name, **settings(request, item.seed, item.adapted)} for item in pictures]
+    full = [{"file": item.path.name, **facts(request, item.seed, item.adapted)} for item in pictures]
     text = html.escape(json.dumps(full, indent=2, ensure_ascii=False))
     return (
         f'<div class="facts"><b>{html.escape(request.prompt)}</b><br>{html.escape(line)} · {took}'

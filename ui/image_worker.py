@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image import parameters
 from lowrank_diffusion.image.request import DrawCancelled, DrawRequest, leave_out_quantisation
 
 from .process import Cancelled, Finished, Partial
@@ -56,14 +56,6 @@ class Done(Finished):
     """Why it could have gone faster; empty if it could not."""
 
 
-def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
-    """What one picture was drawn from: every field of the request, with its own seed and what was in effect."""
-    values = asdict(request) | {"seed": seed, "count": 1, "adapted": adapted, "base": request.base.model_dump()}
-    values["adapters"] = [asdict(choice) for choice in request.adapters] if adapted else []
-    values.pop("compare")
-    return values
-
-
 class ImageWorker:
     """Draws jobs with one studio, which keeps what it loaded."""
 
@@ -105,25 +97,20 @@ class ImageWorker:
         pictures = []
         try:
             for drawn in studio.draw(job.request, lambda done, total: send(Progress(done, total)), cancelled):
-                pictures.append(_save(drawn, job))
+                pictures.append(_save(drawn, job, studio.sampler))
                 send(pictures[-1])
         except DrawCancelled:
             raise Cancelled from None
         return Done(tuple(pictures), time.monotonic() - began, studio.note)
 
 
-def _save(picture: Drawn, job: Job) -> Picture:
+def _save(picture: Drawn, job: Job, sampler: str) -> Picture:
     """Write a PNG whose text metadata holds its exact settings. Raises UserError."""
-    from PIL.PngImagePlugin import PngInfo
-
-    facts = json.dumps(settings(job.request, picture.seed, picture.adapted), ensure_ascii=False)
-    information = PngInfo()
-    information.add_itxt("lowrank_diffusion", facts)
     kind = "adapted" if picture.adapted else "base"
     path = job.folder / f"{picture.seed}-{kind}.png"
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        picture.image.save(path, pnginfo=information)
+        parameters.save(picture.image, path, job.request, picture.seed, picture.adapted, sampler)
     except OSError as error:
         message = f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."
         raise UserError(message) from None

@@ -8,8 +8,9 @@ import pytest
 
 from lowrank_diffusion import cli_text, paths, presets, runs
 from lowrank_diffusion.cli import parse
-from lowrank_diffusion.cli_image import request_of
+from lowrank_diffusion.cli_draw import request_of
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image import kept
 from lowrank_diffusion.image.request import DrawRequest
 from lowrank_diffusion.image.source import resolve
 
@@ -39,6 +40,23 @@ def test_what_is_said_goes_before_what_the_run_has(a_run: runs.Run):
     request = asked("--adapter", "mine", "--base", "embedded", "--steps", "8", "--guidance", "0")
     assert (request.base.path, request.base.variant) == ("embedded", None)
     assert (request.steps, request.guidance) == (8, 0.0)
+
+
+def test_a_checkpoint_of_a_run_is_named_behind_a_colon(a_run: runs.Run, tmp_path: Path):
+    folder = a_run.checkpoint(40)
+    folder.mkdir(parents=True)
+    for name in ("state.safetensors", "mine-diffusers.safetensors", "mine-comfyui-forge.safetensors", "mine-peft"):
+        (folder / name).touch()
+    for name in ("mine:40", f"{a_run.path}:40@1"):
+        (choice,) = asked("--adapter", name).adapters
+        assert Path(choice.path).parent == folder
+    assert asked("--adapter", "mine:40@0.5").steps == 30
+    assert [adapter.step for adapter in kept.adapters(a_run)] == [None, 40]
+    with pytest.raises(UserError, match=r"--adapter mine:7@2: .*no adapter files yet of step 7. Checkpoints: 40"):
+        asked("--adapter", "mine:7@2")
+    colon = tmp_path / "mine:40.safetensors"
+    colon.touch()
+    assert asked("--adapter", str(colon)).adapters[0].path == str(colon), "a file's name may hold a colon"
 
 
 def test_without_a_run_the_defaults_are_those_of_a_request(home: Path, tmp_path: Path):
