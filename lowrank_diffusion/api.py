@@ -15,7 +15,8 @@ from . import cli_draw, cli_image, cli_text, preflight, presets, runs, superviso
 from .config import Config, ConfigError, Problem
 from .errors import UserError
 from .image import families, kept
-from .image.request import LIMITS, leave_out_quantisation
+from .image import grid as grids
+from .image.request import LIMITS, DrawRequest, leave_out_quantisation
 from .paths import expanded
 from .runs import Run, RunError
 
@@ -132,19 +133,52 @@ def draw(
     Raises:
         UserError: An option is out of bounds, or base, adapter or device cannot be used.
     """
-    if problems := _unknown(options, DrawOptions) or cli_draw.out_of_bounds(_numbers(options), ""):
-        raise ConfigError(problems)
-    adapters = [] if adapter is None else [adapter] if isinstance(adapter, Adapter) else list(adapter)
-    given = {key: value for key, value in options.items() if key != "base"}
-    given |= {key: str(given[key]) for key in ("start", "mask") if key in given}
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    first = cli_draw.request([_text(one) for one in adapters], options.get("base"), given | {"prompt": ""}, "")
+    first = _request(adapter, options)
     if studio is None:
         leave_out_quantisation()
         from .image.generate import Studio  # torch
 
         studio = Studio()
     return [picture.image for one in prompts for picture in studio.draw(replace(first, prompt=one))]
+
+
+def grid(
+    adapter: Adapter | Sequence[Adapter] | None,
+    prompt: str,
+    axes: Mapping[str, str | Sequence[object]],
+    out: str | Path,
+    *,
+    studio: Studio | None = None,
+    **options: Unpack[DrawOptions],
+) -> Path:
+    """Draw a prompt with one, two or three things changed, into a folder; what is there already is not drawn again.
+
+    Args:
+        adapter, prompt, studio, options: As in :func:`draw`.
+        axes: By what changes (:data:`~.image.grid.KINDS`) its values: a list, or a text such as "0.2-1 x5".
+        out: Of the pictures, ``grid.json`` and ``grid.png``.
+
+    Returns:
+        The path of the labelled picture.
+
+    Raises:
+        UserError: With every problem of the axes.
+    """
+    pairs = [(kind, values if isinstance(values, str) else grids.joined(values)) for kind, values in axes.items()]
+    request = replace(_request(adapter, options), prompt=prompt)
+    plan = grids.make(request, pairs, lambda name: cli_draw.adapter_of(name, "")[0].path)
+    return cli_draw.draw_grid(plan, expanded(str(out)), studio)
+
+
+def _request(adapter: Adapter | Sequence[Adapter] | None, options: Mapping[str, Any]) -> DrawRequest:
+    """A request without its prompt. Raises UserError."""
+    if problems := _unknown(options, DrawOptions) or cli_draw.out_of_bounds(_numbers(options), ""):
+        raise ConfigError(problems)
+    adapters = [] if adapter is None else [adapter] if isinstance(adapter, Adapter) else list(adapter)
+    given: dict[str, Any] = {key: value for key, value in options.items() if key != "base"} | {"prompt": ""}
+    given |= {key: str(given[key]) for key in ("start", "mask") if key in given}
+    return cli_draw.request([_text(one) for one in adapters], options.get("base"), given, "")
 
 
 def load(adapter: Adapter, model: Any = None) -> Any:

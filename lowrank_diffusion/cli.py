@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")
     export.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS, help="of --merged")
     cli_draw.add_generate(add("generate", cli_draw.generate))
+    cli_draw.add_grid(add("grid", cli_draw.grid))
     cli_text.add_ask(add("ask", cli_text.ask))
     evaluate = add("evaluate", _evaluate)
     cli_text.add_evaluate(evaluate)

@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import presets, terminal
 from .cli_text import DEVICES, PRECISIONS
 from .config import BaseModelConfig, Config, ConfigError, Problem
 from .errors import UserError
 from .files import MB, Unreadable, lines, read_text
-from .image import kept, parameters, samplers
+from .image import grid as grids
+from .image import items, kept, parameters, samplers, sheet
 from .image.adapter_files import SUFFIXES, is_folder
 from .image.request import LIMITS, AdapterChoice, DrawRequest, leave_out_quantisation, problems, violation
 from .paths import expanded
+
+if TYPE_CHECKING:
+    from .image.generate import Studio
 
 LARGEST_PROMPTS = MB
 
@@ -97,6 +101,46 @@ def bar() -> Iterator[Callable[[int, int], None]]:
 def unquantised(cfg: Config) -> BaseModelConfig:
     """A run's base for drawing, where its layers have their full precision."""
     return cfg.base.model_copy(update={"quantize": "none"})
+
+
+def add_grid(sub: argparse.ArgumentParser) -> None:
+    """Options of ``grid``."""
+    sub.add_argument("prompt", help="what to draw")
+    sub.add_argument(
+        "--axis", action="append", default=[], metavar="KIND=VALUES",
+        help=f"one to three of {', '.join(grids.KINDS)}, with values as in \"0.5, 1\", \"0.2-1 x5\" or '\"a, b\", c'",
+    )  # fmt: skip
+    add_request(sub)
+
+
+def grid(options: argparse.Namespace) -> int:
+    """Draw the same with things changed along axes, as one labelled picture; started again, it goes on."""
+    axes = [(kind.strip(), values) for kind, _, values in (text.partition("=") for text in options.axis)]
+    print(draw_grid(grids.make(request_of(options), axes, _file_of), options.out))
+    return terminal.DONE
+
+
+def _file_of(name: str) -> str:
+    return adapter_of(name, "")[0].path
+
+
+def draw_grid(plan: grids.Grid, out: Path, studio: Studio | None = None) -> Path:
+    """Draw what is missing of a grid in the folder ``out``; the path of its labelled picture.
+
+    Raises:
+        UserError: something cannot be used; KeyboardInterrupt after Ctrl-C. What is done stays, with its picture.
+    """
+    leave_out_quantisation()
+    from .image.generate import Hooks, Studio  # torch
+
+    plan.write(out)
+    try:
+        with bar() as progress:
+            for _, file in items.draw(plan.items, out, studio or Studio(), Hooks(progress)):
+                terminal.tqdm.write(str(out / file.name), file=sys.stdout)
+    finally:
+        sheet.draw(plan, out).save(out / grids.SHEET)
+    return out / grids.SHEET
 
 
 def requests_of(options: argparse.Namespace) -> list[DrawRequest]:

@@ -53,3 +53,9 @@ def for_others(path: Path) -> Path:
     ours, others = FORMS["image"][:2]
     file = path.with_name(path.name.removesuffix(ours) + others)
     return file if path.name.endswith(ours) and file.is_file() else path
+
+
+def owner(path: Path) -> Run | None:
+    """The run that an adapter's file or folder is of; None for any other."""
+    place = path.parent.parent.parent if path.parent.parent.name == "checkpoints" else path.parent
+    return Run(place) if (place / "config.yaml").is_file() else None

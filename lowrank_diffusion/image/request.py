@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..config import BaseModelConfig, Problem
@@ -97,6 +98,21 @@ def facts(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
     values["adapters"] = [asdict(choice) for choice in request.adapters] if adapted else []
     values.pop("compare")
     return values
+
+
+def from_facts(values: Mapping[str, Any]) -> DrawRequest:
+    """The request that :func:`facts`, or ``asdict``, tells of. Raises ValueError for one that none of ours wrote."""
+    fitting = {part.name: values[part.name] for part in fields(DrawRequest) if part.name in values}
+    numbers = {name: fitting[name] for name in LIMITS if fitting.get(name) is not None}
+    sound = not any(violation(name, value) for name, value in numbers.items())
+    texts = [fitting.get(name) for name in ("prompt", "negative", "sampler", "start", "mask", "device", "precision")]
+    if not sound or not all(text is None or isinstance(text, str) for text in texts):
+        raise ValueError("it holds what no request has")
+    try:
+        adapters = tuple(AdapterChoice(str(item["path"]), float(item["strength"])) for item in fitting["adapters"])
+        return DrawRequest(**fitting | {"base": BaseModelConfig.model_validate(fitting["base"]), "adapters": adapters})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it is not whole: {error}") from None
 
 
 class DrawCancelled(Exception):
