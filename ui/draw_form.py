@@ -8,14 +8,22 @@ from typing import Any
 from lowrank_diffusion import presets
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import adapter_files, kept
-from lowrank_diffusion.image.request import AdapterChoice, DrawRequest, violation
-from lowrank_diffusion.image.source import ModelError, resolve
+from lowrank_diffusion.image import adapter_files, kept, request, samplers
+from lowrank_diffusion.image.request import LIMITS, AdapterChoice, DrawRequest, violation
+from lowrank_diffusion.image.source import ModelError, native_side, resolve
+from lowrank_diffusion.paths import EXAMPLES
+from lowrank_diffusion.runs import FORMS
 
 from . import live, safe, watching
 from .form import number
+from .toolkit import uploads_folder
 
-LABELS = {"count": "Pictures", "steps": "Steps", "seed": "Seed", "width": "Width", "height": "Height"}
+LABELS = {
+    "count": "Pictures", "steps": "Steps", "seed": "Seed", "width": "Width", "height": "Height",
+    "guidance": "Guidance", "change": "Change", "sampler": "Sampler", "mask": "Mask",
+}  # fmt: skip
+"""What the fields of a request are called on the page."""
+OWN_SAMPLER = "the base's own"
 
 
 class RequestError(UserError):
@@ -84,11 +92,24 @@ def _adapter(choice: str, strength: float) -> AdapterChoice:
     return AdapterChoice(str(run.adapter(step).loaded), strength)
 
 
+def native(base: str) -> str:
+    """The side of a base's pictures in pixels, for an empty field; "native" where that is not known yet."""
+    try:
+        return str(native_side(resolve(BaseModelConfig(path=base.strip() or "embedded"))))
+    except (UserError, ValueError, OSError):
+        return "native"
+
+
+def chosen_file(choice: str) -> str:
+    """The adapter's file of a choice. Raises UserError."""
+    return _adapter(choice, 1.0).path
+
+
 def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The number fields that are filled in, and what is wrong with them."""
     numbers, problems = {}, []
-    for name, label in (LABELS | {"guidance": "Guidance"}).items():
-        value = number(answers[name])
+    for name in (name for name in LABELS if name in LIMITS):
+        label, value = LABELS[name], number(answers[name])
         rule = violation(name, value) if value is not None else ""
         if value is None and name not in ("width", "height"):
             rule = "is empty."
@@ -114,13 +135,55 @@ def build_request(answers: dict[str, Any]) -> DrawRequest:
         resolve(base)
     except (ConfigError, ModelError) as error:
         problems += [Problem("Base model", problem.rule, problem.hint) for problem in error.problems]
+    files = {}
+    for name, label in (("start", "Start picture"), ("mask", "Mask")):
+        try:
+            files[name] = str(picture(answers[name])) if answers[name] else None
+        except UserError as error:
+            problems.append(Problem(label, str(error)))
     if problems:
         raise RequestError(problems)
-    return DrawRequest(
+    chosen = str(answers["sampler"] or "")
+    drawn = DrawRequest(
         prompt=str(answers["prompt"] or "").strip(),
         negative=str(answers["negative"] or "").strip(),
         base=base,
         adapters=tuple(adapters),
+        sampler=samplers.OWN if chosen == OWN_SAMPLER else chosen,
         compare=bool(answers["compare"]) and bool(adapters),
         **numbers,
+        **files,
     )
+    if wrong := request.problems(drawn):
+        raise RequestError([Problem(LABELS.get(item.key, item.key), item.rule, item.hint) for item in wrong])
+    return drawn
+
+
+def picture(path: str) -> Path:
+    """A picture to start from: an upload, or one that was drawn here. Raises RefusedError."""
+    return safe.inside(path, uploads_folder(), EXAMPLES, safe.pictures_folder())
+
+
+def prompts(text: str, one_a_line: bool) -> list[str]:
+    """What to draw in turn: the whole text, or each line of it that is not empty."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] if one_a_line else []
+    return lines or [text.strip()]
+
+
+def choice_of(adapter: AdapterChoice, uploads: list[str]) -> str:
+    """The choice of the selector for an adapter that a picture names, by file or by name; empty if it is not here.
+
+    A run's adapter is known by its folder; a name also by that of the run, as A1111 has it from the run's files.
+    """
+    path = Path(adapter.path)
+    run = kept.owner(path) if path.is_absolute() else None
+    if run and run.path.parent == safe.runs_root() and path.exists():
+        step = kept.step_in(path)
+        return f"run:{run.name}" if step is None else f"run:{run.name}@{step}"
+    for upload in uploads:
+        if upload == adapter.path or Path(upload).stem == adapter.path:
+            return f"file:{upload}"
+    names = {f"{run.title}{end.removesuffix('.safetensors')}": run for run in reversed(watching.runs_of("image"))
+             for end in ("", *FORMS["image"])}  # fmt: skip
+    named = names.get(adapter.path)
+    return f"run:{named.name}" if named and named.newest_adapter() else ""

@@ -55,6 +55,11 @@ def for_others(path: Path) -> Path:
     return file if path.name.endswith(ours) and file.is_file() else path
 
 
+def step_in(path: Path) -> int | None:
+    """Of which checkpoint a run's adapter is; None: of its end."""
+    return step_of(path.parent) if path.parent.parent.name == "checkpoints" else None
+
+
 def owner(path: Path) -> Run | None:
     """The run that an adapter's file or folder is of; None for any other."""
     place = path.parent.parent.parent if path.parent.parent.name == "checkpoints" else path.parent

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from lowrank_diffusion import presets, runs
 from lowrank_diffusion.errors import UserError
 from ui import draw_form
-from ui.generate import suit
+from ui.request_form import suit
 
 Upload = Callable[..., Path]
 
@@ -22,7 +22,8 @@ def answers() -> dict[str, Any]:
     none: list[tuple[str, float]] = [("", 1.0)] * 3
     return {
         "prompt": " a cat ", "negative": "", "base": "embedded", "count": 2, "steps": 20, "guidance": 5, "width": "",
-        "height": "", "seed": 7, "compare": True, "adapters": none,
+        "height": "", "seed": 7, "compare": True, "adapters": none, "sampler": draw_form.OWN_SAMPLER, "start": "",
+        "mask": "", "change": 0.75,
     }  # fmt: skip
 
 
