@@ -119,43 +119,37 @@ def _grid(record: Record, grid: Grid) -> str:
     described = record.folder / FILE
     if described.is_file():
         link += f' · <a href="{_address(described)}" download="{record.name}.json">{FILE}</a>'
-    above = [(n,) for n in range(len(grid.axes[0].values))] if len(grid.axes) == 3 else [()]
+    above: list[list[int]] = [[n] for n in range(len(grid.axes[0].values))] if len(grid.axes) == 3 else [[]]
     tables = "".join(_table(grid, files, place) for place in above)
     head = f'<p class="grid-head">{there} of {len(files)} pictures{link}</p>'
     return f'{head}<div class="grids">{tables}</div>'
 
 
-def _table(grid: Grid, files: dict[tuple[int, ...], Path], above: tuple[int, ...]) -> str:
-    axes = grid.axes[len(above) :]
-    columns, rows = axes[-1], axes[0] if len(axes) == 2 else None
-    caption = (
-        f"<caption>{html.escape(f'{grid.axes[0].kind}: {grid.axes[0].values[above[0]]}')}</caption>" if above else ""
-    )
+def _table(grid: Grid, files: dict[tuple[int, ...], Path], above: Sequence[int]) -> str:
+    """The last axis goes across, the one before it down, if there are two."""
+    columns, rows = grid.axes[-1], grid.axes[-2] if len(grid.axes) > 1 else None
+    title = f"{grid.axes[0].kind}: {grid.axes[0].values[above[0]]}" if above else ""
+    across = [value if rows else f"{columns.kind} {value}" for value in columns.values]
     corner = f"<th>{rows.kind} ↓ · {columns.kind} →</th>" if rows else ""
-    head = "".join(
-        f'<th scope="col">{html.escape(_said(columns.kind, value, not rows))}</th>' for value in columns.values
-    )
-    body = []
+    head = corner + "".join(f'<th scope="col">{html.escape(value)}</th>' for value in across)
+    body = ""
     for number, value in enumerate(rows.values if rows else ("",)):
+        start = (*above, *((number,) if rows else ()))
+        cells = "".join(f"<td>{_cell(grid, files, (*start, at))}</td>" for at in range(len(across)))
         side = f'<th scope="row">{html.escape(value)}</th>' if rows else ""
-        cells = []
-        for column, name in enumerate(columns.values):
-            path = files[(*above, *((number,) if rows else ()), column)]
-            words = " · ".join(
-                f"{axis.kind} {axis.values[at]}"
-                for axis, at in zip(grid.axes, (*above, *((number,) if rows else ()), column), strict=True)
-            )
-            cells.append(f"<td>{_figure(path, words) if path.is_file() else _empty(name)}</td>")
-        body.append(f"<tr>{side}{''.join(cells)}</tr>")
-    return f'<table class="grid">{caption}<thead><tr>{corner}{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+        body += f"<tr>{side}{cells}</tr>"
+    return (
+        f'<table class="grid" style="--columns:{len(across)}">'
+        f"{f'<caption>{html.escape(title)}</caption>' if title else ''}"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
 
 
-def _said(kind: str, value: str, alone: bool) -> str:
-    return f"{kind} {value}" if alone else value
-
-
-def _empty(_name: str) -> str:
-    return '<span class="to-come" aria-label="to come"></span>'
+def _cell(grid: Grid, files: dict[tuple[int, ...], Path], place: tuple[int, ...]) -> str:
+    words = [f"{axis.kind} {axis.values[at]}" for axis, at in zip(grid.axes, place, strict=True)]
+    if not files[place].is_file():
+        return '<span class="to-come"></span>'
+    return _figure(files[place], " · ".join(words))
 
 
 def facts_html(record: Record | None) -> str:
@@ -168,11 +162,16 @@ def facts_html(record: Record | None) -> str:
     seeds = sorted({file.seed for _, file in shown})
     seed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     width, height = pictures.size(record.folder / shown[0][1].name)
-    parts = [f"seed {seed}", f"{request.steps} steps", f"guidance {request.guidance:g}", f"{width} × {height} px"]
-    parts += [f"sampler {request.sampler}"] if request.sampler != OWN else []
-    parts += [f"{request.change:g} of {Path(request.start).name} changed"] if request.start else []
-    took = [live_words.duration(record.seconds)] if record.seconds else []
-    line = " · ".join([*parts, f"adapters: {adapters}", *took])
+    parts = {"seed": f"seed {seed}", "steps": f"{request.steps} steps", "guidance": f"guidance {request.guidance:g}"}
+    parts["sampler"] = f"sampler {request.sampler}" if request.sampler != OWN else ""
+    parts["size"] = f"{width} × {height} px"
+    parts["start"] = f"{request.change:g} of {Path(request.start).name} changed" if request.start else ""
+    parts["adapters"] = f"adapters: {adapters}"
+    changed = {axis.kind: f"{axis.kind}: {', '.join(axis.values)}" for axis in record.axes}
+    if changed.keys() & {"strength", "adapter", "checkpoint"}:
+        parts.pop("adapters")
+    parts |= changed | {"took": live_words.duration(record.seconds) if record.seconds else ""}
+    line = " · ".join(filter(None, parts.values()))
     full = [{"file": file.name, **facts(item.request, file.seed, file.adapted)} for item, file in shown[:50]]
     text = html.escape(json.dumps(full, indent=2, ensure_ascii=False))
     return (

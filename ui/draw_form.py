@@ -178,8 +178,8 @@ def choice_of(adapter: AdapterChoice, uploads: list[str]) -> str:
     path = Path(adapter.path)
     run = kept.owner(path) if path.is_absolute() else None
     if run and run.path.parent == safe.runs_root() and path.exists():
-        step = kept.step_in(path)
-        return f"run:{run.name}" if step is None else f"run:{run.name}@{step}"
+        newest = run.newest_adapter()
+        return f"run:{run.name}" if newest and path == newest.loaded else f"run:{run.name}@{kept.step_in(path)}"
     for upload in uploads:
         if upload == adapter.path or Path(upload).stem == adapter.path:
             return f"file:{upload}"

@@ -32,11 +32,11 @@ class StartPanel:
         with gr.Row():
             self.file = gr.File(
                 label="Start picture: drop one here", file_types=["image"], height=84, elem_id="start-file",
-                elem_classes=["drop"],
+                elem_classes=["drop", "slim"],
             )  # fmt: skip
             self.mask_file = gr.File(
                 label="Mask: drop one, or paint below", file_types=["image"], height=84, elem_id="mask-file",
-                elem_classes=["drop"],
+                elem_classes=["drop", "slim"],
             )  # fmt: skip
         self.painter = gr.HTML(
             EMPTY, html_template="<div></div>", js_on_load=static_text("mask.js"), elem_id="painter",

@@ -67,6 +67,7 @@ function line(from, to) {
   context.stroke();
 }
 canvas.addEventListener('pointerdown', (event) => {
+  event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
   keep();
   painting = place(event);
