@@ -128,7 +128,7 @@ def _grid(record: Record, grid: Grid) -> str:
 def _table(grid: Grid, files: dict[tuple[int, ...], Path], above: Sequence[int]) -> str:
     """The last axis goes across, the one before it down, if there are two."""
     columns, rows = grid.axes[-1], grid.axes[-2] if len(grid.axes) > 1 else None
-    title = f"{grid.axes[0].kind}: {grid.axes[0].values[above[0]]}" if above else ""
+    title = " · ".join(f"{axis.kind}: {axis.values[at]}" for axis, at in zip(grid.axes, above, strict=False))
     across = [value if rows else f"{columns.kind} {value}" for value in columns.values]
     corner = f"<th>{rows.kind} ↓ · {columns.kind} →</th>" if rows else ""
     head = corner + "".join(f'<th scope="col">{html.escape(value)}</th>' for value in across)

@@ -52,9 +52,8 @@ class RequestForm:
         self.upload = gr.UploadButton("Add an adapter file (.safetensors)", size="sm", elem_id="adapter-file")
         self.upload_note = gr.HTML(elem_id="upload-note", apply_default_css=False)
         self._numbers()
-        with gr.Accordion("Start picture and mask", open=False, elem_id="start-panel"):
-            self.begin = StartPanel()
-        with gr.Accordion("Grid: the same with things changed", open=False, elem_id="grid-panel"):
+        self.begin = StartPanel()
+        with gr.Accordion("Grid: the same with things changed", open=False, elem_id="grid-panel") as self.grid_panel:
             self._axes()
 
     def _numbers(self) -> None:
@@ -117,7 +116,7 @@ class RequestForm:
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`restore` and :meth:`fill` may change."""
-        return [*dict.fromkeys([*self.kept.values(), *self.begin.outputs]), self.uploads]
+        return [*dict.fromkeys([*self.kept.values(), *self.begin.outputs]), self.grid_panel, self.uploads]
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
         """Show what was kept of an earlier page; of adapters those that are still there."""
@@ -131,6 +130,8 @@ class RequestForm:
                 updates[choice] = gr.update(choices=options, value=value)
         for part in (self.begin.start, self.begin.mask):
             updates.pop(part, None)
+        if any(updates.get(kind) for kind, _ in self.axes):
+            updates[self.grid_panel] = gr.update(open=True)
         return updates | self.begin.restore(values) | ({self.uploads: uploads} if uploads else {})
 
     def connect(self, quiet: dict[str, Any]) -> None:

@@ -29,25 +29,27 @@ class StartPanel:
     """Fields of the Generate tab; made inside a ``gr.Blocks``."""
 
     def __init__(self) -> None:
-        with gr.Row():
-            self.file = gr.File(
-                label="Start picture: drop one here", file_types=["image"], height=84, elem_id="start-file",
-                elem_classes=["drop", "slim"],
+        with gr.Accordion("Start picture and mask", open=False, elem_id="start-panel") as self.panel:
+            with gr.Row():
+                self.file = gr.File(
+                    label="Start picture: drop one here", file_types=["image"], height=84, elem_id="start-file",
+                    elem_classes=["drop", "slim"],
+                )  # fmt: skip
+                self.mask_file = gr.File(
+                    label="Mask: drop one, or paint below", file_types=["image"], height=84, elem_id="mask-file",
+                    elem_classes=["drop", "slim"],
+                )  # fmt: skip
+            self.painter = gr.HTML(
+                EMPTY, html_template="<div></div>", js_on_load=static_text("mask.js"), elem_id="painter",
+                apply_default_css=False,
             )  # fmt: skip
-            self.mask_file = gr.File(
-                label="Mask: drop one, or paint below", file_types=["image"], height=84, elem_id="mask-file",
-                elem_classes=["drop", "slim"],
+            low, high = LIMITS["change"]
+            self.change = gr.Slider(
+                low, high, DrawRequest.change, step=0.01, label="Change", elem_id="change",
+                info="How much of the start picture is drawn anew (strength of denoising); 1 leaves nothing of it.",
             )  # fmt: skip
-        self.painter = gr.HTML(
-            EMPTY, html_template="<div></div>", js_on_load=static_text("mask.js"), elem_id="painter",
-            apply_default_css=False,
-        )  # fmt: skip
-        low, high = LIMITS["change"]
-        self.change = gr.Slider(
-            low, high, DrawRequest.change, step=0.01, label="Change", elem_id="change",
-            info="How much of the start picture is drawn anew (strength of denoising); 1 leaves nothing of it.",
-        )  # fmt: skip
-        self.note = gr.HTML(elem_id="start-note", apply_default_css=False)
+            self.note = gr.HTML(elem_id="start-note", apply_default_css=False)
+        # Outside: what is in a closed accordion is not on the page, and would not be told.
         self.start, self.mask = (_text(name) for name in ("start-kept", "mask-kept"))
 
     @property
@@ -58,7 +60,7 @@ class StartPanel:
     @property
     def outputs(self) -> list[Any]:
         """What its handlers change."""
-        return [self.file, self.mask_file, self.painter, self.note, self.start, self.mask]
+        return [self.file, self.mask_file, self.painter, self.note, self.start, self.mask, self.panel]
 
     def connect(self, quiet: dict[str, Any]) -> None:
         """Bind the events."""
@@ -76,7 +78,8 @@ class StartPanel:
         width, height = open_picture(picture).size
         words = f"Starts from {picture.name}, {width} × {height} px. Paint over what alone is to be drawn anew."
         value = {"src": _address(picture), "mask": _address(draw_form.picture(mask)) if mask else ""}
-        return {self.painter: value, self.note: message_html(words), self.start: str(picture), self.mask: mask}
+        shown = {self.painter: value, self.note: message_html(words), self.panel: gr.update(open=True)}
+        return shown | {self.start: str(picture), self.mask: mask}
 
     def nothing(self) -> dict[Any, Any]:
         """Start from noise again."""
