@@ -45,21 +45,18 @@ def add_request(sub: argparse.ArgumentParser) -> None:
         "--adapter", action="append", default=[], metavar="FILE_OR_RUN[:STEP][@STRENGTH]",
         help="may be repeated; RUN:STEP is that of a checkpoint of the run",
     )  # fmt: skip
-    sub.add_argument("--negative", default="", help="what not to show")
+    sub.add_argument("--like", type=expanded, metavar="PNG", help="all settings of a drawn picture, ours or A1111's")
+    sub.add_argument("--negative", help="what not to show")
     sub.add_argument("--out", type=expanded, default=Path("."), help="folder for the pictures")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, help="(default: 0)")
     for name, kind in (("steps", int), ("guidance", float)):
         default = getattr(DrawRequest, name)
         sub.add_argument(f"--{name}", type=kind, help=f"(default: that of the run's samples, {default} without a run)")
     sub.add_argument("--width", type=int)
     sub.add_argument("--height", type=int)
-    sub.add_argument(
-        "--sampler", default=samplers.OWN, help=f"{', '.join(samplers.SAMPLERS)} (default: the base's own)"
-    )
+    sub.add_argument("--sampler", help=f"{', '.join(samplers.SAMPLERS)} (default: the base's own)")
     sub.add_argument("--start", metavar="PICTURE", help="change this picture instead of drawing from noise")
-    sub.add_argument(
-        "--change", type=float, default=DrawRequest.change, help="how much of it, above 0 to 1 (default: %(default)s)"
-    )
+    sub.add_argument("--change", type=float, help=f"how much of it, above 0 to 1 (default: {DrawRequest.change})")
     sub.add_argument("--mask", metavar="PICTURE", help="of the start's size: only where it is white is changed")
     sub.add_argument("--device", default="auto", choices=DEVICES)
     sub.add_argument("--precision", default="auto", choices=PRECISIONS)
@@ -145,8 +142,8 @@ def draw_grid(plan: grids.Grid, out: Path, studio: Studio | None = None) -> Path
 
 def requests_of(options: argparse.Namespace) -> list[DrawRequest]:
     """What to draw, a request for each prompt. Raises UserError."""
-    if (options.prompt is None) == (options.prompts is None):
-        raise UserError("prompt: give one, or a file of them with --prompts.")
+    if (options.prompt is None and options.like is None) + (options.prompts is None) != 1:
+        raise UserError("prompt: give one, a file of them with --prompts, or a picture's with --like.")
     if options.prompts is None:
         return [request_of(options)]
     try:
@@ -167,8 +164,16 @@ def request_of(options: argparse.Namespace) -> DrawRequest:
     if wrong := out_of_bounds({name: getattr(options, name) for name in LIMITS if hasattr(options, name)}):
         raise ConfigError(wrong)
     names = [field.name for field in fields(DrawRequest) if field.name not in ("base", "adapters")]
-    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    return request(options.adapter, options.base, given | {"prompt": options.prompt or ""})
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    adapters, base = options.adapter, options.base
+    if options.like:
+        like = parameters.read(options.like)
+        for note in like.notes:
+            print(f"note: {note}", file=sys.stderr)
+        adapters = adapters or [f"{choice.path}@{choice.strength}" for choice in like.adapters]
+        base = base or like.values.get("base")
+        given = {name: value for name, value in like.values.items() if name != "base"} | given
+    return request(adapters, base, {"prompt": ""} | given)
 
 
 def request(adapters: Sequence[str], base: str | None, given: Mapping[str, Any], dashes: str = "--") -> DrawRequest:

@@ -33,21 +33,25 @@ class GenerateTab:
         self.engine, self.jobs = engine, Jobs(engine)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420, elem_classes=["sheet", "generate"]):
-                self.dropped = gr.File(
-                    label="Drop a PNG here to use what it was drawn from", height=76, elem_id="dropped-png",
-                    elem_classes=["drop", "slim"], file_types=[".png"],
-                )  # fmt: skip
-                self.taken_note = gr.HTML(elem_id="taken-note", apply_default_css=False)
-                self.form = RequestForm()
-                with gr.Row(elem_classes=["buttons", "draw-row"]):
-                    self.draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=3)
-                    self.cancel = gr.Button("Cancel", elem_id="cancel", scale=1, interactive=False)
-                self.problems = gr.HTML(elem_id="draw-problems", apply_default_css=False)
+                self._asking()
             with gr.Column(scale=7, min_width=480, elem_classes=["sheet", "generate"]):
                 self._canvas()
         self.shown, self.page, self.asked = gr.State(""), gr.State(0), gr.State(False)
         self.displayed, self.bin = gr.State(()), gr.State("")
         self.timer = gr.Timer(POLL_SECONDS, active=False)
+
+    def _asking(self) -> None:
+        self.dropped = gr.File(
+            label="Drop a PNG here to use what it was drawn from", height=76, elem_id="dropped-png",
+            elem_classes=["drop", "slim"], file_types=[".png"],
+        )  # fmt: skip
+        self.taken_note = gr.HTML(elem_id="taken-note", apply_default_css=False)
+        self.form = RequestForm()
+        with gr.Column(elem_classes=["draw-row"]):
+            self.problems = gr.HTML(elem_id="draw-problems", apply_default_css=False)
+            with gr.Row(elem_classes=["buttons"]):
+                self.draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=3)
+                self.cancel = gr.Button("Cancel", elem_id="cancel", scale=1, interactive=False)
 
     def _canvas(self) -> None:
         script = static_text("canvas.js")

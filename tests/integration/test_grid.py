@@ -70,3 +70,6 @@ def test_the_command(tmp_path: Path):
     assert repeated.stderr.startswith("--change: must be a number from 0.01 to 1, got 2")
     changed = command("generate", "x", "--start", str(first), "--change", "0.5", "--steps", "2", *common)
     assert changed.returncode == 0, changed.stderr
+    again = command("generate", "--like", str(second), "--device", "cpu", "--out", str(tmp_path / "again"))
+    assert again.returncode == 0, again.stderr
+    assert np.array_equal(pixels(Path(again.stdout.strip())), pixels(second)), "the same settings, the same pixels"
