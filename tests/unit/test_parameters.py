@@ -153,6 +153,24 @@ def test_a_hostile_file_costs_little(tmp_path: Path, chunks: bytes):
     assert len(texts) <= png_texts.MOST_TEXTS and all(len(text) <= png_texts.LARGEST for text in texts.values())
 
 
+def test_of_a_damaged_file_nothing_but_words_comes(tmp_path: Path):
+    request = DrawRequest("x", adapters=(AdapterChoice("a"),), negative="y")
+    own = saved(tmp_path / "own.png", request).read_bytes()
+    foreign = picture(tmp_path / "foreign.png", parameters=A1111).read_bytes()
+    draws, path, refused = random.Random(2), tmp_path / "x.png", 0
+    for _ in range(600):
+        content = bytearray(draws.choice((own, foreign)))
+        for _ in range(draws.randint(1, 6)):
+            at = draws.randrange(8, len(content))
+            content[at : at + draws.randint(0, 4)] = bytes(draws.choices(range(256), k=draws.randint(0, 4)))
+        path.write_bytes(content)
+        try:
+            parameters.read(path)
+        except UserError:
+            refused += 1
+    assert 0 < refused < 600
+
+
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
