@@ -162,7 +162,11 @@ def facts_html(record: Record | None) -> str:
     seeds = sorted({file.seed for _, file in shown})
     seed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     width, height = pictures.size(record.folder / shown[0][1].name)
-    parts = {"seed": f"seed {seed}", "steps": f"{request.steps} steps", "guidance": f"guidance {request.guidance:g}"}
+    parts = {
+        "seed": f"seed {seed}",
+        "steps": f"{request.steps} step{'s' * (request.steps > 1)}",
+        "guidance": f"guidance {request.guidance:g}",
+    }
     parts["sampler"] = f"sampler {request.sampler}" if request.sampler != OWN else ""
     parts["size"] = f"{width} × {height} px"
     parts["start"] = f"{request.change:g} of {Path(request.start).name} changed" if request.start else ""
