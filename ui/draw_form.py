@@ -9,10 +9,11 @@ from lowrank_diffusion import presets
 from lowrank_diffusion.config import BaseModelConfig, Config, ConfigError, Problem
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import adapter_files, kept, request, samplers
+from lowrank_diffusion.image.grid import MOST_CELLS
 from lowrank_diffusion.image.request import LIMITS, AdapterChoice, DrawRequest, violation
 from lowrank_diffusion.image.source import ModelError, native_side, resolve
 from lowrank_diffusion.paths import EXAMPLES
-from lowrank_diffusion.runs import FORMS
+from lowrank_diffusion.runs import FORMS, Run
 
 from . import live, safe, watching
 from .form import number
@@ -100,11 +101,6 @@ def native(base: str) -> str:
         return "native"
 
 
-def chosen_file(choice: str) -> str:
-    """The adapter's file of a choice. Raises UserError."""
-    return _adapter(choice, 1.0).path
-
-
 def _numbers(answers: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The number fields that are filled in, and what is wrong with them."""
     numbers, problems = {}, []
@@ -165,8 +161,11 @@ def picture(path: str) -> Path:
 
 
 def prompts(text: str, one_a_line: bool) -> list[str]:
-    """What to draw in turn: the whole text, or each line of it that is not empty."""
+    """What to draw in turn: the whole text, or each line of it that is not empty. Raises RequestError for too many."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] if one_a_line else []
+    if len(lines) > MOST_CELLS:
+        rule = f"has {len(lines):,} lines; at most {MOST_CELLS} are drawn in turn."
+        raise RequestError([Problem("Prompt", rule, "The command generate takes any number, with --prompts.")])
     return lines or [text.strip()]
 
 
@@ -183,7 +182,22 @@ def choice_of(adapter: AdapterChoice, uploads: list[str]) -> str:
     for upload in uploads:
         if upload == adapter.path or Path(upload).stem == adapter.path:
             return f"file:{upload}"
-    names = {f"{run.title}{end.removesuffix('.safetensors')}": run for run in reversed(watching.runs_of("image"))
-             for end in ("", *FORMS["image"])}  # fmt: skip
+    names: dict[str, Run] = {}
+    for one in reversed(watching.runs_of("image")):  # of several with one title the newest
+        names |= {f"{one.title}{end.removesuffix('.safetensors')}": one for end in ("", *FORMS["image"])}
+        names[one.name] = one
     named = names.get(adapter.path)
     return f"run:{named.name}" if named and named.newest_adapter() else ""
+
+
+def file_of(name: str, uploads: list[str]) -> str:
+    """The file of an adapter that an axis names, by its label in the selectors or by its run. Raises UserError."""
+    offered = adapter_choices(uploads)
+    value = next((value for label, value in offered if name in (label, value)), "")
+    title, _, step = name.rpartition(":")
+    value = value or choice_of(AdapterChoice(title if step.isdecimal() and title else name), uploads)
+    if not value:
+        raise UserError(f"there is no adapter {name[:80]!r}. Name a run (RUN, or RUN:STEP), or an added file.")
+    if step.isdecimal() and title and value.startswith("run:") and "@" not in value:
+        value = f"{value}@{step}"
+    return _adapter(value, 1.0).path

@@ -9,7 +9,6 @@ from typing import Any
 from lowrank_diffusion.config import ConfigError
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import grid, items, parameters
-from lowrank_diffusion.image.request import AdapterChoice
 
 from . import canvas, draw_form, jobs, records, safe, watching
 from .engine import Engine
@@ -178,7 +177,7 @@ class GenerateTab:
         try:
             request = draw_form.build_request(self.form.answers(data))
             uploads = list(data[self.form.uploads] or [])
-            plan = grid.make(request, self.form.axes_of(data), lambda name: _file_of(name, uploads))
+            plan = grid.make(request, self.form.axes_of(data), lambda name: draw_form.file_of(name, uploads))
             return self._begun(self.jobs.start([cell.item for cell in plan.cells], plan.axes), [])
         except (draw_form.RequestError, ConfigError) as error:
             return {self.problems: problems_html(error.problems)}
@@ -247,16 +246,3 @@ class GenerateTab:
         updates, notes = self.form.fill(parameters.read(path), uploads)
         words = "\n".join([f"These are the settings of {path.name}.", *notes])
         return updates | {self.taken_note: message_html(words)}
-
-
-def _file_of(name: str, uploads: list[str]) -> str:
-    """The file of an adapter that an axis names, by its label in the selectors or by its run. Raises UserError."""
-    offered = draw_form.adapter_choices(uploads)
-    value = next((value for label, value in offered if name in (label, value)), "")
-    title, _, step = name.rpartition(":")
-    value = value or draw_form.choice_of(AdapterChoice(title if step.isdecimal() and title else name), uploads)
-    if not value:
-        raise UserError(f"there is no adapter {name[:80]!r}. Name a run (RUN, or RUN:STEP), or an added file.")
-    if step.isdecimal() and title and value.startswith("run:") and "@" not in value:
-        value = f"{value}@{step}"
-    return draw_form.chosen_file(value)

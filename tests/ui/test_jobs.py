@@ -172,3 +172,17 @@ def test_a_pictures_adapters_are_found_by_file_and_by_name(home: Path, uploads: 
     assert draw_form.choice_of(AdapterChoice("mine"), [upload]) == f"file:{upload}"
     for unknown in ("dogs", "/etc/passwd", "../x", ""):
         assert draw_form.choice_of(AdapterChoice(unknown), [upload]) == ""
+    axis = {"cats": late, "cats:50": early, run.name: late, f"{run.name}:100": late}
+    assert {name: draw_form.file_of(name, []) for name in axis} == axis
+    with pytest.raises(UserError, match="no adapter files yet of step 70"):
+        draw_form.file_of("cats:70", [])
+    for unknown in ("dogs", "/etc/passwd", "dogs:5", ":"):
+        with pytest.raises(UserError, match="there is no adapter"):
+            draw_form.file_of(unknown, [])
+
+
+def test_prompts_in_turn_are_not_endless() -> None:
+    assert draw_form.prompts(" a \n\nb ", True) == ["a", "b"]
+    assert draw_form.prompts(" a\nb ", False) == ["a\nb"] and draw_form.prompts(" ", True) == [""]
+    with pytest.raises(draw_form.RequestError, match="500 lines; at most 400"):
+        draw_form.prompts("x\n" * 500, True)
