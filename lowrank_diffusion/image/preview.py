@@ -13,7 +13,7 @@ from torch.nn import functional
 
 SMALLER = 4
 """A preview's side is this part of the picture's: it costs a sixteenth of decoding it."""
-SHARE = 0.08
+SHARE = 0.05
 """Of the time of drawing, for previews."""
 
 

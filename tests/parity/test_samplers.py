@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import samplers, start
+from lowrank_diffusion.image import replay, samplers, start
 from lowrank_diffusion.image.generate import Studio
 from lowrank_diffusion.image.model import latents_of
 from lowrank_diffusion.image.preview import SMALLER, Preview
+from lowrank_diffusion.image.replay import Replay
 from lowrank_diffusion.image.request import DrawRequest
 from lowrank_diffusion.paths import ASSETS, EXAMPLES
 
@@ -124,6 +125,26 @@ def test_outside_of_the_mask_not_one_bit_changes(studio: Studio, cat: Path, mask
         assert np.abs(pixels(picture.image)[~outside] - pixels(begun.picture)[~outside]).mean() > 3
     cells = begun.cells()
     assert cells is not None and ((np.asarray(cells) > 0) >= (np.asarray(begun.mask) > 0)).all()
+
+
+@pytest.mark.parametrize("name", ["", *samplers.SAMPLERS])
+def test_every_call_of_the_denoiser_can_be_captured(
+    studio: Studio, cat: Path, mask: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A CUDA graph takes tensors alone; with every sampler, and with all three pipelines."""
+    seen: list[bool] = []
+    call = Replay._call
+
+    def watched(self: Replay, ordinary: Any, args: Any, named: Any) -> Any:
+        seen.append(replay._inputs(args, named) is not None)
+        return call(self, ordinary, args, named)
+
+    monkeypatch.setattr(Replay, "_call", watched)
+    small = SMALL | {"steps": 2, "sampler": name}
+    drawn(studio, **small)
+    drawn(studio, **small, start=str(cat))
+    drawn(studio, **small, start=str(cat), mask=str(mask), change=1.0)
+    assert len(seen) >= 5 and all(seen)
 
 
 def test_what_cannot_be_started_from_is_named(studio: Studio, cat: Path, tmp_path: Path):
