@@ -7,14 +7,16 @@ What a person can put right is a :class:`~.errors.UserError`, whose text says wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from . import cli_image, cli_text, preflight, presets, runs, supervisor, terminal
+from . import cli_draw, cli_image, cli_text, preflight, presets, runs, supervisor, terminal
 from .config import Config, ConfigError, Problem
 from .errors import UserError
-from .image import families
-from .image.request import LIMITS, leave_out_quantisation
+from .image import families, kept
+from .image import grid as grids
+from .image.request import LIMITS, DrawRequest, leave_out_quantisation
 from .paths import expanded
 from .runs import Run, RunError
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from .text.metrics import Measures
 
 Adapter = Run | str | Path
-"""A run, its name or folder, or an adapter's file or folder; a text may end in a strength: "icons@0.8"."""
+"""A run, its name or folder, or an adapter's file or folder. A text may name a checkpoint, "icons:200", and end in a
+strength, "icons@0.8"."""
 
 
 class DrawOptions(TypedDict, total=False):
@@ -40,6 +43,10 @@ class DrawOptions(TypedDict, total=False):
     guidance: float
     width: int
     height: int
+    sampler: str
+    start: str
+    change: float
+    mask: str
     device: str
     precision: str
 
@@ -110,33 +117,68 @@ def prepare(preset: str | Path | Config, settings: Mapping[str, Any], name: str 
 
 def draw(
     adapter: Adapter | Sequence[Adapter] | None,
-    prompt: str,
+    prompt: str | Sequence[str],
     *,
     studio: Studio | None = None,
     **options: Unpack[DrawOptions],
 ) -> list[Image.Image]:
-    """Draw pictures of a prompt: RGB, one for each seed from ``seed`` on.
+    """Draw pictures of a prompt: RGB, one for each seed from ``seed`` on; of several prompts in turn.
 
     Args:
         adapter: One, several, or None for the base alone. A run brings its base, and its samples' steps and guidance.
-        prompt: What to draw.
+        prompt: What to draw; one, or several.
         studio: Keeps the pipeline loaded for the next call (:class:`~.image.generate.Studio`).
         options: See :class:`DrawOptions`.
 
     Raises:
         UserError: An option is out of bounds, or base, adapter or device cannot be used.
     """
-    if problems := _unknown(options, DrawOptions) or cli_image.out_of_bounds(_numbers(options), ""):
-        raise ConfigError(problems)
-    adapters = [] if adapter is None else [adapter] if isinstance(adapter, Adapter) else list(adapter)
-    given = {key: value for key, value in options.items() if key != "base"}
-    request = cli_image.request([_text(one) for one in adapters], options.get("base"), given | {"prompt": prompt}, "")
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    first = _request(adapter, options)
     if studio is None:
         leave_out_quantisation()
         from .image.generate import Studio  # torch
 
         studio = Studio()
-    return [picture.image for picture in studio.draw(request)]
+    return [picture.image for one in prompts for picture in studio.draw(replace(first, prompt=one))]
+
+
+def grid(
+    adapter: Adapter | Sequence[Adapter] | None,
+    prompt: str,
+    axes: Mapping[str, str | Sequence[object]],
+    out: str | Path,
+    *,
+    studio: Studio | None = None,
+    **options: Unpack[DrawOptions],
+) -> Path:
+    """Draw a prompt with one, two or three things changed, into a folder; what is there already is not drawn again.
+
+    Args:
+        adapter, prompt, studio, options: As in :func:`draw`.
+        axes: By what changes (:data:`~.image.grid.KINDS`) its values: a list, or a text such as "0.2-1 x5".
+        out: Of the pictures, ``grid.json`` and ``grid.png``.
+
+    Returns:
+        The path of the labelled picture.
+
+    Raises:
+        UserError: With every problem of the axes.
+    """
+    pairs = [(kind, values if isinstance(values, str) else grids.joined(values)) for kind, values in axes.items()]
+    request = replace(_request(adapter, options), prompt=prompt)
+    plan = grids.make(request, pairs, lambda name: cli_draw.adapter_of(name, "")[0].path)
+    return cli_draw.draw_grid(plan, expanded(str(out)), studio)
+
+
+def _request(adapter: Adapter | Sequence[Adapter] | None, options: Mapping[str, Any]) -> DrawRequest:
+    """A request without its prompt. Raises UserError."""
+    if problems := _unknown(options, DrawOptions) or cli_draw.out_of_bounds(_numbers(options), ""):
+        raise ConfigError(problems)
+    adapters = [] if adapter is None else [adapter] if isinstance(adapter, Adapter) else list(adapter)
+    given: dict[str, Any] = {key: value for key, value in options.items() if key != "base"} | {"prompt": ""}
+    given |= {key: str(given[key]) for key in ("start", "mask") if key in given}
+    return cli_draw.request([_text(one) for one in adapters], options.get("base"), given, "")
 
 
 def load(adapter: Adapter, model: Any = None) -> Any:
@@ -160,7 +202,7 @@ def load(adapter: Adapter, model: Any = None) -> Any:
         return adapters.load(model, _peft_folder(adapter))
     from .image.apply import load_adapter, select  # torch
 
-    choice, _ = cli_image.adapter_of(_text(adapter), "")
+    choice, _ = cli_draw.adapter_of(_text(adapter), "")
     taken = {name for names in model.get_list_adapters().values() for name in names}
     name = next(name for number in range(len(taken) + 1) if (name := f"adapter_{number}") not in taken)
     load_adapter(model, expanded(choice.path), name)
@@ -215,7 +257,7 @@ def _base_of(adapter: Adapter) -> Any:
     """The model that a run was trained on. Raises UserError for what is not a run."""
     name = _text(adapter)
     try:
-        run = runs.find(name.rpartition("@")[0] or name)
+        run, _ = kept.named(name.rpartition("@")[0] or name)
     except RunError as error:
         raise UserError(f"{name}: give load() the model too, unless this is meant to be a run. {error}") from None
     import torch

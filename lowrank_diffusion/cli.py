@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from . import (
     api,
     cli_datasets,
+    cli_draw,
     cli_image,
     cli_runs,
     cli_settings,
@@ -88,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--rank", type=int, help="also compress to this rank, as well as any can be")
     export.add_argument("--merged", action="store_true", help="language models: also a whole model with it inside")
     export.add_argument("--precision", default="auto", choices=cli_text.PRECISIONS, help="of --merged")
-    cli_image.add_generate(add("generate", cli_image.generate))
+    cli_draw.add_generate(add("generate", cli_draw.generate))
+    cli_draw.add_grid(add("grid", cli_draw.grid))
     cli_text.add_ask(add("ask", cli_text.ask))
     evaluate = add("evaluate", _evaluate)
     cli_text.add_evaluate(evaluate)

@@ -124,10 +124,12 @@ class ChatTab:
         except UserError as error:
             return {self.problems: message_html(str(error), "bad")}
         sample = config.sample
+        words = f"As its samples are: temperature {sample.temperature:g}, at most {sample.tokens} tokens. "
+        note = message_html(words + "The base may want more tokens: raise them to compare whole answers.")
         return {
             self.base: config.base.path, self.template: config.text.template, self.system: sample.system,
             self.temperature: sample.temperature, self.max_tokens: sample.tokens,
-            self.message: data[self.message] or next(iter(sample.prompts), ""), self.problems: "",
+            self.message: data[self.message] or next(iter(sample.prompts), ""), self.problems: note,
         }  # fmt: skip
 
     def run(self, data: dict[Any, Any], page: gr.Request) -> Iterator[dict[Any, Any]]:

@@ -1,258 +1,248 @@
-"""The Generate tab: pictures from a base and adapters, side by side from the same seed."""
+"""The Generate tab: a form on the left, what is drawn on the right; drawing itself belongs to no page."""
 
 from __future__ import annotations
 
 import html
-import json
-import secrets
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lowrank_diffusion.config import Config
+from lowrank_diffusion.config import ConfigError
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image import grid, items, parameters
 
-from . import drafts, draw_form, live, safe, watching
-from .engine import CancelledError, Engine
+from . import canvas, draw_form, jobs, records, safe, watching
+from .engine import Engine
 from .form import message_html, problems_html
-from .image_worker import Done, Job, Picture, Progress, settings
-from .process import Waiting
-from .toolkit import gr
+from .jobs import Jobs
+from .request_form import RequestForm
+from .toolkit import gr, static_text
 
-ROWS = 3
 BUSY_NOTE = "A training is at work: drawing shares the machine with it, and both are slower for that time."
+NO_PAIR_NOTE = "Side by side: no adapter is chosen, so there is only the base to draw."
+ASK_NOTE = "The prompt is empty, so the pictures will show anything. Press Draw again if that is meant."
+POLL_SECONDS = 1
+SLOW_POLL_SECONDS = 4
+"""Where nothing is drawn."""
 
 
 class GenerateTab:
     """The tab; made inside a ``gr.Blocks``."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.uploads = gr.State([])
+        self.engine, self.jobs = engine, Jobs(engine)
         with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=420, elem_classes=["sheet"]):
-                self._inputs()
-            with gr.Column(scale=7, min_width=480, elem_classes=["sheet"]):
-                gr.HTML("<h3>Pictures</h3>", apply_default_css=False, elem_classes=["title"])
-                self.progress = gr.HTML(elem_id="draw-progress", apply_default_css=False)
-                self.gallery = gr.Gallery(
-                    show_label=False, columns=4, height=640, object_fit="contain", elem_id="drawn",
-                    buttons=["download", "fullscreen"], format="png", interactive=False,
-                )  # fmt: skip
-                self.facts = gr.HTML(elem_id="draw-settings", apply_default_css=False)
+            with gr.Column(scale=5, min_width=420, elem_classes=["sheet", "generate"]):
+                self._asking()
+            with gr.Column(scale=7, min_width=480, elem_classes=["sheet", "generate"]):
+                self._canvas()
+        self.shown, self.page, self.asked = gr.State(""), gr.State(0), gr.State(False)
+        self.displayed, self.bin = gr.State(()), gr.State("")
+        self.timer = gr.Timer(POLL_SECONDS, active=False)
 
-    def _inputs(self) -> None:
-        self.prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="What to draw")
-        self.negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="negative", placeholder="What not to draw")
-        self.base = gr.Textbox(
-            "embedded", label="Base model", elem_id="base", max_lines=1,
-            info="embedded, a diffusers folder, one .safetensors file, or a hub id (owner/name)",
+    def _asking(self) -> None:
+        self.dropped = gr.File(
+            label="Drop a PNG here to use what it was drawn from", height=76, elem_id="dropped-png",
+            elem_classes=["drop", "slim"], file_types=[".png"],
         )  # fmt: skip
-        self.adapters: list[tuple[gr.Dropdown, gr.Slider]] = []
-        for number in range(1, ROWS + 1):
-            with gr.Row(elem_classes=["adapter-row"]):
-                choice = gr.Dropdown(
-                    [("none", "")], value="", label=f"Adapter {number}", allow_custom_value=True, scale=3,
-                    elem_id=f"adapter-{number}",
-                )  # fmt: skip
-                strength = gr.Slider(-1, 2, 1, step=0.05, label="Strength", scale=2, elem_id=f"strength-{number}")
-                self.adapters.append((choice, strength))
-        self.upload = gr.UploadButton("Add an adapter file (.safetensors)", size="sm", elem_id="adapter-file")
-        self.upload_note = gr.HTML(elem_id="upload-note", apply_default_css=False)
-        with gr.Row(elem_classes=["numbers"]):
-            self.count = gr.Number(2, label="Pictures", elem_id="count")
-            self.steps = gr.Number(20, label="Steps", elem_id="steps")
-            self.guidance = gr.Number(5, label="Guidance", elem_id="guidance")
-            self.width = gr.Textbox(label="Width (px)", placeholder="native", elem_id="width", max_lines=1)
-            self.height = gr.Textbox(label="Height (px)", placeholder="native", elem_id="height", max_lines=1)
-        with gr.Row(elem_classes=["seed-row"]):
-            self.seed = gr.Number(0, label="Seed", elem_id="seed", scale=2)
-            self.random = gr.Button("Random seed", size="sm", elem_id="random-seed", scale=1, min_width=110)
-        self.compare = gr.Checkbox(
-            True, label="Side by side: draw each seed with the base alone as well", elem_id="compare", container=False
-        )
-        with gr.Row(elem_classes=["buttons"]):
-            self.draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=3)
-            self.cancel = gr.Button("Cancel", elem_id="cancel", scale=1, interactive=False)
-        self.problems = gr.HTML(elem_id="draw-problems", apply_default_css=False)
+        self.taken_note = gr.HTML(elem_id="taken-note", apply_default_css=False)
+        self.form = RequestForm()
+        with gr.Column(elem_classes=["draw-row"]):
+            self.problems = gr.HTML(elem_id="draw-problems", apply_default_css=False)
+            with gr.Row(elem_classes=["buttons"]):
+                self.draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=3)
+                self.cancel = gr.Button("Cancel", elem_id="cancel", scale=1, interactive=False)
 
-    @property
-    def choices(self) -> list[gr.Dropdown]:
-        """The adapter selectors."""
-        return [choice for choice, _ in self.adapters]
-
-    @property
-    def suited(self) -> list[Any]:
-        """What ``suit`` fills in."""
-        return [self.base, self.steps, self.guidance, self.upload_note]
+    def _canvas(self) -> None:
+        script = static_text("canvas.js")
+        with gr.Row(elem_classes=["one-line"]):
+            gr.HTML("<h3>Pictures</h3>", apply_default_css=False, elem_classes=["title"])
+            small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 96}
+            self.go_on = gr.Button("Continue", visible=False, elem_id="draw-on", **small)
+            self.zip = gr.Button("Zip", visible=False, elem_id="zip-pictures", **small)
+            self.zipped = gr.DownloadButton("Download zip", visible=False, elem_id="zip-ready", **small)
+            self.delete = gr.Button("Delete all", visible=False, elem_id="delete-pictures", **small)
+        self.progress = gr.HTML(elem_id="draw-progress", apply_default_css=False)
+        self.pictures = gr.HTML(canvas.NOTHING, js_on_load=script, elem_id="drawn", apply_default_css=False)
+        self.facts = gr.HTML(elem_id="draw-settings", apply_default_css=False)
+        self.note = gr.HTML(elem_id="canvas-note", apply_default_css=False)
+        self.undo = gr.HTML(js_on_load=static_text("undo.js"), elem_id="canvas-undo", apply_default_css=False)
+        gr.HTML("<h3>History</h3>", apply_default_css=False, elem_classes=["title"])
+        self.strip = gr.HTML(js_on_load=script, elem_id="history", apply_default_css=False)
 
     @property
     def kept(self) -> dict[str, Any]:
         """The fields that outlive the page, by name."""
-        names = ("prompt", "negative", "base", "count", "steps", "guidance", "width", "height", "seed", "compare")
-        rows = {f"adapter-{number}": choice for number, choice in enumerate(self.choices)}
-        strengths = {f"strength-{number}": strength for number, (_, strength) in enumerate(self.adapters)}
-        return {name: getattr(self, name) for name in names} | rows | strengths
+        return self.form.kept
 
     @property
     def changes(self) -> list[Any]:
         """The events after which they are written."""
-        return [part.change for part in self.kept.values()]
+        return self.form.changes
 
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`restore` may change."""
-        return [*self.kept.values(), self.uploads]
+        return self.form.outputs
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
-        """Show what was kept of an earlier page; of adapters those that are still there."""
-        updates = drafts.fitting(self.kept, values)
-        uploads = draw_form.still_there([updates.get(choice, "") for choice in self.choices])
-        options = draw_form.adapter_choices(uploads)
-        known = [value for _, value in options]
-        for choice in self.choices:
-            if choice in updates:
-                value = updates[choice] if updates[choice] in known else ""
-                updates[choice] = gr.update(choices=options, value=value)
-        return updates | ({self.uploads: uploads} if uploads else {})
+        """Show what was kept of an earlier page."""
+        return self.form.restore(values)
+
+    @property
+    def looks(self) -> list[Any]:
+        """What :meth:`look` may change."""
+        buttons = [self.cancel, self.go_on, self.zip, self.zipped, self.delete]
+        shown = [self.progress, self.pictures, self.facts, self.strip, self.note, self.undo, self.problems]
+        return [self.shown, self.page, self.displayed, self.timer, self.asked, self.bin, *shown, *buttons]
 
     def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
         """Bind the events; call once, inside the Blocks."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        gr.on([demo.load, tab.select], self.refresh, self.uploads, self.choices, **quiet)
+        form = self.form
+        place: set[Any] = {self.shown, self.page, self.displayed}
+        form.connect(quiet)
+        gr.on([demo.load, tab.select], form.refresh, form.uploads, form.choices, **quiet)
+        gr.on([demo.load, tab.select], self.attach, place, self.looks, **quiet)
         tab.select(self.warm, None, None, **quiet)
-        self.random.click(lambda: secrets.randbelow(2**32), None, self.seed, **quiet)
-        for choice in self.choices:
-            choice.input(suit, [choice, self.base], self.suited, **quiet)
-        self.upload.upload(
-            self.take,
-            {self.upload, self.uploads, *self.choices},
-            [self.uploads, self.upload_note, *self.choices],
-            **quiet,
-        )
-        fields = {self.prompt, self.negative, self.base, self.count, self.steps, self.guidance, self.width}
-        fields |= {self.height, self.seed, self.compare, *(part for row in self.adapters for part in row)}
-        outputs = [self.progress, self.gallery, self.facts, self.problems, self.draw, self.cancel]
-        gr.on([self.draw.click, self.prompt.submit], self.run, fields, outputs, **quiet)
-        self.cancel.click(self.give_up, None, self.progress, **quiet)
-
-    def refresh(self, uploads: list[str]) -> list[Any]:
-        """Runs come and go: offer those there are."""
-        options = draw_form.adapter_choices(uploads)
-        return [gr.update(choices=options) for _ in self.choices]
+        self.timer.tick(self.tick, place, self.looks, **quiet)
+        inputs = {*form.inputs, *place, self.asked, form.uploads}
+        gr.on([self.draw.click, form.prompt.submit], self.start, inputs, self.looks, **quiet)
+        form.draw_grid.click(self.start_grid, inputs, self.looks, **quiet)
+        self.cancel.click(self.give_up, place, self.looks, **quiet)
+        self.go_on.click(self.continued, place, self.looks, **quiet)
+        self.delete.click(self.delete_all, place, self.looks, **quiet)
+        self.undo.pressed(self.bring_back, {*place, self.bin}, self.looks, **quiet)
+        self.zip.click(self.pack, self.shown, [self.zipped, self.note], **quiet)
+        filled = [self.taken_note, *form.outputs, *self.looks, self.dropped]  # the first says what went wrong
+        for part in (self.pictures, self.strip):
+            part.act(self.act, {*place, form.uploads}, filled, **quiet)
+        self.dropped.upload(self.take, {self.dropped, form.uploads}, filled, **quiet)
 
     def warm(self) -> None:
         """The tab was opened: load what drawing needs while the prompt is written; a training has the machine first."""
         if not watching.active():
             self.engine.warm()
 
-    def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """An adapter file was uploaded: check it and put it into the first free row."""
-        uploads = list(data[self.uploads] or [])
-        try:
-            path = safe.uploaded(data[self.upload])
-            about = draw_form.describe_adapter(path)
-        except UserError as error:
-            return {self.upload_note: message_html(str(error), "bad")}
-        uploads.append(str(path))
-        options = draw_form.adapter_choices(uploads)
-        updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in self.choices}
-        free = next((choice for choice in self.choices if not data[choice]), None)
-        if free is not None:
-            updates[free] = gr.update(choices=options, value=f"file:{path}")
-        return updates | {self.uploads: uploads, self.upload_note: message_html(about)}
+    def attach(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """The tab was opened, or the page: show the job at work, else the newest."""
+        return self.look(data[self.shown] or self.jobs.foremost(), data[self.page])
 
-    def _answers(self, data: dict[Any, Any]) -> dict[str, Any]:
-        names = ("prompt", "negative", "base", "count", "steps", "guidance", "width", "height", "seed", "compare")
-        answers = {name: data[getattr(self, name)] for name in names}
-        return answers | {"adapters": [(data[choice], data[strength]) for choice, strength in self.adapters]}
+    def tick(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Time has passed: what changed since this page last looked."""
+        updates = self.look(data[self.shown], data[self.page])
+        before, now = dict(data[self.displayed]), dict(updates[self.displayed])
+        parts = {"progress": self.progress, "pictures": self.pictures, "facts": self.facts, "strip": self.strip}
+        for name, part in parts.items():
+            if before.get(name) == now[name]:
+                updates.pop(part)
+        for part in (self.note, self.undo, self.problems, self.asked, self.zipped):
+            updates.pop(part, None)
+        return updates
 
-    def run(self, data: dict[Any, Any], page: gr.Request) -> Iterator[dict[Any, Any]]:
-        """Draw was pressed. Closing the page cancels."""
-        idle = {self.draw: gr.update(interactive=True), self.cancel: gr.update(interactive=False), self.progress: ""}
+    def look(self, name: str, page: int) -> dict[Any, Any]:
+        """A job as it is, and the strip."""
+        record, at_work = records.read(name) if name else None, self.jobs.live(name)
+        every = records.names()
+        shown = {
+            "progress": canvas.progress_html(record, at_work), "pictures": canvas.pictures_html(name, record),
+            "facts": "" if at_work else canvas.facts_html(record),
+            "strip": canvas.strip_html(every, page, name, [one for one in every if self.jobs.live(one)]),
+        }  # fmt: skip
+        on = record is not None and not at_work and record.state != "done"
+        return {
+            self.shown: name, self.page: page, self.displayed: tuple((key, hash(text)) for key, text in shown.items()),
+            self.progress: shown["progress"], self.pictures: shown["pictures"], self.facts: shown["facts"],
+            self.strip: shown["strip"], self.timer: gr.Timer(POLL_SECONDS if at_work else SLOW_POLL_SECONDS),
+            self.cancel: gr.update(interactive=at_work is not None), self.go_on: gr.update(visible=on),
+            self.zip: gr.update(visible=bool(name) and not at_work), self.zipped: gr.update(visible=False),
+            self.delete: gr.update(visible=bool(name) and not at_work),
+        }  # fmt: skip
+
+    def start(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Draw was pressed."""
+        answers = self.form.answers(data)
         try:
-            request = draw_form.build_request(self._answers(data))
-            folder = safe.pictures_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-            busy = {self.draw: gr.update(interactive=False), self.cancel: gr.update(interactive=True)}
-            note = message_html(BUSY_NOTE) if watching.active() else ""
-            yield busy | {self.problems: note, self.progress: bar(0, 0, "starting", 0)}
-            began = time.monotonic()
-            drawn: list[Picture] = []
-            for update in self.engine.run(page.session_hash or "", Job(request, folder)):
-                match update:
-                    case Waiting():
-                        yield {self.progress: bar(0, 0, "waiting for another page's pictures", 0)}
-                    case Progress(done=done, total=total):
-                        words = f"step {done} of {total}" if total else "loading the model"
-                        began = began if done else time.monotonic()
-                        left = (time.monotonic() - began) / done * (total - done) if done > 1 else 0
-                        yield {self.progress: bar(done, total, words, left)}
-                    case Picture():
-                        drawn.append(update)
-                        yield {self.gallery: self._gallery(drawn)}
-                    case Done():
-                        yield idle | {self.gallery: self._gallery(drawn), self.facts: facts_html(request, update)}
-        except CancelledError as error:
-            yield idle | {self.progress: message_html(str(error))}
+            request = draw_form.build_request(answers)
+            if not request.prompt and not data[self.asked]:
+                return {self.asked: True, self.problems: message_html(ASK_NOTE)}
+            prompts = draw_form.prompts(str(answers["prompt"] or ""), bool(answers["lines"]))
+            name = self.jobs.start(items.several(prompts, request))
         except draw_form.RequestError as error:
-            yield idle | {self.problems: problems_html(error.problems)}
-        except UserError as error:
-            yield idle | {self.problems: message_html(str(error), "bad")}
+            return {self.problems: problems_html(error.problems)}
+        notes = [NO_PAIR_NOTE] if answers["compare"] and not request.adapters else []
+        return self._begun(name, notes)
 
-    def _gallery(self, pictures: list[Picture]) -> gr.Gallery:
-        captions = [
-            (str(item.path), f"seed {item.seed} · {'adapted' if item.adapted else 'base'}") for item in pictures
-        ]
-        pairs = len({item.adapted for item in pictures}) == 2
-        columns = 2 if pairs else min(4, max(2, len(pictures)))
-        return gr.Gallery(value=captions, columns=columns, selected_index=None)
+    def start_grid(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Draw the grid was pressed."""
+        try:
+            request = draw_form.build_request(self.form.answers(data))
+            uploads = list(data[self.form.uploads] or [])
+            plan = grid.make(request, self.form.axes_of(data), lambda name: draw_form.file_of(name, uploads))
+            return self._begun(self.jobs.start([cell.item for cell in plan.cells], plan.axes), [])
+        except (draw_form.RequestError, ConfigError) as error:
+            return {self.problems: problems_html(error.problems)}
 
-    def give_up(self, page: gr.Request) -> str:
-        """Cancel was pressed."""
-        self.engine.cancel(page.session_hash or "")
-        return message_html("Cancelling after the current step.")
+    def _begun(self, name: str, notes: list[str]) -> dict[Any, Any]:
+        notes += [BUSY_NOTE] if watching.active() else []
+        said = message_html("\n".join(notes))
+        return self.look(name, 0) | {self.problems: said, self.asked: False, self.note: "", self.undo: ""}
 
+    def give_up(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Cancel was pressed; what is done stays."""
+        self.jobs.cancel(data[self.shown])
+        return self.look(data[self.shown], data[self.page])
 
-def suit(choice: str, base: str) -> list[Any]:
-    """An adapter was chosen: its run's base and its samples' steps and guidance, and a note."""
-    cfg = draw_form.run_settings(choice or "")
-    return [gr.skip()] * 4 if cfg is None else as_in(cfg, base)
+    def continued(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Continue was pressed. Raises UserError."""
+        return self._begun(self.jobs.go_on(data[self.shown]), [])
 
+    def delete_all(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """All pictures of a job are put into the bin. Raises UserError."""
+        return self._deleted(data, data[self.shown], "")
 
-def as_in(cfg: Config, base: str) -> list[Any]:
-    """What a run with these settings puts into the fields of ``GenerateTab.suited``; ``base`` is what stands there."""
-    own, steps, guidance = cfg.base.path, cfg.sample.steps, cfg.sample.guidance
-    note = f"As in its run: base {own}, {steps} steps, guidance {guidance:g}."
-    if base not in ("", "embedded", own):
-        note += f" The base was {base}."
-    return [own, steps, guidance, message_html(note)]
+    def _deleted(self, data: dict[Any, Any], name: str, file: str) -> dict[Any, Any]:
+        if self.jobs.live(name):
+            raise UserError("These pictures are being drawn. Cancel that first.")
+        count = len(records.loose(name))
+        token = jobs.delete(name, file)
+        words = f"{Path(file).name} deleted." if file else f"{count} picture{'s' * (count != 1)} deleted."
+        offer = (
+            f'<div class="undo" role="status"><span>{html.escape(words)}</span>'
+            f'<button type="button" data-name="Undo">Undo</button></div>'
+        )
+        now = name if file else self.jobs.foremost()
+        return self.look(now, data[self.page]) | {self.undo: offer, self.bin: token, self.note: ""}
 
+    def bring_back(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Undo was pressed. Raises UserError."""
+        return self.look(jobs.undo(data[self.bin]), data[self.page]) | {self.undo: "", self.bin: ""}
 
-def bar(done: int, total: int, words: str, left: float) -> str:
-    """The progress bar; a moving one while the length is unknown."""
-    share = done / total if total else 0.0
-    rest = f" · {live.duration(left)} left" if left >= 1 else ""
-    return (
-        f'<div class="draw-bar"><div class="bar{"" if total else " busy"}" role="progressbar" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
-        f"<span>{html.escape(words)}{rest}</span></div>"
-    )
+    def pack(self, name: str) -> dict[Any, Any]:
+        """Make the zip and offer it. Raises UserError."""
+        path = records.zipped(name)
+        return {self.zipped: gr.update(value=str(path), visible=True), self.note: ""}
 
+    def act(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+        """Something was chosen on the canvas or in the strip. Raises UserError."""
+        what, file = (str(getattr(event, name, "")) for name in ("what", "file"))
+        if what == "page":
+            return self.look(data[self.shown], int(file) if file.isdecimal() and len(file) < 6 else 0)
+        if what == "job":
+            records.folder_of(file)
+            return self.look(file, data[self.page]) | {self.note: ""}
+        if what == "delete":
+            return self._deleted(data, data[self.shown], file)
+        path = records.picture_of(data[self.shown], file)
+        if what == "start":
+            return self.form.begin.show(str(path)) | {self.taken_note: message_html("It is the start picture now.")}
+        return self._filled(path, list(data[self.form.uploads] or []))
 
-def facts_html(request: draw_form.DrawRequest, done: Done) -> str:
-    """The exact settings of the pictures shown: one line for the eye, all of them below it."""
-    pictures, took = done.pictures, live.duration(done.seconds)
-    adapters = ", ".join(f"{Path(item.path).stem} × {item.strength:g}" for item in request.adapters) or "none"
-    seeds = sorted({item.seed for item in pictures})
-    seed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    size = f"{request.width or 'native'} × {request.height or 'native'}"
-    line = f"seed {seed} · {request.steps} steps · guidance {request.guidance:g} · {size} · adapters: {adapters}"
-    full = [{"file": item.path.name, **settings(request, item.seed, item.adapted)} for item in pictures]
-    text = html.escape(json.dumps(full, indent=2, ensure_ascii=False))
-    return (
-        f'<div class="facts"><b>{html.escape(request.prompt)}</b><br>{html.escape(line)} · {took}'
-        f"<details><summary>All settings (each PNG holds its own as text metadata)</summary><pre>{text}</pre></details>"
-        f"{f'<small>{html.escape(done.note)}</small><br>' if done.note else ''}"
-        f"<small>Kept in <code>{html.escape(str(pictures[0].path.parent))}</code></small></div>"
-    )
+    def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """A PNG was dropped: the form becomes what it was drawn from. Raises UserError."""
+        path = safe.uploaded(data[self.dropped])
+        return {self.dropped: None} | self._filled(path, list(data[self.form.uploads] or []))
+
+    def _filled(self, path: Path, uploads: list[str]) -> dict[Any, Any]:
+        updates, notes = self.form.fill(parameters.read(path), uploads)
+        words = "\n".join([f"These are the settings of {path.name}.", *notes])
+        return updates | {self.taken_note: message_html(words)}

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import json
+import io
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image import items
+from lowrank_diffusion.image.items import Item
 from lowrank_diffusion.image.request import DrawCancelled, DrawRequest, leave_out_quantisation
 
 from .process import Cancelled, Finished, Partial
 
 if TYPE_CHECKING:
-    from lowrank_diffusion.image.generate import Drawn, Studio
+    from PIL import Image
+
+    from lowrank_diffusion.image.generate import Studio
 
 
 @dataclass(frozen=True)
 class Job:
-    """One request, and the folder its pictures go to."""
+    """What to draw, and the folder the pictures go to; those that are there are left."""
 
-    request: DrawRequest
+    items: tuple[Item, ...]
     folder: Path
 
 
@@ -33,6 +37,15 @@ class Progress(Partial):
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Preview(Partial):
+    """What the picture at work looks like: the address of a small JPEG that holds it itself."""
+
+    kept: ClassVar[bool] = True  # they are few: their maker sees to it
+
+    address: str
 
 
 @dataclass(frozen=True)
@@ -48,20 +61,12 @@ class Picture(Partial):
 
 @dataclass(frozen=True)
 class Done(Finished):
-    """All pictures of a job."""
+    """All pictures that a job has drawn."""
 
     pictures: tuple[Picture, ...]
     seconds: float
     note: str = ""
-    """Why it could have gone faster; empty if it could not."""
-
-
-def settings(request: DrawRequest, seed: int, adapted: bool) -> dict[str, Any]:
-    """What one picture was drawn from: every field of the request, with its own seed and what was in effect."""
-    values = asdict(request) | {"seed": seed, "count": 1, "adapted": adapted, "base": request.base.model_dump()}
-    values["adapters"] = [asdict(choice) for choice in request.adapters] if adapted else []
-    values.pop("compare")
-    return values
+    """What was done to what it was given, and why it could have gone faster; often empty."""
 
 
 class ImageWorker:
@@ -98,33 +103,27 @@ class ImageWorker:
         self._studio = None
 
     def do(self, job: Job, send: Callable[[Partial], None], cancelled: Callable[[], bool]) -> Done:
-        """Draw one request and write its pictures as they come. Raises Cancelled and UserError."""
+        """Draw what is missing and write the pictures as they come. Raises Cancelled and UserError."""
         send(Progress(0, 0))
         studio = self._open()
-        began = time.monotonic()
-        pictures = []
+        from lowrank_diffusion.image.generate import Hooks
+
+        hooks = Hooks(
+            lambda done, total: send(Progress(done, total)), cancelled, lambda image: send(Preview(address(image)))
+        )
+        began, pictures, notes = time.monotonic(), [], dict[str, None]()
         try:
-            for drawn in studio.draw(job.request, lambda done, total: send(Progress(done, total)), cancelled):
-                pictures.append(_save(drawn, job))
+            for _, file in items.draw(job.items, job.folder, studio, hooks):
+                notes |= {studio.note: None}
+                pictures.append(Picture(job.folder / file.name, file.seed, file.adapted))
                 send(pictures[-1])
         except DrawCancelled:
             raise Cancelled from None
-        return Done(tuple(pictures), time.monotonic() - began, studio.note)
+        return Done(tuple(pictures), time.monotonic() - began, " ".join(filter(None, notes)))
 
 
-def _save(picture: Drawn, job: Job) -> Picture:
-    """Write a PNG whose text metadata holds its exact settings. Raises UserError."""
-    from PIL.PngImagePlugin import PngInfo
-
-    facts = json.dumps(settings(job.request, picture.seed, picture.adapted), ensure_ascii=False)
-    information = PngInfo()
-    information.add_itxt("lowrank_diffusion", facts)
-    kind = "adapted" if picture.adapted else "base"
-    path = job.folder / f"{picture.seed}-{kind}.png"
-    try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        picture.image.save(path, pnginfo=information)
-    except OSError as error:
-        message = f"{job.folder}: the pictures cannot be written: {error.strerror}. Free some space."
-        raise UserError(message) from None
-    return Picture(path, picture.seed, picture.adapted)
+def address(image: Image.Image) -> str:
+    """A picture as the address that a page shows it by, a JPEG of some kilobytes."""
+    content = io.BytesIO()
+    image.save(content, "jpeg", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

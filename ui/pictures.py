@@ -64,7 +64,7 @@ def card(path: Path, caption: str = "") -> Item:
         "path": str(path),
         "name": path.name,
         "caption": caption,
-        "thumb": safe.url(_thumbnail(path)),
+        "thumb": safe.url(thumbnail(path)),
         "note": f"{width} x {height} px",
     }
 
@@ -84,7 +84,8 @@ def _caption_from(text: Path, items: list[Item]) -> str:
     return ""
 
 
-def _thumbnail(path: Path) -> Path:
+def thumbnail(path: Path) -> Path:
+    """A small version of a picture, made once. Raises UserError for a picture that cannot be read, OSError."""
     stat = path.stat()
     name = hashlib.sha256(f"{path}/{stat.st_mtime_ns}/{stat.st_size}/{THUMBNAIL_SIDE}".encode()).hexdigest()[:24]
     folder = safe.thumbnails_folder()

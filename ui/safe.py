@@ -22,6 +22,11 @@ def pictures_folder() -> Path:
     return home() / "pictures"
 
 
+def runs_root() -> Path:
+    """Where the runs are that a page may name."""
+    return runs_folder().resolve()
+
+
 def thumbnails_folder() -> Path:
     """Small versions of uploaded pictures; safe to delete."""
     return home() / "cache" / "thumbnails"

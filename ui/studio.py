@@ -10,12 +10,13 @@ from lowrank_diffusion.errors import UserError
 
 from . import draw_form, handlers, safe
 from .engine import Engine
-from .generate import GenerateTab, as_in
+from .generate import GenerateTab
 from .image_worker import ImageWorker
 from .keeper import Keeper
 from .language import LanguageTab
 from .language_worker import LanguageWorker
 from .picture_panel import PicturePanel
+from .request_form import as_in
 from .runs import RunsTab
 from .toolkit import gr
 from .train import TrainTab
@@ -64,23 +65,24 @@ def build(engines: Engines | None = None) -> gr.Blocks:
         generate.connect(demo, generate_tab)
         language.connect(demo, language_tab)
         listing.connect(demo, runs_tab)
-        front: dict[gr.Tab, gr.Timer | None] = {
-            train_tab: train.monitor.timer,
-            generate_tab: train.monitor.timer,
-            language_tab: language.timer,
+        front = {
+            train_tab: [train.monitor.timer],
+            generate_tab: [generate.timer, train.monitor.timer],
+            language_tab: [language.timer],
+            runs_tab: [listing.timer],
         }
-        _poll_what_is_looked_at(front | {runs_tab: listing.timer})
+        _poll_what_is_looked_at(front)
         _hand_over(listing, generate, language, tabs)
         _once_more(listing, {"image": train, "text": language.tune}, [tabs, language.tabs])
     handlers.guard(demo)
     return demo
 
 
-def _poll_what_is_looked_at(timers: dict[gr.Tab, gr.Timer | None]) -> None:
-    """Of all tabs, only the one in front asks the server every second or two."""
-    every = list(dict.fromkeys(timer for timer in timers.values() if timer))
+def _poll_what_is_looked_at(timers: dict[gr.Tab, list[gr.Timer]]) -> None:
+    """Only what the tab in front shows is asked for every second or two; and what is at work, for the page's title."""
+    every = list(dict.fromkeys(timer for some in timers.values() for timer in some))
     for tab, own in timers.items():
-        states = [timer is own for timer in every]
+        states = [timer in own for timer in every]
         tab.select(
             lambda states=states: [gr.Timer(active=state) for state in states],
             None,
@@ -92,7 +94,8 @@ def _poll_what_is_looked_at(timers: dict[gr.Tab, gr.Timer | None]) -> None:
 
 def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, tabs: gr.Tabs) -> None:
     """'Try it': open the run's adapter in its tab, with a prompt to begin with if there is none."""
-    first, *others = generate.choices
+    form = generate.form
+    first, *others = form.choices
 
     def use(name: str | None, prompt: str, base: str, uploads: list[str], message: str) -> dict[Any, Any]:
         try:
@@ -105,14 +108,14 @@ def _hand_over(listing: RunsTab, generate: GenerateTab, language: LanguageTab, t
         options = draw_form.adapter_choices(uploads)
         updates: dict[Any, Any] = {choice: gr.update(choices=options) for choice in others}
         updates[first] = gr.update(choices=options, value=f"run:{run.name}")
-        updates[generate.prompt] = prompt or next(iter(config.sample.prompts), config.data.prompt)
-        updates |= zip(generate.suited, as_in(config, base), strict=True)
+        updates[form.prompt] = prompt or next(iter(config.sample.prompts), config.data.prompt)
+        updates |= zip(form.suited, as_in(config, base), strict=True)
         return updates | {tabs: gr.Tabs(selected="generate")}
 
     listing.use.click(
         use,
-        [listing.chosen, generate.prompt, generate.base, generate.uploads, language.chat.message],
-        [tabs, generate.prompt, *generate.suited, *generate.choices, *language.talking],
+        [listing.chosen, form.prompt, form.base, form.uploads, language.chat.message],
+        [tabs, form.prompt, *form.suited, *form.choices, *language.talking],
         show_progress="hidden",
         api_visibility="private",
     )

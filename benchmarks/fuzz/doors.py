@@ -145,22 +145,22 @@ def _language(folder: Path) -> Iterator[Callable[[], object]]:
 
 
 def _runs(folder: Path) -> Iterator[Callable[[], object]]:
-    from lowrank_diffusion import cli, runs
-    from ui import live, watching
-    from ui import runs as page
+    from lowrank_diffusion import cli, run_queue, runs
+    from ui import curve, live, queue_bar, run_folder, run_table, watching
 
     target = paths.runs_folder()
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(folder, target)
     yield lambda: cli.main(["list"])
-    yield lambda: page.table_html(None)
+    yield run_queue.entries
+    yield lambda: run_table.html_of(None)
     for run in runs.all_runs():
         yield run.config
         yield lambda run=run: live.status_html(run, watching.status(run))
         yield lambda run=run: live.samples_html(run, watching.status(run))
-        yield lambda run=run: live.curve_html(watching.status(run))
-        yield lambda run=run: (page.files_of(run), page.peft_folders(run), page.log_tail(run), run.newest_adapter())
-    yield lambda: (live.choices("image"), live.choices("text"), live.bar_html())
+        yield lambda run=run: curve.of_run(run.title, watching.status(run))
+        yield lambda run=run: (run_folder.files_of(run), run_folder.log_tail(run), run.adapters(), run.about)
+    yield lambda: (live.choices("image"), live.choices("text"), queue_bar.html_of())
 
 
 def _folders(folder: Path) -> Iterator[Callable[[], object]]:

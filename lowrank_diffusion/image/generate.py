@@ -12,10 +12,12 @@ from PIL import Image
 from .. import devices
 from ..errors import AdapterError
 from ..paths import expanded
+from . import families, samplers, start
 from .apply import load_adapter, select
-from .model import Base, denoiser, draw, native_size, prompts
+from .model import Base, denoiser, draw, latents_of, native_size, prompts
+from .preview import Preview
 from .replay import Replay
-from .request import AdapterChoice, DrawCancelled, DrawRequest
+from .request import AdapterChoice, DrawCancelled, DrawRequest, drawn_steps
 
 BATCH = 4
 """At most this many pictures are drawn at once: more are hardly faster, and come later."""
@@ -33,6 +35,34 @@ class Drawn:
     adapted: bool
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller wants to hear while pictures are drawn."""
+
+    progress: Callable[[int, int], None] | None = None
+    """Called with the denoising steps done and their total."""
+    cancelled: Callable[[], bool] | None = None
+    """Asked after every step whether to give up."""
+    preview: Callable[[Image.Image], None] | None = None
+    """Given a small picture of what there is so far, every now and then."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A request with what is made once for all its pictures."""
+
+    request: DrawRequest
+    pipeline: Any
+    """Which draws: the base's own, or one of its parts that starts from a picture."""
+    options: dict[str, Any]
+    start: start.Start | None
+    size: tuple[int, int]
+
+    def finished(self, images: list[Image.Image]) -> list[Image.Image]:
+        """What is outside of a mask is the start's."""
+        return [self.start.kept(image) for image in images] if self.start else images
+
+
 class Studio:
     """A pipeline and its adapters, reloaded only where a request differs from the last."""
 
@@ -42,19 +72,27 @@ class Studio:
         self._replay: Replay | None = None
         self._adapters: dict[tuple[str, int], str] = {}
         self._most = BATCH
+        self._scheduler: Any = None
+        self._said = ""
 
     @property
     def note(self) -> str:
-        """Why drawing on a GPU is slower than it can be; empty if it is not."""
-        if self._replay is None or self._replay.device.type != "cuda" or not self._replay.obstacle:
-            return ""
-        return f"Drawn without CUDA graphs: {self._replay.obstacle}."
+        """What was done to the last request's start picture, and why drawing is slower than it can be; often empty."""
+        slow = self._replay is not None and self._replay.device.type == "cuda" and self._replay.obstacle
+        return " ".join(filter(None, (self._said, f"Drawn without CUDA graphs: {slow}." if slow else "")))
+
+    @property
+    def sampler(self) -> str:
+        """The name of the sampler that drew last, as A1111 says it."""
+        scheduler = self._pipeline.scheduler
+        return samplers.title(type(scheduler).__name__, scheduler.config)
 
     def draw(
         self,
         request: DrawRequest,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        preview: Callable[[Image.Image], None] | None = None,
     ) -> Iterator[Drawn]:
         """Draw, some seeds at once; with ``request.compare`` each seed's base picture comes before its adapted one.
 
@@ -65,19 +103,37 @@ class Studio:
         pipeline, replay = self.prepare(request)
         names = [self._load(pipeline, choice) for choice in request.adapters]
         variants = [False] * (request.compare or not names) + [True] * bool(names)
-        total = request.count * len(variants) * request.steps
-        steps = _Steps(total, progress, cancelled)
+        task = self._task(request)
+        hooks = Hooks(progress, cancelled, preview)
+        steps = _Steps(request.count * len(variants) * drawn_steps(request), hooks, pipeline)
         seeds = range(request.seed, request.seed + request.count)
         while seeds:
-            some = seeds[: self._at_once(pipeline, request)]
+            some = seeds[: self._at_once(task)]
             seeds = seeds[len(some) :]
             pictures = []
             for adapted in variants:
                 self._select(pipeline, names if adapted else [], request.adapters)
-                images = self._batch(pipeline, replay, request, some, steps)
+                images = task.finished(self._batch(task, replay, some, steps))
                 pictures.append([Drawn(*pair, adapted) for pair in zip(images, some, strict=True)])
             for versions in zip(*pictures, strict=True):
                 yield from versions
+
+    def _task(self, request: DrawRequest) -> _Task:
+        """Raises UserError for a start picture or a mask that cannot be used."""
+        pipeline, begin = self._pipeline, start.read(request)
+        pipeline.scheduler = samplers.made(request.sampler, self._scheduler)
+        self._said = begin.note if begin else ""
+        options: dict[str, Any] = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
+        if begin is None:
+            width, height = _size(pipeline, request)
+            return _Task(request, pipeline, options | {"width": width, "height": height}, None, (width, height))
+        latents, cells, (width, height) = latents_of(pipeline, begin.picture), begin.cells(), begin.picture.size
+        options |= {"strength": float(request.change), "image": latents}
+        if cells is not None:
+            options |= {"mask_image": cells, "masked_image_latents": latents, "width": width, "height": height}
+        drawing = families.of_pipeline(pipeline).network().from_picture(pipeline, masked=cells is not None)
+        drawing.set_progress_bar_config(disable=True)
+        return _Task(request, drawing, options, begin, (width, height))
 
     def release(self) -> None:
         """Forget the pipeline and give its memory back."""
@@ -93,6 +149,7 @@ class Studio:
         if self._pipeline is None or self._replay is None or wanted != self._base:
             self.release()
             self._base, self._pipeline = wanted, wanted.pipeline()
+            self._scheduler = self._pipeline.scheduler
             if device.type == "cuda":  # convolutions run in this layout anyway, and would else convert all they get
                 denoiser(self._pipeline).to(memory_format=torch.channels_last)
             self._replay = Replay(denoiser(self._pipeline))
@@ -118,34 +175,24 @@ class Studio:
                 strengths[name] = strengths.get(name, 0.0) + choice.strength  # one file chosen twice acts twice
             select(pipeline, strengths)
 
-    def _at_once(self, pipeline: Any, request: DrawRequest) -> int:
+    def _at_once(self, task: _Task) -> int:
         """How many pictures of a request make a batch."""
-        width, height = _size(pipeline, request)
+        width, height = task.size
         return max(1, min(self._most, BATCH_PIXELS // (width * height)))
 
-    def _batch(
-        self,
-        pipeline: Any,
-        replay: Replay,
-        request: DrawRequest,
-        seeds: Sequence[int],
-        steps: _Steps,
-    ) -> list[Image.Image]:
+    def _batch(self, task: _Task, replay: Replay, seeds: Sequence[int], steps: _Steps) -> list[Image.Image]:
         """Pictures of these seeds; if memory is short, fewer at once, and in the end without graphs."""
-        width, height = _size(pipeline, request)
+        request = task.request
         try:
             with replay.active():
                 images = draw(
-                    pipeline,
-                    prompts(pipeline, request.prompt, request.negative),
+                    task.pipeline,
+                    prompts(self._pipeline, request.prompt, request.negative),
                     seeds,
-                    num_inference_steps=request.steps,
-                    guidance_scale=request.guidance,
-                    width=width,
-                    height=height,
                     callback_on_step_end=steps.batch(len(seeds)),
+                    **task.options,
                 )
-            steps.finished += request.steps * len(seeds)
+            steps.finished += drawn_steps(request) * len(seeds)
             return images
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
@@ -157,18 +204,17 @@ class Studio:
         # Not inside the handler: the error holds on to all that was computed before it.
         devices.release(replay.device)
         parts = [seeds[i : i + self._most] for i in range(0, len(seeds), self._most)]
-        return [image for part in parts for image in self._batch(pipeline, replay, request, part, steps)]
+        return [image for part in parts for image in self._batch(task, replay, part, steps)]
 
 
 class _Steps:
     """Counts denoising steps, reports them, and checks whether to go on."""
 
-    def __init__(
-        self, total: int, progress: Callable[[int, int], None] | None, cancelled: Callable[[], bool] | None
-    ) -> None:
+    def __init__(self, total: int, hooks: Hooks, pipeline: Any) -> None:
         self.finished = 0
         """Steps of pictures that are done."""
-        self._total, self._progress, self._cancelled = total, progress, cancelled
+        self._total, self._hooks = total, hooks
+        self._preview = Preview(pipeline, hooks.preview) if hooks.preview else None
 
     def batch(self, count: int) -> Callable[..., dict]:
         """What the pipeline is to call after every step of ``count`` pictures."""
@@ -183,10 +229,12 @@ class _Steps:
                     before.synchronize()
                 before = torch.cuda.Event()
                 before.record()
-            if self._cancelled and self._cancelled():
+            if self._hooks.cancelled and self._hooks.cancelled():
                 raise DrawCancelled
-            if self._progress:
-                self._progress(self.finished + (step + 1) * count, self._total)
+            if self._hooks.progress:
+                self._hooks.progress(self.finished + (step + 1) * count, self._total)
+            if self._preview:
+                self._preview.step(values["latents"])
             return values
 
         return step_end

@@ -196,6 +196,16 @@ def _whole_or_in_tiles(vae: Any, work: Callable[[Tensor], Any], tensor: Tensor) 
     return work(tensor)
 
 
+@torch.no_grad()
+def latents_of(pipeline: Any, picture: Image.Image) -> Tensor:
+    """The mean latents of a picture, (1, C, h, w) in the denoiser's scale and precision, on its device."""
+    vae, model = pipeline.vae, denoiser(pipeline)
+    pixels = to_tensor(picture)[None].to(vae.device, vae.dtype)
+    mean = _whole_or_in_tiles(vae, vae.encode, pixels).latent_dist.mean
+    scaled = (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    return scaled.to(model.device, model.dtype)
+
+
 def to_tensor(picture: Image.Image) -> Tensor:
     """An RGB picture as (3, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy() / 127.5 - 1).permute(2, 0, 1)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lowrank_diffusion import adapters, presets, runs
@@ -22,9 +23,11 @@ from lowrank_diffusion.config import BaseModelConfig
 from lowrank_diffusion.errors import AdapterError
 from lowrank_diffusion.image.apply import load_adapter, select
 from lowrank_diffusion.image.families import FAMILIES
+from lowrank_diffusion.image.generate import Studio
 from lowrank_diffusion.image.load import load_part, load_pipeline
 from lowrank_diffusion.image.memory import estimate
 from lowrank_diffusion.image.model import draw, prompts
+from lowrank_diffusion.image.request import DrawRequest
 from lowrank_diffusion.image.source import ModelError, Source, native_side, resolve
 from lowrank_diffusion.paths import ASSETS, EXAMPLES, PROJECT
 from lowrank_diffusion.plan import any_gpu
@@ -281,3 +284,20 @@ def test_train_and_generate_as_commands(tiny: Path, tmp_path: Path):
         "cpu",
     )
     assert list(out.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_changed_and_painted_over(tiny: Path, tmp_path: Path, name: str):
+    begun, mask = Image.new("RGB", (64, 64), "teal"), Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 40))
+    for image, file in ((begun, "begun.png"), (mask, "mask.png")):
+        image.save(tmp_path / file)
+    base, studio = BaseModelConfig(path=str(tiny / name / "folder")), Studio()
+    options: dict[str, Any] = {"base": base, "steps": 4, "device": "cpu", "start": str(tmp_path / "begun.png")}
+    for sampler in ("", "DPM++ 2M Karras", "Euler a"):
+        (changed,) = studio.draw(DrawRequest("a cat", **options, sampler=sampler, change=0.5))
+        assert changed.image.size == (64, 64)
+        (painted,) = studio.draw(DrawRequest("a cat", **options, sampler=sampler, mask=str(tmp_path / "mask.png")))
+        same = (np.asarray(painted.image) == np.asarray(begun)).all(axis=-1)
+        assert same[np.asarray(mask) == 0].all()
+        assert not same[20:36, 20:44].all()

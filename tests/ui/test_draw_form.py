@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from lowrank_diffusion import presets, runs
 from lowrank_diffusion.errors import UserError
 from ui import draw_form
-from ui.generate import suit
+from ui.request_form import suit
 
 Upload = Callable[..., Path]
 
@@ -22,7 +22,8 @@ def answers() -> dict[str, Any]:
     none: list[tuple[str, float]] = [("", 1.0)] * 3
     return {
         "prompt": " a cat ", "negative": "", "base": "embedded", "count": 2, "steps": 20, "guidance": 5, "width": "",
-        "height": "", "seed": 7, "compare": True, "adapters": none,
+        "height": "", "seed": 7, "compare": True, "adapters": none, "sampler": draw_form.OWN_SAMPLER, "start": "",
+        "mask": "", "change": 0.75,
     }  # fmt: skip
 
 
@@ -72,11 +73,19 @@ def test_a_run_is_offered_once_it_has_an_adapter_and_its_newest_is_taken(answers
         folder.mkdir(parents=True)
         (folder / "state.safetensors").touch()
         written(folder)
-    (label, value) = draw_form.adapter_choices([])[1]
+    _, (label, value), earlier = draw_form.adapter_choices([])
     assert value == choice
     assert "step 100" in label
+    assert earlier == ("cats · step 50", f"{choice}@50")
+    assert "step-000050" in draw_form.build_request(answers | {"adapters": [(earlier[1], 1)]}).adapters[0].path
+    assert draw_form.run_settings(earlier[1]) is not None
+    with pytest.raises(draw_form.RequestError, match=r"no adapter files yet of step 70\. Kept steps: 100, 50"):
+        draw_form.build_request(answers | {"adapters": [(f"{choice}@70", 1)]})
     assert "step-000100" in draw_form.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path
     written(run.path)
+    assert [" · ".join(label.split(" · ")[:2]) for label, _ in draw_form.adapter_choices([])[1:]] == [
+        f"cats · {standing}" for standing in ("finished", "step 100", "step 50")
+    ]
     assert draw_form.build_request(answers | {"adapters": [(choice, 1)]}).adapters[0].path == str(
         run.path / "cats-diffusers.safetensors"
     )

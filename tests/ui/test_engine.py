@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from lowrank_diffusion.config import BaseModelConfig
+from lowrank_diffusion.image.items import several
 from lowrank_diffusion.image.request import AdapterChoice, DrawRequest
 from ui.engine import CancelledError, Engine, EngineError
-from ui.image_worker import Done, ImageWorker, Job, Picture, Progress
+from ui.image_worker import Done, ImageWorker, Job, Picture, Preview, Progress
 from ui.process import Waiting
 
 SHORT = DrawRequest(prompt="an emoji of a fox", steps=2, seed=5, count=2)
@@ -30,8 +31,12 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
+def job_of(request: DrawRequest, folder: Path) -> Job:
+    return Job(tuple(several([request.prompt], request)), folder)
+
+
 def draw(engine: Engine, folder: Path, request: DrawRequest = SHORT, name: str = "page") -> Done:
-    *_, done = engine.run(name, Job(request, folder))
+    *_, done = engine.run(name, job_of(request, folder))
     assert isinstance(done, Done)
     return done
 
@@ -39,11 +44,11 @@ def draw(engine: Engine, folder: Path, request: DrawRequest = SHORT, name: str =
 def test_pictures_come_with_progress_and_their_settings_inside(engine: Engine, tmp_path: Path) -> None:
     engine.warm()
     warmed = engine.pid
-    *steps, done = engine.run("page", Job(SHORT, tmp_path / "out"))
+    *steps, done = engine.run("page", job_of(SHORT, tmp_path / "out"))
     assert warmed is not None and engine.pid == warmed, "the worker that was started before takes the job"
     assert isinstance(done, Done)
     assert tuple(step for step in steps if isinstance(step, Picture)) == done.pictures
-    assert all(isinstance(step, Progress | Picture) for step in steps)
+    assert all(isinstance(step, Progress | Picture | Preview) for step in steps)
     assert [(picture.seed, picture.adapted) for picture in done.pictures] == [(5, False), (6, False)]
     with Image.open(done.pictures[1].path) as image:
         image.load()
@@ -61,11 +66,11 @@ def test_the_same_request_gives_the_same_picture_from_the_same_process(engine: E
 
 
 def test_cancel_ends_only_the_job_of_who_asked(engine: Engine, tmp_path: Path) -> None:
-    job = engine.run("mine", Job(LONG, tmp_path / "out"))
+    job = engine.run("mine", job_of(LONG, tmp_path / "out"))
     while not (isinstance(step := next(job), Progress) and step.done):
         pass
     assert not engine.cancel("somebody else's")
-    assert isinstance(next(job), Progress)
+    assert isinstance(next(job), Progress | Preview)
     assert engine.cancel("mine")
     with pytest.raises(CancelledError):
         list(job)
@@ -73,18 +78,18 @@ def test_cancel_ends_only_the_job_of_who_asked(engine: Engine, tmp_path: Path) -
 
 
 def test_a_page_that_is_closed_gives_its_turn_to_the_next(engine: Engine, tmp_path: Path) -> None:
-    job = engine.run("closed page", Job(LONG, tmp_path / "out"))
+    job = engine.run("closed page", job_of(LONG, tmp_path / "out"))
     while not (isinstance(step := next(job), Progress) and step.done):
         pass
     job.close()
-    updates = list(engine.run("other page", Job(SHORT, tmp_path / "next")))
+    updates = list(engine.run("other page", job_of(SHORT, tmp_path / "next")))
     assert isinstance(updates[-1], Done)
 
 
 def test_a_second_page_waits_and_can_give_up_waiting(engine: Engine, tmp_path: Path) -> None:
-    first = engine.run("first", Job(LONG, tmp_path / "out"))
+    first = engine.run("first", job_of(LONG, tmp_path / "out"))
     next(first)
-    second = engine.run("second", Job(SHORT, tmp_path / "never"))
+    second = engine.run("second", job_of(SHORT, tmp_path / "never"))
     assert isinstance(next(second), Waiting)
     engine.cancel("second")
     with pytest.raises(CancelledError):
@@ -95,7 +100,7 @@ def test_a_second_page_waits_and_can_give_up_waiting(engine: Engine, tmp_path: P
 
 
 def test_a_killed_worker_is_said_plainly_and_replaced(engine: Engine, tmp_path: Path) -> None:
-    job = engine.run("page", Job(LONG, tmp_path / "out"))
+    job = engine.run("page", job_of(LONG, tmp_path / "out"))
     while not (isinstance(step := next(job), Progress) and step.done):
         pass
     killed = engine.pid
@@ -119,7 +124,7 @@ def test_errors_for_people_come_through_and_the_worker_stays(engine: Engine, tmp
 
 
 def test_release_waits_for_the_job_and_then_frees_the_memory(engine: Engine, tmp_path: Path) -> None:
-    job = engine.run("page", Job(SHORT, tmp_path / "out"))
+    job = engine.run("page", job_of(SHORT, tmp_path / "out"))
     next(job)
     engine.release()
     assert engine.pid is not None

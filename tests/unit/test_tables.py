@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lowrank_diffusion import cli_image, cli_text, devices, plan, presets
+from lowrank_diffusion import cli_draw, cli_text, devices, plan, presets
 from lowrank_diffusion.config import DataConfig, choices, fields
 from lowrank_diffusion.declare import fact
 from lowrank_diffusion.image import cache, model, prior
@@ -44,7 +44,7 @@ def test_what_a_row_says_is_obeyed(name: str, monkeypatch: pytest.MonkeyPatch):
 def test_devices_and_precisions_are_those_of_the_settings():
     assert cli_text.DEVICES == choices("train.device") == ("auto", "cuda", "mps", "cpu")
     assert cli_text.PRECISIONS == choices("train.precision") == ("auto", "fp32", "bf16", "fp16")
-    assert (cli_image.DEVICES, cli_image.PRECISIONS) == (cli_text.DEVICES, cli_text.PRECISIONS)
+    assert (cli_draw.DEVICES, cli_draw.PRECISIONS) == (cli_text.DEVICES, cli_text.PRECISIONS)
 
 
 def test_only_names_a_task():

@@ -219,6 +219,10 @@ class Network(Protocol):
         """A diffusers pipeline of ``parts``, which may lack some; ``index`` is its model_index.json."""
         ...
 
+    def from_picture(self, pipeline: Any, masked: bool) -> Any:
+        """The diffusers pipeline of the same parts that changes a picture; ``masked``: only inside of a mask."""
+        ...
+
     def converted(self, part: str, model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors of one part under the names that ``model`` has for them."""
         ...

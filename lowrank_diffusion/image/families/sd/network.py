@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 from torch import Tensor, nn
 from transformers import CLIPTextModel
@@ -28,6 +28,11 @@ class StableDiffusionNetwork(network.UNetNetwork):
         }
         others: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
         return StableDiffusionPipeline(**every, **others, requires_safety_checker=False)
+
+    def from_picture(self, pipeline: Any, masked: bool) -> Any:
+        """Without the checker, too."""
+        kind = StableDiffusionInpaintPipeline if masked else StableDiffusionImg2ImgPipeline
+        return kind(**pipeline.components, requires_safety_checker=False)
 
     def converted(self, part: str, model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """From CompVis's names; 2's text encoder has OpenCLIP's, with a block that is never read."""

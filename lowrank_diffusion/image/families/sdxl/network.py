@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -30,6 +34,12 @@ class SDXLNetwork(network.UNetNetwork):
         every: dict[str, Any] = {name: parts.get(name) for name in names}
         zeros = index.get("force_zeros_for_empty_prompt", True)
         return StableDiffusionXLPipeline(**every, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+
+    def from_picture(self, pipeline: Any, masked: bool) -> Any:
+        """What the pipeline does about an empty prompt, these do."""
+        kind = StableDiffusionXLInpaintPipeline if masked else StableDiffusionXLImg2ImgPipeline
+        zeros = pipeline.config.force_zeros_for_empty_prompt
+        return kind(**pipeline.components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
 
     def converted(self, part: str, model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """From Stability's names."""

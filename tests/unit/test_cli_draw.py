@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lowrank_diffusion import cli_text, paths, presets, runs
 from lowrank_diffusion.cli import parse
-from lowrank_diffusion.cli_image import request_of
+from lowrank_diffusion.cli_draw import request_of, requests_of
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.image import kept, parameters
 from lowrank_diffusion.image.request import DrawRequest
 from lowrank_diffusion.image.source import resolve
 
@@ -39,6 +43,38 @@ def test_what_is_said_goes_before_what_the_run_has(a_run: runs.Run):
     request = asked("--adapter", "mine", "--base", "embedded", "--steps", "8", "--guidance", "0")
     assert (request.base.path, request.base.variant) == ("embedded", None)
     assert (request.steps, request.guidance) == (8, 0.0)
+
+
+def test_a_checkpoint_of_a_run_is_named_behind_a_colon(a_run: runs.Run, tmp_path: Path):
+    folder = a_run.checkpoint(40)
+    folder.mkdir(parents=True)
+    for name in ("state.safetensors", "mine-diffusers.safetensors", "mine-comfyui-forge.safetensors", "mine-peft"):
+        (folder / name).touch()
+    for name in ("mine:40", f"{a_run.path}:40@1"):
+        (choice,) = asked("--adapter", name).adapters
+        assert Path(choice.path).parent == folder
+    assert asked("--adapter", "mine:40@0.5").steps == 30
+    assert [adapter.step for adapter in a_run.adapters()] == [None, 40]
+    with pytest.raises(UserError, match=r"--adapter mine:7@2: .*no adapter files yet of step 7. Kept steps: 40"):
+        asked("--adapter", "mine:7@2")
+    colon = tmp_path / "mine:40.safetensors"
+    colon.touch()
+    assert asked("--adapter", str(colon)).adapters[0].path == str(colon), "a file's name may hold a colon"
+
+
+def test_a_picture_brings_what_it_was_drawn_from(a_run: runs.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first = asked("--adapter", "mine@0.5", "--seed", "7", "--sampler", "UniPC", "--negative", "ugly", "--width", "96")
+    parameters.save(Image.new("RGB", (96, 64)), tmp_path / "own.png", first, 7, True, "UniPC")
+    again = request_of(parse(["generate", "--like", str(tmp_path / "own.png"), "--seed", "8", "--base", "embedded"]))
+    assert again == replace(first, seed=8, base=DrawRequest("").base)
+    with pytest.raises(UserError, match="prompt: give one"):
+        requests_of(parse(["generate"]))
+    information = PngInfo()
+    information.add_text("parameters", "a dog <lora:mine:0.3>\nSteps: 9, Sampler: Restart, CFG scale: 3, Seed: 4")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a1111.png", pnginfo=information)
+    foreign = request_of(parse(["generate", "--like", str(tmp_path / "a1111.png")]))
+    assert (foreign.prompt, foreign.steps, foreign.adapters[0].strength) == ("a dog", 9, 0.3)
+    assert "The sampler Restart is not here" in capsys.readouterr().err
 
 
 def test_without_a_run_the_defaults_are_those_of_a_request(home: Path, tmp_path: Path):
