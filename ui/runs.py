@@ -108,7 +108,7 @@ class RunsTab:
         viewed = [self.view, self.table, self.comparison, self.curves, self.compared]
         self.table.sorted(self.sort, looked, viewed, **quiet)
         self.table.ticked(self.tick, looked, viewed, **quiet)
-        self.words.input(self.filter, {*looked, self.words}, viewed, trigger_mode="always_last", **quiet)
+        self.words.change(self.filter, {*looked, self.words}, viewed, trigger_mode="always_last", **quiet)
         self.steering.connect(self.chosen, self.show_one, self.outputs)
         self.really.click(self.delete_it, looked, self.outputs, **quiet)
         self.delete.click(self.ask, self.chosen, [self.confirm, self.question], **quiet)

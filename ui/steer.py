@@ -72,7 +72,7 @@ class Steering:
             "pause": running and training and "pause" not in asked,
             "continue": running and paused,
             "stop": status.active and "stop" not in asked,
-            "resume": status.state in RESUMABLE and status.resumable,
+            "resume": run is not None and status.state in RESUMABLE and status.resumable,
             "save": running and "save" not in asked,
             "sample": running and training and "sample" not in asked,
             "up": queued, "down": queued, "remove": queued,

@@ -152,7 +152,8 @@ class TrainTab:
         # Every click counts, also while an earlier one is answered; that a double click is one start, the page sees to.
         started = [self.problems, self.others, self.summary, *self.monitor.outputs]
         self.start.click(self.begin, everything, started, trigger_mode="multiple", **quiet)
-        gr.on(self.changes, self.look, everything, self.summary, trigger_mode="always_last", **quiet)
+        shown = [self.summary, self.changes_shown]
+        gr.on(self.changes, self.look, everything, shown, trigger_mode="always_last", **quiet)
         self.panel.connect(demo, self)
         self.monitor.connect(demo)
 
@@ -261,8 +262,8 @@ class TrainTab:
     async def look(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Something has changed: what a run would learn now, once there is a pause."""
         await asyncio.sleep(PAUSE)
-        summary, changes = await asyncio.to_thread(lambda: (summary.of_form(self, data), self._changes(data)))
-        return {self.summary: summary, self.changes_shown: changes}
+        beside, changes = await asyncio.to_thread(lambda: (summary.of_form(self, data), self._changes(data)))
+        return {self.summary: beside, self.changes_shown: changes}
 
     def _changes(self, data: dict[Any, Any]) -> str:
         """What is not as the preset says."""
