@@ -6,7 +6,10 @@ import errno
 import os
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
+_HERE = Path(__file__).resolve().parent
+INSTALLED = not (_HERE.parent / "presets").is_dir()
+"""Whether this is an installed package, in which the rest of the project lies inside of this one."""
+PROJECT = _HERE / "studio" if INSTALLED else _HERE.parent
 PRESETS = PROJECT / "presets"
 ASSETS = PROJECT / "assets"
 EMBEDDED_BASE = ASSETS / "base"
@@ -15,8 +18,9 @@ EXAMPLES = ASSETS / "examples"
 
 
 def home() -> Path:
-    """The writable folder: ``LOWRANK_HOME`` if set, else the project's own."""
-    return expanded(os.environ.get("LOWRANK_HOME") or str(PROJECT)).resolve()
+    """The writable folder: ``LOWRANK_HOME`` if set, else the project's own; an installed package's is the user's."""
+    own = "~/lowrank-diffusion" if INSTALLED else str(PROJECT)
+    return expanded(os.environ.get("LOWRANK_HOME") or own).resolve()
 
 
 def expanded(name: str) -> Path:

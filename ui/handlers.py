@@ -30,7 +30,15 @@ def guard(demo: gr.Blocks) -> None:
         if event.fn is not None:
             event.queue = inspect.isgeneratorfunction(event.fn)
             place = next((part for part in event.outputs if _says(part)), None)
-            event.fn = guarded(event.fn, functools.partial(_message, place))
+            on_error = _error_of_program if event.api_visibility == "public" else functools.partial(_message, place)
+            event.fn = guarded(event.fn, on_error)
+
+
+def _error_of_program(error: Exception) -> dict[Any, Any]:
+    """What a program that called is told: the text as it is."""
+    if not isinstance(error, UserError | OSError | ValueError):
+        traceback.print_exc()
+    raise gr.Error(safe.in_words(error), print_exception=False) from None
 
 
 def _says(part: Any) -> bool:

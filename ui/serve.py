@@ -16,8 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
-from lowrank_diffusion import run_queue
+from lowrank_diffusion import __version__, run_queue
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.paths import expanded
 
@@ -33,6 +35,8 @@ PAGES_KEPT = 40
 """Pages whose state is remembered, each in most of a megabyte; the oldest are forgotten first."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 QUEUE_SECONDS = 3
+HEALTH = Route("/health", lambda _: JSONResponse({"status": "ok", "version": __version__}))
+"""For whatever watches over the app; it is answered without a login."""
 
 
 class LaunchError(UserError):
@@ -160,7 +164,7 @@ def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
         inbrowser=not options.no_browser,
         auth=checker(auth) if auth else None,
         root_path=options.root_path,
-        app_kwargs={"middleware": [Middleware(Guard, **guarding)]},
+        app_kwargs={"middleware": [Middleware(Guard, **guarding)], "routes": [HEALTH]},
         state_session_capacity=PAGES_KEPT,
         allowed_paths=safe.served_folders(),
         max_file_size=LARGEST_UPLOAD,

@@ -16,6 +16,7 @@ from .keeper import Keeper
 from .language import LanguageTab
 from .language_worker import LanguageWorker
 from .picture_panel import PicturePanel
+from .remote import Remote
 from .request_form import as_in
 from .runs import RunsTab
 from .toolkit import gr
@@ -72,6 +73,7 @@ def build(engines: Engines | None = None) -> gr.Blocks:
             runs_tab: [listing.timer],
         }
         _poll_what_is_looked_at(front)
+        Remote(generate.jobs).offer()
         _hand_over(listing, generate, language, tabs)
         _once_more(listing, {"image": train, "text": language.tune}, [tabs, language.tabs])
     handlers.guard(demo)
