@@ -122,8 +122,10 @@ class PicturePanel:
         for name, button in self.examples.items():
             button.click(self._example_taker(name), everything, [*changed, tab.problems], **quiet)
         self.clear.click(self.remove_all, {self.grid, self.sets.origin}, changed, **quiet)
-        self.grid.edited(self.edited, {self.grid}, [self.note, tab.before, tab.undo], **quiet)
-        self.grid.enlarge(self.enlarge, None, self.large, **quiet)
+        # Every one counts, also while an earlier one is answered.
+        each: dict[str, Any] = quiet | {"trigger_mode": "multiple"}
+        self.grid.edited(self.edited, {self.grid}, [self.note, tab.before, tab.undo], **each)
+        self.grid.enlarge(self.enlarge, None, self.large, **each)
         self.alpha.click(self.mask_transparent, {self.grid}, changed, **quiet)
         wanted = {self.grid, tab.form.widgets["data.trigger"], *self.tools.inputs}
         gr.on([self.tools.apply.click, self.tools.text.submit], self.change_captions, wanted, changed, **quiet)

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from .train import TrainTab
 
 _ORIGIN = re.compile(r"set:(?P<name>[\w-]{1,60})@(?P<version>\d{1,9}) (?P<key>[0-9a-f]{16})", re.ASCII)
+NONE = "Saved sets …"
 MOST_VERSIONS = 20
 """Of a set that the list shows, the newest ones."""
 
 
 def choices() -> list[tuple[str, str]]:
-    """Every version of every set: what the list says, and the reference."""
-    shown = []
+    """Every version of every set, behind none of them: what the list says, and the reference."""
+    shown = [(NONE, "")]
     for saved in datasets.all_sets():
         newest_first = saved.versions[: -MOST_VERSIONS - 1 : -1]
         shown += [(title(saved.name, version), reference(saved.name, version)) for version in newest_first]
@@ -85,18 +86,18 @@ class SetBar:
     def __init__(self) -> None:
         with gr.Row(elem_classes=["one-line", "set-bar"], equal_height=True):
             self.chosen = gr.Dropdown(
-                choices(), value=None, label="Saved set", show_label=False, container=False, scale=3, min_width=150,
-                elem_id="set-chosen",
+                choices(), value="", label="Saved set", show_label=False, scale=3, min_width=150,
+                filterable=False, elem_id="set-chosen",
             )  # fmt: skip
-            self.open = gr.Button("Open", size="sm", scale=0, min_width=60, elem_id="set-open")
+            self.open = gr.Button("Open", size="sm", scale=0, min_width=56, elem_id="set-open")
             self.name = gr.Textbox(
-                show_label=False, container=False, max_lines=1, placeholder="Name of the set", scale=2, min_width=120,
+                show_label=False, container=False, max_lines=1, placeholder="Name of the set", scale=2, min_width=110,
                 elem_id="set-name",
             )  # fmt: skip
-            self.save = gr.Button("Save as", size="sm", scale=0, min_width=70, elem_id="set-save")
-            self.rename = gr.Button("Rename", size="sm", scale=0, min_width=70, elem_id="set-rename")
-            self.zip = gr.Button("Zip", size="sm", scale=0, min_width=50, elem_id="set-zip")
-            self.delete = gr.Button("Delete", size="sm", scale=0, min_width=66, elem_id="set-delete")
+            self.save = gr.Button("Save as", size="sm", scale=0, min_width=66, elem_id="set-save")
+            self.rename = gr.Button("Rename", size="sm", scale=0, min_width=66, elem_id="set-rename")
+            self.zip = gr.Button("Zip", size="sm", scale=0, min_width=44, elem_id="set-zip")
+            self.delete = gr.Button("Delete", size="sm", scale=0, min_width=60, elem_id="set-delete")
         with gr.Row(visible=False, elem_classes=["buttons", "confirm"]) as self.confirm:
             self.question = gr.HTML(apply_default_css=False)
             self.really = gr.Button("Delete for good", size="sm", variant="stop", elem_id="set-delete-really")
@@ -126,8 +127,8 @@ class SetBar:
     def restore(self, value: Any) -> dict[Any, Any]:
         """The origin that a page remembers, and its set in the list."""
         come, listed = of_origin(value), choices()
-        chosen = reference(*come[:2]) if come else None
-        known = chosen if chosen in [value for _, value in listed] else None
+        chosen = reference(*come[:2]) if come else ""
+        known = chosen if chosen in [value for _, value in listed] else ""
         return {self.origin: value if come else "", self.chosen: gr.update(choices=listed, value=known)}
 
     def _meant(self, data: dict[Any, Any]) -> tuple[str, int]:
@@ -218,7 +219,7 @@ class SetBar:
         hidden = {self.confirm: gr.update(visible=False), self.note: message_html(f"{name} is deleted.")}
         come = of_origin(data[self.origin])
         gone = {self.origin: ""} if come and come[0] == name else {}
-        return hidden | gone | {self.chosen: gr.update(choices=choices(), value=None)}
+        return hidden | gone | {self.chosen: gr.update(choices=choices(), value="")}
 
 
 def _moved(path: str, before: Path, new: str) -> str:

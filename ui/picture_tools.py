@@ -31,7 +31,7 @@ class CaptionTools:
     def __init__(self) -> None:
         with gr.Row(elem_classes=["one-line"], equal_height=True):
             self.tool = gr.Dropdown(
-                list(TOOLS), value=PUT, show_label=False, container=False, filterable=False, min_width=130, scale=2,
+                list(TOOLS), value=PUT, show_label=False, filterable=False, min_width=150, scale=2,
                 elem_id="caption-tool",
             )  # fmt: skip
             self.text = gr.Textbox(

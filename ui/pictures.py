@@ -49,8 +49,9 @@ def grid() -> gr.HTML:
 
 def teller(name: str) -> gr.HTML:
     """A component that is not seen; the page's scripts hear its value as the event ``name`` of the document."""
+    script = f"const NAME = {json.dumps(name)};\n{static_text('tell.js')}"
     return gr.HTML(
-        "", html_template="<div></div>", js_on_load=static_text("tell.js"), elem_id=name, elem_classes=["teller"],
+        "", html_template="<div></div>", js_on_load=script, elem_id=name, elem_classes=["teller"],
         apply_default_css=False,
     )  # fmt: skip
 
