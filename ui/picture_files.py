@@ -192,15 +192,15 @@ def _take_folder(folder: Path, into: Incoming, title: str) -> None:
     """
     for _ in range(ROUNDS):
         try:
-            found = data.uncaptioned(folder)
+            survey = data.uncaptioned(folder)
         except DataError as error:
-            told = [problem.replace(f"{folder}/", "").replace(str(folder), title) for problem in error.problems]
-            into.notes += [f"{title}: {line}" if not line.startswith(title) else line for line in told]
+            problems = [problem.replace(f"{folder}/", "").replace(str(folder), title) for problem in error.problems]
+            into.notes += [f"{title}: {line}" if not line.startswith(title) else line for line in problems]
             if not _without(folder, error.problems):
                 return
             continue
-        into.notes += [f"{title}: {note}" for note in found.notes]
-        for picture in found.pictures:
+        into.notes += [f"{title}: {note}" for note in survey.notes]
+        for picture in survey.pictures:
             into.take(pictures.card(picture))
         return
 

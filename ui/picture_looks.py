@@ -71,11 +71,11 @@ def flagged(pictures: Sequence[Picture], values: Mapping[str, Any]) -> dict[str,
         sizes = sizes_of(pictures, config_of(values))
     except UserError:
         sizes = None
-    found: dict[str, list[dict[str, Any]]] = {}
+    raised: dict[str, list[dict[str, Any]]] = {}
     for flag in flags.flags(pictures, sizes):
         facts = {"word": WORDS[flag.kind], "what": f"{flag.what} {flag.advice}", "frame": flag.frame}
-        found.setdefault(str(flag.picture), []).append(facts)
+        raised.setdefault(str(flag.picture), []).append(facts)
         for other in flag.others:
             again = {"word": WORDS[flag.kind], "what": f"looks the same as {flag.picture.name}.", "frame": None}
-            found.setdefault(str(other), []).append(again)
-    return found
+            raised.setdefault(str(other), []).append(again)
+    return raised

@@ -55,8 +55,8 @@ class PictureSet:
             config = presets.with_absolute_paths(presets.build(overrides=values))
         except ConfigError:  # said with the other settings
             return []
-        found = preflight.look(config, self._survey(config)).problems
-        return [Problem("Pictures", problem.rule) for problem in found if problem.key == "data.instance"]
+        problems = preflight.look(config, self._survey(config)).problems
+        return [Problem("Pictures", problem.rule) for problem in problems if problem.key == "data.instance"]
 
     def _survey(self, config: Config) -> Survey:
         """As a run sees them: with the caption of those that have none, and with masks of their transparent parts."""
