@@ -38,7 +38,7 @@ class AutoCaptions:
                 scale=3, min_width=140, elem_id="auto-prompt",
             )  # fmt: skip
             self.only_empty = gr.Checkbox(
-                True, label="only empty ones", container=False, min_width=120, scale=0, elem_id="auto-only-empty"
+                True, label="only empty ones", container=False, min_width=146, scale=0, elem_id="auto-only-empty"
             )
             self.start = gr.Button("Caption", size="sm", scale=0, min_width=80, elem_id="auto-start")
             self.stop = gr.Button("Stop", size="sm", scale=0, min_width=60, visible=False, elem_id="auto-stop")

@@ -57,7 +57,7 @@ def _places(caption: str, place: Mapping[str, int]) -> list[int]:
 
 def _framed(picture: Picture, size: Size, config: Config) -> dict[str, Any]:
     """The size of a picture in words, and the part of it that is seen, if that is always the same."""
-    words = f"{picture.seen[0]} x {picture.seen[1]} -> {size[0]} x {size[1]}"
+    words = f"{picture.seen[0]} x {picture.seen[1]} → {size[0]} x {size[1]}"
     if config.data.crop == "random":
         count = config.data.crops
         return {"size": words, "part": None, "crop": "random crop" if count == 1 else f"{count} random crops"}

@@ -54,10 +54,10 @@ class PicturePanel:
                 }
                 self.clear = gr.Button("Remove all", size="sm", elem_id="remove-all")
         self.sets = SetBar()
-        self.grid = pictures.grid()
-        self.looks, self.flags, self.large = map(pictures.teller, ("picture-looks", "picture-flags", "picture-large"))
         self.note = gr.HTML(elem_id="picture-note", apply_default_css=False)
         self.tools = CaptionTools()
+        self.grid = pictures.grid()
+        self.looks, self.flags, self.large = map(pictures.teller, ("picture-looks", "picture-flags", "picture-large"))
         with gr.Accordion("Captions by a model, masks by transparency", open=False, elem_id="auto-captions"):
             self.auto = AutoCaptions(self.engine)
             self.alpha = gr.Button("Leave transparent parts out (masks)", size="sm", elem_id="alpha-masks")

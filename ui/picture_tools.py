@@ -42,7 +42,7 @@ class CaptionTools:
                 elem_id="caption-by", min_width=140,
             )  # fmt: skip
             self.only_empty = gr.Checkbox(
-                False, label="only empty ones", container=False, min_width=120, scale=0, elem_id="only-empty"
+                False, label="only empty ones", container=False, min_width=146, scale=0, elem_id="only-empty"
             )
             self.apply = gr.Button("Apply", size="sm", scale=0, min_width=80, elem_id="put-on-all")
         self.how = gr.CheckboxGroup(

@@ -96,13 +96,13 @@ def test_pictures_are_got_into_shape_saved_and_trained(studio: Studio, tmp_path:
     expect(card(page, "icon-01.png").locator(".marks")).to_contain_text("framed")
     expect(card(page, "icon-02.png").locator(".marks")).to_contain_text("masked")
     expect(page.locator("#set-state")).to_contain_text("toys, version 1, changed since", timeout=QUIET_MS)
-    expect(card(page, "icon-00.png").locator(".facts")).to_have_text("300 x 200 -> 128 x 128", timeout=QUIET_MS)
+    expect(card(page, "icon-00.png").locator(".facts")).to_have_text("300 x 200 → 128 x 128", timeout=QUIET_MS)
     assert datasets.find("toys").versions == (1,)
     trained(page)
 
 
 def frames_and_masks(page: Page) -> None:
-    expect(card(page, "icon-01.png").locator(".facts")).to_have_text("200 x 300 -> 128 x 128", timeout=QUIET_MS)
+    expect(card(page, "icon-01.png").locator(".facts")).to_have_text("200 x 300 → 128 x 128", timeout=QUIET_MS)
     card(page, "icon-01.png").locator(".view").click()
     expect(dialog(page)).to_be_visible()
     drag(page, (0.2, 0.2), (0.8, 0.6))
@@ -194,7 +194,7 @@ def test_folders_flags_and_hostile_names(studio: Studio, tmp_path: Path) -> None
     cut = card(page, "bars.png").get_by_role("button", name="Cut the border")
     expect(cut).to_be_visible(timeout=QUIET_MS)
     cut.click()
-    expect(card(page, "bars.png").locator(".facts")).to_have_text(re.compile("^240 x 2.0 ->"), timeout=QUIET_MS)
+    expect(card(page, "bars.png").locator(".facts")).to_have_text(re.compile("^240 x 2.0 →"), timeout=QUIET_MS)
     expect(cut).to_have_count(0)
     expect(page.locator(".undo")).to_contain_text("bars.png: the border is cut off.")
     page.locator(".picture-card").nth(1).get_by_role("button", name=re.compile("^Enlarge")).press("Enter")
@@ -262,7 +262,7 @@ def test_what_it_looks_like(studio: Studio, tmp_path: Path, scheme: str) -> None
     page.goto(f"{studio.url}?__theme={scheme}")
     page.locator("#start").wait_for()
     drop(page, [*icons(tmp_path / "in", 5), bordered(tmp_path)], 6)
-    expect(card(page, "icon-01.png").locator(".facts")).to_have_text("200 x 300 -> 128 x 128", timeout=QUIET_MS)
+    expect(card(page, "icon-01.png").locator(".facts")).to_have_text("200 x 300 → 128 x 128", timeout=QUIET_MS)
     expect(page.locator(".flag").first).to_be_visible(timeout=QUIET_MS)
     for width in (1400, 390):
         page.set_viewport_size({"width": width, "height": 900})

@@ -40,11 +40,11 @@ def looked(picture: Picture, **settings: Any) -> dict[str, Any]:
 def test_a_card_shows_the_size_and_the_part_that_is_trained(uploads: Path) -> None:
     picture = wide(uploads)
     facts = looked(picture)
-    assert facts["size"] == "300 x 200 -> 128 x 128"
+    assert facts["size"] == "300 x 200 → 128 x 128"
     assert facts["part"] == pytest.approx([1 / 6, 0, 5 / 6, 1], abs=0.01)
     framed = checked(picture.path, "", data.Use(frame=(0.5, 0.0, 1.0, 1.0)))
     assert looked(framed)["part"] == pytest.approx([0.5, 1 / 8, 1, 7 / 8], abs=0.01)
-    assert looked(picture, buckets=True, bucket_step=16)["size"] == "300 x 200 -> 160 x 96"
+    assert looked(picture, buckets=True, bucket_step=16)["size"] == "300 x 200 → 160 x 96"
     random = looked(picture, crop="random", crops=4)
     assert random["part"] is None and random["crop"] == "4 random crops"
 

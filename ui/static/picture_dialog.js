@@ -60,8 +60,7 @@ function build() {
   place.append(stage);
   body.append(place, side);
   dialog.append(head, body);
-  document.querySelectorAll('dialog.picture-dialog').forEach((other) => other.remove());
-  document.body.append(dialog);
+  element.append(dialog); // Gradio applies rules for narrow screens only inside its page
 }
 
 function current() {

@@ -24,6 +24,8 @@ function items() {
 
 function put(path, values) {
   props.value = items().map((item) => (item.path === path ? { ...item, ...values } : item));
+  const look = looks.pictures?.[path];
+  if ('frame' in values && look) Object.assign(look, { size: '', part: null }); // until the server has looked at it
   keep();
   const item = items().find((other) => other.path === path);
   if (item && cards.has(path)) update(cards.get(path), item);
