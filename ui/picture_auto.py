@@ -30,11 +30,13 @@ class AutoCaptions:
         self.engine = engine
         with gr.Row(elem_classes=["one-line"], equal_height=True):
             self.model = gr.Textbox(
-                show_label=False, container=False, max_lines=1, placeholder=f"Model: folder or hub id ({MODEL})",
+                label="Model", show_label=False,
+                container=False, max_lines=1, placeholder=f"Model: folder or hub id ({MODEL})",
                 scale=4, min_width=160, elem_id="auto-model",
             )  # fmt: skip
             self.prompt = gr.Textbox(
-                show_label=False, container=False, max_lines=1, placeholder="What it is asked (empty: as suits it)",
+                label="Prompt", show_label=False,
+                container=False, max_lines=1, placeholder="What it is asked (empty: as suits it)",
                 scale=3, min_width=140, elem_id="auto-prompt",
             )  # fmt: skip
             self.only_empty = gr.Checkbox(
@@ -65,7 +67,7 @@ class AutoCaptions:
         said: dict[str, str] = {}
         working = {self.start: gr.update(visible=False), self.stop: gr.update(visible=True)}
         ready = {self.start: gr.update(visible=True), self.stop: gr.update(visible=False)}
-        mark = time.monotonic_ns()
+        about = {"mark": time.monotonic_ns(), "only_empty": bool(data[self.only_empty])}
         try:
             job = self._job(data, before)
             yield working | {self.note: message_html(f"Loading {job.model}.")}
@@ -75,7 +77,7 @@ class AutoCaptions:
                 if isinstance(update, Captioned):
                     said[str(update.path)] = update.text[: pictures.LONGEST_CAPTION]
                     words = f"{len(said)} of {counted(len(job.paths))} captioned."
-                    yield {self.note: message_html(words), self.said: {"mark": mark, "captions": dict(said)}}
+                    yield {self.note: message_html(words), self.said: {"captions": dict(said)} | about}
             words, kind = f"{counted(len(said))} captioned.", "good"
         except CancelledError:
             words, kind = f"Stopped. {counted(len(said))} captioned; these captions stay.", "info"

@@ -91,7 +91,8 @@ class SetBar:
             )  # fmt: skip
             self.open = gr.Button("Open", size="sm", scale=0, min_width=56, elem_id="set-open")
             self.name = gr.Textbox(
-                show_label=False, container=False, max_lines=1, placeholder="Name of the set", scale=2, min_width=110,
+                label="Name of the set", show_label=False,
+                container=False, max_lines=1, placeholder="Name of the set", scale=2, min_width=110,
                 elem_id="set-name",
             )  # fmt: skip
             self.save = gr.Button("Save as", size="sm", scale=0, min_width=66, elem_id="set-save")

@@ -31,14 +31,22 @@ class CaptionTools:
     def __init__(self) -> None:
         with gr.Row(elem_classes=["one-line"], equal_height=True):
             self.tool = gr.Dropdown(
-                list(TOOLS), value=PUT, show_label=False, filterable=False, min_width=150, scale=2,
+                list(TOOLS), value=PUT, label="Change captions", show_label=False,
+                filterable=False, min_width=150, scale=2,
                 elem_id="caption-tool",
             )  # fmt: skip
             self.text = gr.Textbox(
-                show_label=False, container=False, placeholder=HINTS[PUT], scale=4, elem_id="caption-all", min_width=140
+                label="Text of the change",
+                show_label=False,
+                container=False,
+                placeholder=HINTS[PUT],
+                scale=4,
+                elem_id="caption-all",
+                min_width=140,
             )
             self.by = gr.Textbox(
-                show_label=False, container=False, placeholder="What to put in its place", scale=3, visible=False,
+                label="Put in its place", show_label=False,
+                container=False, placeholder="What to put in its place", scale=3, visible=False,
                 elem_id="caption-by", min_width=140,
             )  # fmt: skip
             self.only_empty = gr.Checkbox(
@@ -46,7 +54,12 @@ class CaptionTools:
             )
             self.apply = gr.Button("Apply", size="sm", scale=0, min_width=80, elem_id="put-on-all")
         self.how = gr.CheckboxGroup(
-            [WORDS, REGEX, CASE], show_label=False, container=False, visible=False, elem_id="caption-how"
+            [WORDS, REGEX, CASE],
+            label="How it is found",
+            show_label=False,
+            container=False,
+            visible=False,
+            elem_id="caption-how",
         )
 
     @property

@@ -78,7 +78,7 @@ function openDialog(path) {
 
 function show() {
   const item = current();
-  const list = items();
+  const list = shown();
   title.textContent = `${item.name} (${list.indexOf(item) + 1} of ${list.length})`;
   dialog.setAttribute('aria-label', item.name);
   photo.src = item.thumb;
@@ -267,15 +267,19 @@ async function saveMask() {
   const item = current();
   if (!item || !paint.changed) return;
   paint.changed = false;
-  const { path } = await upload(await paint.file(item.name));
-  put(item.path, { mask: path });
+  try {
+    const { path } = await upload(await paint.file(item.name));
+    put(item.path, { mask: path });
+  } catch {
+    folderNote.textContent = `The mask of ${item.name} could not be uploaded. Paint it again.`;
+  }
 }
 
 async function turn(step) {
   await saveMask();
-  const list = items();
+  const list = shown();
   const at = list.findIndex((item) => item.path === opened?.path);
-  if (at < 0) return;
+  if (!list.length || !opened) return;
   opened.path = list[(at + step + list.length) % list.length].path;
   show();
 }

@@ -116,6 +116,11 @@ function flagOf(item, flag) {
   return button;
 }
 
+// Those with the tag that is pressed; all without one.
+function shown() {
+  return items().filter((item) => filter === null || looks.pictures?.[item.path]?.tags?.includes(filter));
+}
+
 function render() {
   const list = items();
   const there = new Set(list.map((item) => item.path));
@@ -124,8 +129,7 @@ function render() {
     if (!cards.has(item.path)) cards.set(item.path, makeCard(item.path));
     update(cards.get(item.path), item);
   }
-  const shown = list.filter((item) => filter === null || looks.pictures?.[item.path]?.tags?.includes(filter));
-  const figures = shown.map((item) => cards.get(item.path).figure);
+  const figures = shown().map((item) => cards.get(item.path).figure);
   if (figures.length !== grid.children.length || figures.some((figure, at) => grid.children[at] !== figure)) {
     grid.replaceChildren(...figures);
   }
@@ -170,7 +174,8 @@ document.addEventListener('picture-said', ({ detail }) => {
   for (const [path, caption] of Object.entries(detail.captions)) {
     if (heard.paths.has(path)) continue;
     heard.paths.add(path);
-    put(path, { caption });
+    const own = items().find((item) => item.path === path)?.caption.trim();
+    if (!(detail.only_empty && own)) put(path, { caption }); // typed in the meantime
   }
 });
 document.addEventListener('picture-flags', (event) => {
