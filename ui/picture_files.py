@@ -17,6 +17,7 @@ from lowrank_diffusion.errors import DataError, UserError
 from lowrank_diffusion.files import Unreadable, read_text
 from lowrank_diffusion.image import archives, captions, data, listing, masks
 from lowrank_diffusion.image.columns import Use
+from lowrank_diffusion.image.numbered import is_numbered
 
 from . import pictures, safe
 from .pictures import Item
@@ -28,31 +29,33 @@ ROUNDS = 20
 """So often a folder is read again without the files that were refused; each round leaves out all that are named."""
 
 
+Result = tuple[list[Item], list[str], list[str]]
+"""The cards, a line for every file that was not taken, saying why, and notes on what is taken in another way."""
+
+
 class Incoming:
-    """What has come in so far: the cards by the paths of their pictures, and what is not used as it is, and why."""
+    """What has come in so far: the cards by the paths of their pictures, what was refused and why, and notes."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self.by_path = {Path(item["path"]): dict(item) for item in items}
+        self.refused: list[str] = []
         self.notes: list[str] = []
 
     def take(self, item: Item) -> None:
         """Another card, unless the picture has one."""
         if Path(item["path"]) in self.by_path:
-            self.notes.append(f"{item['name']}: is in the set already.")
+            self.refused.append(f"{item['name']}: is in the set already.")
         else:
             self.by_path[Path(item["path"])] = item
 
     @property
-    def result(self) -> tuple[list[Item], list[str]]:
-        """The cards and the notes."""
-        return list(self.by_path.values()), self.notes
+    def result(self) -> Result:
+        """All of it."""
+        return list(self.by_path.values()), self.refused, self.notes
 
 
-def add(files: Iterable[str], items: Sequence[Item]) -> tuple[list[Item], list[str]]:
-    """Take loose uploads in: pictures, zip files, and captions, tables and masks of pictures that are there or come.
-
-    Returns the new items, and one line for every file that was not taken, saying why.
-    """
+def add(files: Iterable[str], items: Sequence[Item]) -> Result:
+    """Take loose uploads in: pictures, zip files, and captions, tables and masks of pictures that are there or come."""
     into = Incoming(items)
     beside: list[Path] = []
     for name in files:
@@ -65,13 +68,13 @@ def add(files: Iterable[str], items: Sequence[Item]) -> tuple[list[Item], list[s
             else:
                 into.take(pictures.of_path(path))
         except UserError as error:
-            into.notes.append(safe.by_name(error, name))
+            into.refused.append(safe.by_name(error, name))
     for path in beside:
         takes = _take_mask if masks.is_mask(path) else _take_text if path.suffix.lower() == ".txt" else _take_table
         try:
             takes(path, into)
         except UserError as error:
-            into.notes += safe.by_name(error, path).splitlines()
+            into.refused += safe.by_name(error, path).splitlines()
     return into.result
 
 
@@ -115,17 +118,20 @@ def _take_mask(mask: Path, into: Incoming) -> None:
         into.by_path[path]["mask"] = str(mask)
 
 
-def add_tree(files: Sequence[tuple[str, str]], items: Sequence[Item]) -> tuple[list[Item], list[str]]:
-    """Take in what was uploaded of folders: (path from above the folder, upload). Returns as :func:`add` does."""
+def add_tree(files: Sequence[tuple[str, str]], items: Sequence[Item]) -> Result:
+    """Take in what was uploaded of folders: (path from above the folder, upload)."""
     into = Incoming(items)
     try:
         root, refused = _laid_out(files)
     except OSError as error:
-        into.notes.append(f"The folder cannot be put together: {error.strerror or error}.")
+        into.refused.append(f"The folder cannot be put together: {error.strerror or error}.")
         return into.result
-    into.notes += refused
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        _take_folder(folder, into, folder.name)
+    into.refused += refused
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    if folders and all(map(is_numbered, folders)):
+        folders = [root]  # whose they are is not told, only that they are kohya's
+    for folder in folders:
+        _take_folder(folder, into, "the folder" if folder == root else folder.name)
     return into.result
 
 
@@ -195,7 +201,7 @@ def _take_folder(folder: Path, into: Incoming, title: str) -> None:
             survey = data.uncaptioned(folder)
         except DataError as error:
             problems = [problem.replace(f"{folder}/", "").replace(str(folder), title) for problem in error.problems]
-            into.notes += [f"{title}: {line}" if not line.startswith(title) else line for line in problems]
+            into.refused += [f"{title}: {line}" if not line.startswith(title) else line for line in problems]
             if not _without(folder, error.problems):
                 return
             continue

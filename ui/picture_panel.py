@@ -11,7 +11,7 @@ from lowrank_diffusion.config import Config
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
 
-from . import picture_files, picture_looks, picture_sets, picture_tools, pictures
+from . import drafts, picture_files, picture_looks, picture_sets, picture_tools, pictures
 from .caption_worker import CaptionWorker
 from .engine import Engine
 from .form import message_html
@@ -85,8 +85,8 @@ class PicturePanel:
 
     @property
     def changes(self) -> list[Any]:
-        """A card or a caption was changed, by whatever."""
-        return [self.grid.input]
+        """A card or a caption was changed, by whatever, or what the model is asked."""
+        return [self.grid.input, *(part.change for part in self.auto.kept.values())]
 
     @property
     def outputs(self) -> list[Any]:
@@ -95,7 +95,7 @@ class PicturePanel:
 
     def restore(self, values: dict[str, Any]) -> dict[Any, Any]:
         """The pictures that were there, if they still are."""
-        fields = {part: values[name] for name, part in self.auto.kept.items() if _fits(part, values.get(name))}
+        fields = drafts.fitting(self.auto.kept, values)
         if "pictures" not in values:
             return fields
         items = pictures.restored(values["pictures"])
@@ -172,22 +172,23 @@ class PicturePanel:
 
     def take(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Files were dropped."""
-        return {self.drop: None} | self._taken(data, *picture_files.add(data[self.drop] or [], self._items(data)))
+        return {self.drop: None} | self._taken(data, picture_files.add(data[self.drop] or [], self._items(data)))
 
     def take_folder(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
         """A folder was chosen or dropped, and its files were uploaded."""
         came, failed = (pictures.sent(getattr(event, name, "")) for name in ("files", "failed"))
         files = [(pair[0], pair[1]) for pair in came or [] if _is_pair(pair)] if isinstance(came, list) else []
-        items, notes = picture_files.add_tree(files, self._items(data))
+        items, refused, notes = picture_files.add_tree(files, self._items(data))
         lost = [f"{str(name)[:200]}: could not be uploaded." for name in failed] if isinstance(failed, list) else []
-        return self._taken(data, items, lost + notes)
+        return self._taken(data, (items, lost + refused, notes))
 
-    def _taken(self, data: dict[Any, Any], items: list[pictures.Item], notes: list[str]) -> dict[Any, Any]:
-        before = self._items(data)
+    def _taken(self, data: dict[Any, Any], result: picture_files.Result) -> dict[Any, Any]:
+        (items, refused, notes), before = result, self._items(data)
         added = len(items) - len(before)
-        note = message_html(f"{added} added, {counted(len(items))} in the set." if items else "")
-        if notes:
-            note += message_html("Not taken, or not as it is:\n" + "\n".join(notes), "bad")
+        lines = [f"{added} added, {counted(len(items))} in the set."] if items else []
+        note = message_html("\n".join(lines + notes))
+        if refused:
+            note += message_html("Not taken:\n" + "\n".join(refused), "bad")
         updates: dict[Any, Any] = {self.grid: items, self.note: note}
         updates |= self._asked_again(data | {self.grid: items})
         spoken = {item["path"]: item["caption"] for item in before}
@@ -266,7 +267,3 @@ class PicturePanel:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
-
-
-def _fits(part: Any, value: Any) -> bool:
-    return isinstance(value, bool) if isinstance(part, gr.Checkbox) else isinstance(value, str) and len(value) < 4000

@@ -190,6 +190,8 @@ def test_folders_flags_and_hostile_names(studio: Studio, tmp_path: Path) -> None
     expect(page.locator(".picture-card")).to_have_count(4, timeout=QUIET_MS)
     note = page.locator("#picture-note")
     expect(note).to_contain_text("broken.png: is damaged")
+    expect(card(page, "icon-00.png").locator(".marks")).to_contain_text("10 times")
+    expect(text_of(page, "icon-00.png")).to_have_value("sks toy")
     drop(page, [bordered(tmp_path), str(tmp_path / "bars.txt")], 5)
     cut = card(page, "bars.png").get_by_role("button", name="Cut the border")
     expect(cut).to_be_visible(timeout=QUIET_MS)
@@ -202,6 +204,21 @@ def test_folders_flags_and_hostile_names(studio: Studio, tmp_path: Path) -> None
     expect(dialog(page).locator("h2")).to_contain_text("of 5")
     page.keyboard.press("Escape")
     expect(dialog(page)).to_be_hidden()
+
+
+def test_a_folder_is_dropped(studio: Studio, tmp_path: Path) -> None:
+    page = studio.open()
+    (tmp_path / "set").mkdir()
+    icons(tmp_path / "set" / "2_a toy", 3)
+    box = page.locator("#drop").bounding_box()
+    assert box
+    window = page.context.new_cdp_session(page)
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    files = {"items": [], "files": [str(tmp_path / "set")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):  # as a person lets go of it over the field
+        window.send("Input.dispatchDragEvent", {"type": kind, **place, "data": files})
+    expect(page.locator(".picture-card")).to_have_count(3, timeout=QUIET_MS)
+    expect(card(page, "icon-00.png").locator(".marks")).to_contain_text("2 times")
 
 
 def test_a_set_comes_and_goes_and_a_zip_is_given_out(studio: Studio, tmp_path: Path) -> None:

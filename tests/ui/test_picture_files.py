@@ -36,28 +36,33 @@ def folder_of(upload: Upload, home: Path) -> list[tuple[str, str]]:
 
 def test_a_numbered_folder_keeps_repeats_words_and_masks(upload: Upload, home: Path) -> None:
     files = folder_of(upload, home)
-    items, notes = picture_files.add_tree(files, [])
+    items, refused, notes = picture_files.add_tree(files, [])
     assert [(item["name"], item["caption"], item["repeats"]) for item in items] == [
         ("one.png", "sks dog", 10),
         ("two.png", "a blue dog", 10),
     ]
     assert [bool(item["mask"]) for item in items] == [False, True]
-    told = "\n".join(notes)
+    told = "\n".join(refused)
     assert "broken.png: is damaged" in told and "stray.txt: is a caption without its picture" in told
-    assert "an epoch sees its 2 pictures 10 times" in told and str(home) not in told
-    again, notes = picture_files.add_tree(files, items)
+    assert "an epoch sees its 2 pictures 10 times" in notes[0] and str(home) not in told
+    again, notes, _ = picture_files.add_tree(files, items)
     assert again == items
     assert any("is in the set already" in note for note in notes)
     assert any("broken.png" in note for note in notes), "what is wrong is said each time"
     assert len(pictures.chosen(items)) == 2
 
 
+def test_a_numbered_folder_by_itself_keeps_its_repeats(upload: Upload) -> None:
+    items, _, _ = picture_files.add_tree([("3_a toy/one.png", str(upload("one.png")))], [])
+    assert [(item["caption"], item["repeats"]) for item in items] == [("a toy", 3)]
+
+
 def test_names_that_lead_out_of_a_folder_are_refused(upload: Upload) -> None:
     path = str(upload("one.png"))
     bad = ["../one.png", "/".join("abcdefghijk"), "a\0b/one.png", "x" * 300 + "/one.png", ""]
-    items, notes = picture_files.add_tree([(name, path) for name in bad], [])
+    items, notes, _ = picture_files.add_tree([(name, path) for name in bad], [])
     assert items == [] and len(notes) == len(bad)
-    items, notes = picture_files.add_tree([("a/one.png", "/etc/passwd")], [])
+    items, notes, _ = picture_files.add_tree([("a/one.png", "/etc/passwd")], [])
     assert items == [] and len(notes) == 1
 
 
@@ -68,7 +73,7 @@ def test_a_zip_file_comes_in_with_its_table(upload: Upload, home: Path) -> None:
         packed.write(upload("one.png"), "set/one.png")
         packed.writestr("set/metadata.jsonl", json.dumps(row))
         packed.writestr("set/readme.md", "words")
-    items, notes = picture_files.add([str(upload("set.zip", archive.read_bytes()))], [])
+    items, _, notes = picture_files.add([str(upload("set.zip", archive.read_bytes()))], [])
     (item,) = items
     assert (item["caption"], item["repeats"], item["weight"]) == ("a cat", 3, 0.5)
     assert item["frame"] == [0, 0, 0.5, 0.5]
@@ -79,12 +84,12 @@ def test_a_zip_file_that_leads_out_is_refused(upload: Upload, home: Path) -> Non
     archive = home / "bad.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("../out.png", b"x")
-    items, notes = picture_files.add([str(upload("bad.zip", archive.read_bytes()))], [])
+    items, notes, _ = picture_files.add([str(upload("bad.zip", archive.read_bytes()))], [])
     assert items == [] and "leads out" in notes[0]
 
 
 def test_loose_masks_and_tables_find_pictures_that_are_there(upload: Upload, home: Path) -> None:
-    items, _ = picture_files.add([str(upload("cat.png")), str(upload("dog.png", colour="blue"))], [])
+    items, _, _ = picture_files.add([str(upload("cat.png")), str(upload("dog.png", colour="blue"))], [])
     table = b"file_name,text,repeats\ncat.png,a cat,2\ncow.png,a cow,1\n"
     beside = [
         upload("metadata.csv", table),
@@ -92,7 +97,7 @@ def test_loose_masks_and_tables_find_pictures_that_are_there(upload: Upload, hom
         upload("cat-masklabel.png", mask_file(home / "bad.png", (50, 128))),
         upload("cow.mask.png", mask_file(home / "cow.png")),
     ]
-    items, notes = picture_files.add([str(path) for path in beside], items)
+    items, notes, _ = picture_files.add([str(path) for path in beside], items)
     cat, dog = items
     assert (cat["caption"], cat["repeats"], cat["mask"]) == ("a cat", 2, "")
     assert dog["mask"] == str(beside[1])
@@ -104,6 +109,6 @@ def test_loose_masks_and_tables_find_pictures_that_are_there(upload: Upload, hom
 
 def test_hundreds_of_pictures_come_in_once(upload: Upload) -> None:
     files = [("many/" + f"{number}.png", str(upload(f"{number}.png"))) for number in range(300)]
-    items, _ = picture_files.add_tree(files, [])
+    items, _, _ = picture_files.add_tree(files, [])
     assert len(items) == 300
     assert len(json.dumps(items)) < 400_000, "the page holds addresses, not pictures"

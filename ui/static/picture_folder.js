@@ -51,11 +51,13 @@ async function below(entry, found) {
 }
 
 // In front of Gradio's own field, which takes files only.
-document.querySelector('#drop')?.addEventListener('drop', async (event) => {
+document.addEventListener('drop', async (event) => {
+  if (!event.target.closest?.('#drop')) return;
   const entries = [...(event.dataTransfer?.items || [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return;
   event.preventDefault();
   event.stopImmediatePropagation();
+  event.target.dispatchEvent(new DragEvent('dragleave', { bubbles: true })); // the field is not dragged over any more
   const found = [];
   for (const entry of entries) await below(entry, found);
   bring(found);
