@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,23 @@ def of_path(path: Path, caption: str = "") -> Item:
     return card(Picture(path, caption, *size(path)))
 
 
-@lru_cache(maxsize=20_000)
 def size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture in the grid; an upload never changes. Raises DataError."""
+    """Width and height of a picture, which is decoded once for as long as it is as it was. Raises DataError."""
+    return _size(path, _stamp(path))
+
+
+@lru_cache(maxsize=20_000)
+def _size(path: Path, _time: tuple[int, int]) -> tuple[int, int]:
     return data.check_picture(path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What is another one when a file was: of a set that was deleted, the next of its name has the same paths."""
+    try:
+        stat = path.stat()
+    except OSError:  # whoever opens it says so
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _thumbnail(path: Path) -> Path:
@@ -95,7 +109,7 @@ def large(path: Path) -> Path:
 def large_mask(path: Path, mask: Path) -> Path:
     """A mask as the dialog shows it, of the shape of the picture. Raises DataError."""
     key = hashlib.sha256(str(mask).encode()).hexdigest()[:12]
-    return _made(path, f"{key}-mask.png", lambda: masks.shown(path, mask, size(path), LARGE_SIDE))
+    return _made(path, f"{key}-{_stamp(mask)[0]}-mask.png", lambda: masks.shown(path, mask, size(path), LARGE_SIDE))
 
 
 def enlarged(name: str, mask: str) -> dict[str, Any]:
@@ -114,8 +128,7 @@ def enlarged(name: str, mask: str) -> dict[str, Any]:
 
 def _made(path: Path, what: str, make: Any) -> Path:
     """A small file made of a picture, once for as long as the picture is as it was."""
-    stat = path.stat()
-    name = hashlib.sha256(f"{path}/{stat.st_mtime_ns}/{stat.st_size}".encode()).hexdigest()[:24]
+    name = hashlib.sha256(f"{path}/{_stamp(path)}".encode()).hexdigest()[:24]
     target = safe.thumbnails_folder() / f"{name}-{what}"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +166,9 @@ def chosen(value: Any) -> list[Picture]:
     for item in items_of(value):
         path = safe.uploaded(item["path"])
         try:
-            pictures.append(_checked(path, item["caption"][:LONGEST_CAPTION].strip(), _use(item)))
+            use = _use(item)
+            caption = item["caption"][:LONGEST_CAPTION].strip()
+            pictures.append(replace(_checked(path, use, size(path), _stamp(use.mask or path)), caption=caption))
         except data.DataError as error:
             problems += [safe.by_name(data.DataError([problem]), path) for problem in error.problems]
     if problems:
@@ -167,8 +182,8 @@ def _use(item: Item) -> Use:
 
 
 @lru_cache(maxsize=20_000)
-def _checked(path: Path, caption: str, use: Use) -> Picture:
-    return data.checked(path, caption, use, size(path))
+def _checked(path: Path, use: Use, size: tuple[int, int], _time: tuple[int, int]) -> Picture:
+    return data.checked(path, "", use, size)
 
 
 def restored(value: Any) -> list[Item]:

@@ -200,6 +200,17 @@ def test_an_origin_that_no_page_wrote_is_none(value: Any) -> None:
     assert picture_sets.of_origin(value) is None
 
 
+def test_a_new_set_of_a_deleted_name_is_not_mistaken_for_it(upload: Upload, home: Path) -> None:
+    for size in ((160, 128), (90, 60)):
+        path = upload("cat.png")
+        Image.effect_noise(size, 60).save(path)
+        saved = sets.save("robots", [checked(path, "a")])
+        (card,) = pictures.of_folder(saved.folder())
+        (picture,) = pictures.chosen([card])
+        assert (picture.width, picture.height) == (card["width"], card["height"]) == size
+        datasets.delete("robots")
+
+
 def test_a_copy_of_a_saved_set_takes_no_room(upload: Upload, home: Path) -> None:
     saved = sets.save("robots", [checked(upload("cat.png"), "a")])
     given = PictureSet(pictures.chosen(pictures.of_folder(saved.folder())))
