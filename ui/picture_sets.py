@@ -92,7 +92,7 @@ class SetBar:
             self.open = gr.Button("Open", size="sm", scale=0, min_width=56, elem_id="set-open")
             self.name = gr.Textbox(
                 label="Name of the set", show_label=False,
-                container=False, max_lines=1, placeholder="Name of the set", scale=2, min_width=110,
+                container=False, max_lines=1, placeholder="Set name", scale=2, min_width=110,
                 elem_id="set-name",
             )  # fmt: skip
             self.save = gr.Button("Save as", size="sm", scale=0, min_width=66, elem_id="set-save")

@@ -155,11 +155,12 @@ function start() {
 
 function zoom(factor) {
   const item = current();
+  if (!item.frame && factor > 1) return; // there is no more than the whole picture
   const [left, top, right, bottom] = start();
   const [width, height] = [right - left, bottom - top];
   const least = Math.max(LIMITS.side / (width * item.width), LIMITS.side / (height * item.height));
   const scale = Math.min(Math.max(factor, Math.min(1, least)), 1 / width, 1 / height);
-  setFrame(scale >= 1 && factor > 1 && scale < 1.001 ? null : framed((left + right) / 2, (top + bottom) / 2, width * scale, height * scale));
+  setFrame(framed((left + right) / 2, (top + bottom) / 2, width * scale, height * scale));
 }
 
 function move(x, y) {
