@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import datasets, runs, terminal
+from . import datasets, terminal
 from .cli_text import DEVICES, PRECISIONS
 from .errors import UserError
 from .image import caption_tools, flags, sets
@@ -249,7 +249,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _rename(options: argparse.Namespace) -> int:
     """Give a set another name."""
-    _check_unused(options.name, "rename")
+    sets.check_unused(options.name, "rename")
     datasets.rename(options.name, options.new)
     return terminal.DONE
 
@@ -257,27 +257,6 @@ def _rename(options: argparse.Namespace) -> int:
 def _delete(options: argparse.Namespace) -> int:
     """Delete a set with all its versions."""
     if not options.force:
-        _check_unused(options.name, "delete")
+        sets.check_unused(options.name, "delete", ", or give --force")
     datasets.delete(options.name)
     return terminal.DONE
-
-
-def _check_unused(name: str, verb: str) -> None:
-    """Raises UserError where a run would not find its pictures when it goes on."""
-    if users := runs_of(name):
-        advice = f"Let them end, or delete them first{', or give --force' if verb == 'delete' else ''}."
-        raise UserError(f"{name}: cannot {verb} it while unfinished runs learn from it: {', '.join(users)}. {advice}")
-
-
-def runs_of(name: str) -> list[str]:
-    """The names of unfinished runs that learn from a set."""
-    folder = datasets.datasets_folder() / datasets.find(name).name
-    users = []
-    for run in runs.all_runs():
-        try:
-            data = run.config().data
-        except UserError:  # a run that cannot go on needs nothing
-            continue
-        if Path(data.instance).is_relative_to(folder) and run.status().state != "finished":
-            users.append(run.name)
-    return users

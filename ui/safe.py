@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lowrank_diffusion import runs
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.paths import EXAMPLES, home, runs_folder
+from lowrank_diffusion.paths import EXAMPLES, datasets_folder, home, runs_folder
 
 from .toolkit import uploads_folder
 
@@ -65,8 +65,8 @@ def by_name(error: UserError, path: str | Path) -> str:
 
 
 def uploaded(path: str | Path) -> Path:
-    """A file that came through the page, now or for an earlier run, or ships as an example. Raises RefusedError."""
-    return inside(path, uploads_folder(), EXAMPLES, runs_folder())
+    """A file that came through the page, is of a run or a saved set, or ships as an example. Raises RefusedError."""
+    return inside(path, uploads_folder(), EXAMPLES, runs_folder(), datasets_folder())
 
 
 def run(name: str | None) -> runs.Run:

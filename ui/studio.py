@@ -9,6 +9,7 @@ from typing import Any
 from lowrank_diffusion.errors import UserError
 
 from . import draw_form, handlers, safe
+from .caption_worker import CaptionWorker
 from .engine import Engine
 from .generate import GenerateTab
 from .image_worker import ImageWorker
@@ -27,17 +28,19 @@ DAY = 86_400
 
 
 class Engines:
-    """The processes that draw and answer."""
+    """The processes that draw, answer and caption."""
 
     def __init__(self) -> None:
         self.drawing, self.speaking = Engine(ImageWorker), Engine(LanguageWorker)
-        for engine in (self.drawing, self.speaking):
+        self.captioning = Engine(CaptionWorker)
+        for engine in (self.drawing, self.speaking, self.captioning):
             atexit.register(engine.close)
 
     def release(self) -> None:
         """Give a training the memory that they hold."""
         self.drawing.release()
         self.speaking.release()
+        self.captioning.release()
 
 
 def build(engines: Engines | None = None) -> gr.Blocks:
@@ -53,7 +56,7 @@ def build(engines: Engines | None = None) -> gr.Blocks:
         keeper = Keeper()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train") as train_tab:
-                train = TrainTab(PicturePanel(), release)
+                train = TrainTab(PicturePanel(engines.captioning), release)
             with gr.Tab("Generate", id="generate") as generate_tab:
                 generate = GenerateTab(drawing)
             with gr.Tab("Language", id="language") as language_tab:

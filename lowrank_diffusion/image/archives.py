@@ -49,7 +49,7 @@ def unpack(archive: Path, folder: Path) -> Path:
         raise DataError([of_disk(error)]) from None
     except Exception as error:  # zipfile and zlib raise many things of a broken archive
         raise DataError([f"{archive}: is damaged or no zip file ({error}). Make or download it again."]) from None
-    return _inner(folder)
+    return inner(folder)
 
 
 def _write(packed: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
@@ -103,7 +103,7 @@ def _problem(info: zipfile.ZipInfo, parts: tuple[str, ...]) -> str:
     return ""
 
 
-def _inner(folder: Path) -> Path:
+def inner(folder: Path) -> Path:
     """Down to where the set begins: an archive often holds one folder with everything in it."""
     for _ in range(_DEEPEST):
         inside = [path for path in folder.iterdir() if not listing.is_junk(path.name)]

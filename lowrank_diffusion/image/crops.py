@@ -16,6 +16,7 @@ from .. import seeds
 from ..config import DataConfig
 from . import masks
 from .buckets import Size
+from .columns import Frame
 from .data import Picture, open_picture
 
 Box = tuple[int, int, int, int]
@@ -57,6 +58,18 @@ class Crop:
         across, down = self.target
         factor = max(across / self.width, down / self.height)
         return max(across, round(self.width * factor)), max(down, round(self.height * factor))
+
+    @property
+    def part(self) -> Frame:
+        """What is seen of the stored picture, as it is before it is mirrored."""
+        (across, down), (width, height) = self.scaled, self.stored
+        left, top, right, bottom = self.box or (0, 0, width, height)
+        begin = across - self.left - self.target[0] if self.flipped else self.left
+        x, y = (right - left) / across, (bottom - top) / down
+        return (
+            (left + begin * x) / width, (top + self.top * y) / height,
+            (left + (begin + self.target[0]) * x) / width, (top + (self.top + self.target[1]) * y) / height,
+        )  # fmt: skip
 
     def pixels(self, background: str) -> Image.Image:
         """The crop itself, RGB, of the target's size.

@@ -202,9 +202,12 @@ def _of_folder(files: Listing, common: _Common, alpha_mask: bool) -> Survey:
     return Survey(pictures, [*files.notes(), *numbered.passed_over(files), *given.notes(), *_empty(given, common)])
 
 
-def checked(path: Path, caption: str = "", use: Use = PLAIN) -> Picture:
-    """A picture that can be learnt as it is said to be. Raises DataError: it is broken, or its frame or mask is."""
-    width, height = check_picture(path)
+def checked(path: Path, caption: str = "", use: Use = PLAIN, size: tuple[int, int] | None = None) -> Picture:
+    """A picture that can be learnt as it is said to be. Raises DataError: it is broken, or its frame or mask is.
+
+    ``size``: what :func:`.pictures.check_picture` said of it before, so that it is not decoded again.
+    """
+    width, height = size or check_picture(path)
     picture = Picture(path, caption, width, height, use.repeats, use.weight, use.frame, use.mask)
     across, down = picture.seen
     if use.frame and (min(across, down) < SMALLEST_SIDE or max(across, down) > LARGEST_ASPECT * min(across, down)):

@@ -10,6 +10,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path, PurePath
 
 from PIL import Image
@@ -72,6 +73,15 @@ def opened(picture: Path, mask: Path, size: tuple[int, int]) -> Image.Image:
         DataError: it cannot be read.
     """
     return _opened(picture, mask, size, mask.stat().st_mtime_ns)
+
+
+def shown(picture: Path, mask: Path, size: tuple[int, int], side: int) -> bytes:
+    """A mask as a grey PNG that fits into a square of ``side`` pixels, as :func:`opened` has it. Raises DataError."""
+    image = opened(picture, mask, size).copy()
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    content = BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
 
 
 @functools.lru_cache(maxsize=1)  # the crops of a picture come one after the other

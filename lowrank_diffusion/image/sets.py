@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .. import datasets
+from .. import datasets, runs
 from ..datasets import SavedSet
-from ..errors import DataError
+from ..errors import DataError, UserError
 from ..files import Unreadable, lines, read_text
 from . import archives, captions
 from .columns import MOST_REPEATS
@@ -84,6 +84,22 @@ def save(name: str, pictures: Sequence[Picture]) -> SavedSet:
     raise DataError([f"{name}: is being saved by others all the time. Try again."])
 
 
+def linked(source: Path, target: Path) -> None:
+    """Copy a file; one of a saved set, which never changes, by a hard link where the disk has them."""
+    source = source.resolve()
+    if _of_set(source):
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # other disks, file systems without links, too many links
+            pass
+    shutil.copyfile(source, target)
+
+
+def _of_set(path: Path) -> bool:
+    return path.resolve().is_relative_to(datasets.datasets_folder().resolve())
+
+
 @dataclass
 class _Shared:
     """Copies a file by a hard link to the same content in a saved version, if it can."""
@@ -92,18 +108,12 @@ class _Shared:
     _known: dict[int, list[Path]] | None = field(default=None)
 
     def __call__(self, source: Path, target: Path) -> None:
-        source = source.resolve()
-        own = source if source.is_relative_to(datasets.datasets_folder()) else self._same(source)
-        if own is not None:
-            try:
-                os.link(own, target)
-                return
-            except OSError:  # other disks, file systems without links, too many links
-                pass
-        shutil.copyfile(source, target)
+        linked(self._same(source) or source, target)
 
     def _same(self, source: Path) -> Path | None:
         """The file of the version before that has the same content."""
+        if _of_set(source):
+            return None
         if self._known is None:
             self._known = {}
             inside = self.before.rglob("*") if self.before else ()
@@ -184,6 +194,28 @@ def _folders(sources: list[Path], place: Path, problems: list[str]) -> Iterator[
 def export(name: str, archive: Path, version: int | None = None) -> Path:
     """A zip file of a version, by default the newest. Raises DataError."""
     return archives.pack(datasets.find(name).folder(version), archive)
+
+
+def check_unused(name: str, verb: str, otherwise: str = "") -> None:
+    """Raises DataError where a run would not find its pictures when it goes on; ``otherwise``: another way out."""
+    if users := users_of(name):
+        advice = f"Let them end, or delete them first{otherwise}."
+        rule = f"{name}: cannot {verb} it while unfinished runs learn from it"
+        raise DataError([f"{rule}: {', '.join(users)}. {advice}"])
+
+
+def users_of(name: str) -> list[str]:
+    """The names of unfinished runs that learn from a set. Raises DataError where there is no such set."""
+    folder = datasets.datasets_folder() / datasets.find(name).name
+    users = []
+    for run in runs.all_runs():
+        try:
+            data = run.config().data
+        except UserError:  # a run that cannot go on needs nothing
+            continue
+        if Path(data.instance).is_relative_to(folder) and run.status().state != "finished":
+            users.append(run.name)
+    return users
 
 
 def size_in_words(size: int) -> str:

@@ -28,10 +28,12 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 
 
-def write_set(folder: Path, items: Sequence[tuple[Path, str]]) -> Path:
+def write_set(
+    folder: Path, items: Sequence[tuple[Path, str]], copy: Callable[[Path, Path], Any] = shutil.copyfile
+) -> Path:
     """Copy pictures into a new or empty folder with safe, unique names, each caption as NAME.txt beside it.
 
-    A blank caption gets no file. The folder appears complete or not at all.
+    A blank caption gets no file. The folder appears complete or not at all. ``copy`` makes a file of another one.
 
     Returns:
         ``folder``.
@@ -44,7 +46,7 @@ def write_set(folder: Path, items: Sequence[tuple[Path, str]]) -> Path:
         taken: set[str] = set()
         for path, caption in items:
             stem = _unique(path.stem, taken)
-            shutil.copyfile(path, partial / f"{stem}{file_suffix(path)}")
+            copy(path, partial / f"{stem}{file_suffix(path)}")
             if caption.strip():
                 (partial / f"{stem}.txt").write_text(captions.one_line(caption) + "\n", encoding="utf-8")
     return folder

@@ -240,7 +240,7 @@ def test_what_was_done_can_be_undone(studio: Studio, tmp_path: Path) -> None:
     undo.click()
     expect(cards).to_have_count(3)
     expect(first).to_have_value("mine")
-    page.locator(".picture-card button").first.click()
+    page.locator(".picture-card .remove").first.click()
     expect(cards).to_have_count(2)
     undo.click()
     expect(cards).to_have_count(3)

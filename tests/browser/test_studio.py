@@ -173,7 +173,7 @@ def test_captions_are_edited_put_on_all_and_taken_out_as_plain_text(studio: Stud
     first = page.locator(".picture-card textarea").first
     expect(first).to_have_value(hostile, timeout=90_000)
     first.fill("my own caption")
-    page.locator(".picture-card button").nth(1).click()
+    page.locator(".picture-card .remove").nth(1).click()
     expect(page.locator(".picture-card")).to_have_count(count - 1)
     page.locator("#preset input").click()
     page.get_by_role("option", name="smoke").click()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from lowrank_diffusion import presets, runs, supervisor
 from lowrank_diffusion.errors import UserError
-from ui.picture_panel import PictureSet
+from lowrank_diffusion.image.data import checked
+from ui.picture_set import PictureSet
 from ui.train import InputsError, launch_run
 
 Upload = Callable[..., Path]
@@ -22,9 +23,13 @@ def values() -> dict[str, Any]:
     return presets.build(presets.find_preset("smoke").values, {"data.instance": ""}).dotted()
 
 
+def given(pairs: list[tuple[Path, str]]) -> PictureSet:
+    return PictureSet([checked(path, caption) for path, caption in pairs])
+
+
 def problems_of(name: str, values: dict[str, Any], pairs: list[tuple[Path, str]]) -> dict[str, str]:
     with pytest.raises(InputsError) as error:
-        launch_run(name, values, PictureSet(pairs))
+        launch_run(name, values, given(pairs))
     assert runs.all_runs() == []
     return {problem.key: str(problem) for problem in error.value.problems}
 
@@ -42,7 +47,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_run_starts_with_its_own_copy_of_the_pictures(values: dict[str, Any], upload: Upload) -> None:
     pairs = [(upload("cat.png"), "a cat"), (upload("cat.png", colour="blue"), "another cat")]
-    run = launch_run("my run", values, PictureSet(pairs))
+    run = launch_run("my run", values, given(pairs))
     try:
         folder = run.path / "data" / "instance"
         assert run.config().data.instance == str(folder)
@@ -122,7 +127,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_run(values: dict[str, Any], uplo
     Image.effect_noise((400, 400), 90).save(path)
     assert path.stat().st_size > 60_000
     with largest_file(30_000), pytest.raises(UserError) as error:
-        launch_run("x", values, PictureSet([(path, "noise")]))
+        launch_run("x", values, given([(path, "noise")]))
     assert "cannot be written" in str(error.value)
     assert runs.all_runs() == []
     assert list(runs.runs_folder().iterdir()) == []

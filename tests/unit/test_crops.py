@@ -137,3 +137,17 @@ def test_transparency_shows_the_background(tmp_path: Path):
     (source,) = scan(tmp_path, "x")
     (crop,) = crops(source)
     assert crop.pixels("#102030").getpixel((5, 5)) == (0x10, 0x20, 0x30)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("settings", [{}, {"flip": True}, {"crop": "random", "crops": 3, "flip": True}])
+def test_the_part_is_where_the_pixels_are_from(tmp_path: Path, shape: Size, settings: dict):
+    source = picture(tmp_path, *shape)
+    for crop in crops(source, **settings):
+        left, top, right, bottom = crop.part
+        assert 0 <= left < right <= 1 + 1e-9 and 0 <= top < bottom <= 1 + 1e-9
+        pixels = np.asarray(crop.pixels("#ffffff"), dtype=float)
+        pixels = pixels[:, ::-1] if crop.flipped else pixels
+        middle = pixels[SIDE // 2 - 2 : SIDE // 2 + 2, SIDE // 2 - 2 : SIDE // 2 + 2].mean((0, 1))
+        assert middle[0] == pytest.approx((left + right) / 2 * shape[0] - 0.5, abs=2)
+        assert middle[1] == pytest.approx((top + bottom) / 2 * shape[1] - 0.5, abs=2)
