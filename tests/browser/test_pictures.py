@@ -244,6 +244,8 @@ def test_a_set_comes_and_goes_and_a_zip_is_given_out(studio: Studio, tmp_path: P
     expect(page.locator(".picture-card")).to_have_count(3, timeout=QUIET_MS)
     expect(text_of(page, "icon-00.png")).to_have_value("a toy, a toy, kind 0")
     page.locator("#remove-all").click()
+    expect(page.locator(".picture-card")).to_have_count(0, timeout=QUIET_MS)  # a set that is in use is not deleted
+    page.wait_for_timeout(1000)
     page.locator("#set-delete").click()
     page.locator("#set-delete-really").click(timeout=QUIET_MS)
     expect(page.locator("#picture-note")).to_contain_text("toys is deleted", timeout=QUIET_MS)
