@@ -55,6 +55,7 @@ class EvaluateOptions(TypedDict, total=False):
     """What :func:`evaluate` takes for any run, then for runs of pictures, then for those of language models."""
 
     step: int | Literal["best"]
+    steps: str
     device: str
     precision: str
 
@@ -215,7 +216,8 @@ def evaluate(run: Run | str | Path, **options: Unpack[EvaluateOptions]) -> list[
 
     Returns:
         Of pictures: for each prompt, and for all of them (prompt ""), base and adapted, the mean cosines to the
-        references and to the prompt. Of a language model: "base" and "adapted", each with its perplexity.
+        references and to the prompt. Of a language model: "base" and "adapted", each with its perplexity. With
+        ``steps="all"`` or "50,best" there is a row of every such adapter, "step 50" of a language model.
 
     Raises:
         UserError: An option is out of bounds or belongs to the other task, or there is nothing to measure with.
@@ -228,7 +230,7 @@ def evaluate(run: Run | str | Path, **options: Unpack[EvaluateOptions]) -> list[
         raise ConfigError(problems)
     if run.config().task == "image":
         return cli_image.evaluation(run, given, "").measure()
-    return dict(cli_text.evaluation(run, given).measure())
+    return dict(cli_text.evaluation(run, given, "").measure())
 
 
 def foreign(run: Run, given: Mapping[str, Any], dashes: str = "") -> list[Problem]:

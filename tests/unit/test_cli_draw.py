@@ -13,7 +13,7 @@ from lowrank_diffusion import cli_text, paths, presets, runs
 from lowrank_diffusion.cli import parse
 from lowrank_diffusion.cli_draw import request_of, requests_of
 from lowrank_diffusion.errors import UserError
-from lowrank_diffusion.image import kept, parameters
+from lowrank_diffusion.image import parameters
 from lowrank_diffusion.image.request import DrawRequest
 from lowrank_diffusion.image.source import resolve
 
