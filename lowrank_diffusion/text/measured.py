@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import adapters
+from .. import adapters, spectra
 from ..config import Config
+from ..evaluations import LayerSpectrum
 from ..factors import Factors
-from ..weight_noise import Pairs
+from ..weight_noise import Pairs, weight_of
 from . import metrics
 from .dataset import dataset
 from .encode import pad_id
@@ -73,3 +75,20 @@ def pairs_of(model: Any, folder: Path) -> dict[str, Factors]:
         }
     finally:
         adapters.unload(adapted)
+
+
+def updates(
+    model: Any, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[LayerSpectrum]:
+    """What a PEFT folder's adapter adds to the layers of ``model``, in its order. Raises AdapterError.
+
+    ``progress``: layers done and to do; may raise to give up.
+    """
+    pairs, rows = pairs_of(model, folder), []
+    for path, layer in ((path, layer) for path, layer in model.named_modules() if path in pairs):
+        progress(len(rows), len(pairs))
+        number = re.search(r"\.(\d+)\.", path)
+        block = f"layer {number[1]}" if number else "around the layers"
+        rows.append(spectra.layer(path, block, path.rpartition(".")[2], pairs[path], weight_of(layer)))
+    progress(len(rows), len(pairs))
+    return rows
