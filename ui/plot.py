@@ -1,0 +1,49 @@
+"""Charts of points and lines as data for `static/plot.js`, which draws them as wide as the page is."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from .toolkit import gr, static_text
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point, with what a person reads on it."""
+
+    x: float
+    y: float
+    words: str
+    spread: float = 0.0
+    """Standard deviation in y."""
+    best: bool = False
+    """It gets a ring."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one colour, in the order in which a line joins them."""
+
+    name: str
+    points: Sequence[Point]
+    line: bool = True
+    named: bool = False
+    """Whether each point has its words' first part, before the colon, beside it."""
+
+
+def component(elem_id: str) -> gr.HTML:
+    """Takes HTML in which :func:`chart` stands for charts."""
+    return gr.HTML(
+        "", html_template="<div></div>", js_on_load=static_text("plot.js"), elem_id=elem_id, apply_default_css=False
+    )  # fmt: skip
+
+
+def chart(title: str, x: str, y: str, series: Sequence[Series]) -> str:
+    """A chart; ``x`` and ``y`` name the axes, with their units."""
+    shown = [one for one in series if one.points]
+    numbers = "; ".join(f"{one.name}: {', '.join(point.words for point in one.points[:40])}" for one in shown)
+    data = {"title": title, "x": x, "y": y, "label": f"{title}. {numbers}", "series": [asdict(one) for one in shown]}
+    return f'<div class="plot" data-plot="{html.escape(json.dumps(data))}"></div>'
