@@ -136,5 +136,3 @@ def _give_back() -> None:
     from lowrank_diffusion import devices
 
     devices.release(devices.pick("auto"))
-
-

@@ -15,6 +15,8 @@ from .image_worker import ImageWorker
 from .keeper import Keeper
 from .language import LanguageTab
 from .language_worker import LanguageWorker
+from .measure_worker import MeasureWorker
+from .measuring import Measuring
 from .picture_panel import PicturePanel
 from .request_form import as_in
 from .runs import RunsTab
@@ -26,17 +28,18 @@ DAY = 86_400
 
 
 class Engines:
-    """The processes that draw and answer."""
+    """The processes that draw, answer and measure."""
 
     def __init__(self) -> None:
-        self.drawing, self.speaking = Engine(ImageWorker), Engine(LanguageWorker)
-        for engine in (self.drawing, self.speaking):
+        self.drawing, self.speaking, self.measuring = Engine(ImageWorker), Engine(LanguageWorker), Engine(MeasureWorker)
+        for engine in (self.drawing, self.speaking, self.measuring):
             atexit.register(engine.close)
 
     def release(self) -> None:
         """Give a training the memory that they hold."""
         self.drawing.release()
         self.speaking.release()
+        self.measuring.release()
 
 
 def build(engines: Engines | None = None) -> gr.Blocks:
@@ -58,7 +61,7 @@ def build(engines: Engines | None = None) -> gr.Blocks:
             with gr.Tab("Language", id="language") as language_tab:
                 language = LanguageTab(speaking, release)
             with gr.Tab("Runs", id="runs") as runs_tab:
-                listing = RunsTab(release)
+                listing = RunsTab(release, Measuring(engines.measuring))
         parts = {"image": train, "generate": generate, "text": language.tune, "chat": language.chat}
         keeper.connect(parts)
         train.connect(demo)

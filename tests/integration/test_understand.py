@@ -53,7 +53,7 @@ def test_without_noise_the_loss_is_that_of_validation(run: Run, other: Run, caps
     assert record is not None and (record.sigmas, record.draws, record.examples) == ((0.0, 0.3), 2, 2)
     assert record.held_out and [curve.run for curve in record.curves] == ["", run.name, other.name]
     validated = dict(run.status().validation)
-    still, adapted = ([row[0] for row in curve.losses][0] for curve in record.curves[:2])
+    still, adapted = (curve.losses[0][0] for curve in record.curves[:2])
     assert still == pytest.approx(validated[0], rel=1e-4) and adapted == pytest.approx(validated[4], rel=1e-4)
     for curve in record.curves:
         assert [len(row) for row in curve.losses] == [1, 2]
