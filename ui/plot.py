@@ -47,3 +47,11 @@ def chart(title: str, x: str, y: str, series: Sequence[Series]) -> str:
     numbers = "; ".join(f"{one.name}: {', '.join(point.words for point in one.points[:40])}" for one in shown)
     data = {"title": title, "x": x, "y": y, "label": f"{title}. {numbers}", "series": [asdict(one) for one in shown]}
     return f'<div class="plot" data-plot="{html.escape(json.dumps(data))}"></div>'
+
+
+def section(name: str, body: str, sentence: str, command: str) -> str:
+    """What one measurement shows: charts and tables, what they mean, and the command that repeats it."""
+    return (
+        f'<section class="measured" data-kind="{name}">{body}<p class="meaning">{html.escape(sentence)}</p>'
+        f'<details id="repeat-{name}"><summary>Command</summary><pre>{html.escape(command)}</pre></details></section>'
+    )

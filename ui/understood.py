@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import html
 import math
-import statistics
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 from lowrank_diffusion import evaluations
 from lowrank_diffusion.cli_understand import mean_and_spread
-from lowrank_diffusion.evaluations import Curve, Flatness, LayerSpectrum, PictureRow, Pictures, Spectra, Texts
+from lowrank_diffusion.evaluations import Curve, Flatness, PictureRow, Pictures, Spectra, Texts
 from lowrank_diffusion.runs import Run
 
-from .plot import Point, Series, chart
-
-MOST_VALUES = 64
-"""Singular values of a layer that a chart shows."""
+from . import spectra_html
+from .plot import Point, Series, chart, section
 
 
 def html_of(run: Run) -> str:
     """Everything that was measured of a run."""
     parts: list[tuple[type, Callable[..., str]]] = [
-        (Pictures, _pictures), (Texts, _texts), (Flatness, flatness), (Spectra, _spectra),
+        (Pictures, _pictures), (Texts, _texts), (Flatness, flatness), (Spectra, spectra_html.spectra),
     ]  # fmt: skip
     kept = ((evaluations.read(run, kind), show) for kind, show in parts)
     return "".join(show(record) for record, show in kept if record is not None)
-
-
-def _section(name: str, body: str, sentence: str, command: str) -> str:
-    return (
-        f'<section class="measured" data-kind="{name}">{body}<p class="meaning">{html.escape(sentence)}</p>'
-        f'<details id="repeat-{name}"><summary>Command</summary><pre>{html.escape(command)}</pre></details></section>'
-    )
 
 
 def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[bool] = ()) -> str:
@@ -79,7 +68,7 @@ def _pictures(record: Pictures) -> str:
     facts = (
         f"Means over {record.count} pictures of each prompt; {record.references} references; encoder {record.encoder}."
     )
-    return _section("pictures", body, f"{_picture_words(rows)} {facts}", record.command)
+    return section("pictures", body, f"{_picture_words(rows)} {facts}", record.command)
 
 
 def _cosines(name: str, row: PictureRow) -> list[str]:
@@ -147,7 +136,7 @@ def _texts(record: Texts) -> str:
     ]
     body += _table("By step", ["", "perplexity", "exact match"], cells, [row.best for row in rows])
     words = f"On {record.examples} rows that were held out; lower perplexity means the rows surprise the model less."
-    return _section("texts", body, words, record.command)
+    return section("texts", body, words, record.command)
 
 
 # flatness
@@ -158,15 +147,18 @@ def flatness(record: Flatness) -> str:
     series = [Series(curve.title, _curve(record, curve)) for curve in record.curves]
     whose = "held-out" if record.held_out else "training"
     body = chart(f"Loss under weight noise ({whose})", "sigma, relative to each row's norm", "loss", series)
+    rising = [Series(curve.title, _rising(record, curve)) for curve in record.curves]
+    if any(one.points for one in rising):
+        body += chart("By how much it rises", "sigma, relative to each row's norm", "rise of the loss (%)", rising)
     rises = [(curve.title, rise) for curve in record.curves if (rise := _rise(record, curve)) is not None]
-    shown_rises = ", ".join(f"{title} {rise:+.1%}" for title, rise in rises)
+    shown_rises = ", ".join(f"{title} {rise:+.1f} %" for title, rise in rises)
     strongest = f"Rise at sigma {record.sigmas[-1]:g}: {shown_rises}. " if rises and len(record.sigmas) > 1 else ""
     words = (
         f"{strongest}The less a loss rises, the flatter the minimum that the weights stand in. Bars: standard "
         f"deviation over {record.draws} draws, the same for all, on {record.examples} {whose} examples and "
         f"{record.layers} layers."
     )
-    return _section("flatness", body, words, record.command)
+    return section("flatness", body, words, record.command)
 
 
 def _curve(record: Flatness, curve: Curve) -> list[Point]:
@@ -178,107 +170,20 @@ def _curve(record: Flatness, curve: Curve) -> list[Point]:
     return points
 
 
-def _rise(record: Flatness, curve: Curve) -> float | None:
-    """By how much of itself the loss rises from no noise to the strongest."""
+def _rising(record: Flatness, curve: Curve) -> list[Point]:
+    """The curve in percent of what it is without noise, so that curves of unlike height can be compared."""
     points = _curve(record, curve)
-    if len(points) < len(record.sigmas) or not points or record.sigmas[0] != 0 or not points[0].y:
-        return None
-    return points[-1].y / points[0].y - 1
-
-
-# spectra
-
-
-def _spectra(record: Spectra) -> str:
-    layers = [layer for layer in record.layers if layer.values]
-    if not layers:
-        return _section("spectra", "", "No layer is changed.", record.command)
-    ranks = [
-        Series(
-            name, [Point(n, value, f"{layer.path}: {value:.2f} of {layer.rank}") for n, layer, value in shown], False
-        )
-        for name, shown in (
-            ("effective rank", [(n, layer, layer.effective or 0.0) for n, layer in enumerate(layers, 1)]),
-            ("stable rank", [(n, layer, layer.stable or 0.0) for n, layer in enumerate(layers, 1)]),
-        )
+    if not points or points[0].x != 0 or not points[0].y:
+        return []
+    still = points[0].y
+    rises = ((point, 100 * (point.y / still - 1), abs(100 * point.spread / still)) for point in points)
+    return [
+        Point(point.x, rise, f"sigma {point.x:g}: {rise:+.2f} % ± {spread:.2f}", spread)
+        for point, rise, spread in rises
     ]
-    body = chart("Ranks of the update by layer", "layer, from input to output", "rank", ranks)
-    body += chart("Singular values of the update", "number", "relative to the largest, median", [_values(layers)])
-    middle = statistics.median(layer.effective or 0.0 for layer in layers)
-    words = (
-        f"Half of the {len(layers)} layers have an effective rank above {middle:.1f} of {layers[0].rank}; "
-        "where it is far below the rank, a smaller adapter would do. "
-    )
-    return _section("spectra", body + _heat(layers), words + _where(layers), record.command)
 
 
-def _values(layers: Sequence[LayerSpectrum]) -> Series:
-    """The median over the layers of s_i / s_1, with half of what lies between its quartiles."""
-    points = []
-    for number in range(min(MOST_VALUES, max(len(layer.values) for layer in layers))):
-        shares = [
-            layer.values[number] / layer.values[0]
-            for layer in layers
-            if number < len(layer.values) and layer.values[0] > 0
-        ]
-        if not shares:
-            continue
-        low, middle, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 3
-        words = f"value {number + 1}: {middle:.3f}, half of the layers within {low:.3f} to {high:.3f}"
-        points.append(Point(number + 1, middle, words, (high - low) / 2))
-    return Series("all layers", points)
-
-
-def _relative(layers: Sequence[LayerSpectrum]) -> float | None:
-    """|dW| / |W| of layers together, by Frobenius norms; None where the base was not at hand."""
-    base = math.fsum((layer.base or 0.0) ** 2 for layer in layers)
-    return math.sqrt(math.fsum(layer.norm**2 for layer in layers) / base) if base else None
-
-
-def _size(layers: Sequence[LayerSpectrum]) -> float:
-    relative = _relative(layers)
-    return math.sqrt(math.fsum(layer.norm**2 for layer in layers)) if relative is None else relative
-
-
-def _by(layers: Sequence[LayerSpectrum], key: Callable[[LayerSpectrum], str]) -> dict[str, list[LayerSpectrum]]:
-    groups: dict[str, list[LayerSpectrum]] = {}
-    for name, some in groupby(layers, key):
-        groups.setdefault(name, []).extend(some)
-    return groups
-
-
-def _heat(layers: Sequence[LayerSpectrum]) -> str:
-    """Where the update sits: by block and by kind of layer."""
-    blocks, kinds = _by(layers, lambda layer: layer.block), list(_by(layers, lambda layer: layer.kind))
-    cells = {(block, kind): [one for one in own if one.kind == kind] for block, own in blocks.items() for kind in kinds}
-    relative = _relative(layers) is not None
-    largest = max((_size(own) for own in cells.values() if own), default=0.0) or 1.0
-    lines = []
-    for block, own in blocks.items():
-        shown = "".join(_cell(cells[block, kind], largest, relative, f"{block}, {kind}") for kind in kinds)
-        lines.append(f'<tr><th scope="row">{html.escape(block)}</th>{shown}{_cell(own, largest, relative, block)}</tr>')
-    head = "".join(f"<th>{html.escape(kind)}</th>" for kind in kinds)
-    unit = "|ΔW| / |W|, %" if relative else "|ΔW|"
-    body = "".join(lines)
-    return (
-        f'<h5>Where the update sits ({unit})</h5><div class="table" tabindex="0" aria-label="Where the update sits">'
-        f'<table class="heat"><thead><tr><th></th>{head}<th>all</th></tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _cell(own: Sequence[LayerSpectrum], largest: float, relative: bool, name: str) -> str:
-    if not own:
-        return "<td></td>"
-    size = _size(own)
-    words = f"{100 * size:.2f}" if relative else f"{size:.3g}"
-    layers = "1 layer" if len(own) == 1 else f"{len(own)} layers"
-    title = html.escape(f"{name}: {words}{' %' if relative else ''}, {layers}")
-    return f'<td title="{title}" style="--share:{min(size / largest, 1):.3f}">{words}</td>'
-
-
-def _where(layers: Sequence[LayerSpectrum]) -> str:
-    """The sentence on the table."""
-    blocks, kinds = _by(layers, lambda layer: layer.block), _by(layers, lambda layer: layer.kind)
-    block, kind = (max(groups, key=lambda name: _size(groups[name])) for groups in (blocks, kinds))
-    against = "relative to the weights " if _relative(layers) is not None else ""
-    return f"The update is largest {against}in the block {block}, and of the kinds of layers in {kind}."
+def _rise(record: Flatness, curve: Curve) -> float | None:
+    """By how many percent the loss rises from no noise to the strongest."""
+    points = _rising(record, curve)
+    return points[-1].y if points and points[-1].x == record.sigmas[-1] else None

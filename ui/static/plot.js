@@ -49,7 +49,7 @@ function axes(svg, data, view, width) {
     node(svg, 'line', { class: 'grid', x1: EDGE.left, x2: width - EDGE.right, y1: view.y(value), y2: view.y(value) });
     node(svg, 'text', { x: EDGE.left - 6, y: view.y(value) + 4, 'text-anchor': 'end' }, shortly(value));
   }
-  for (const value of ticks(view.left, view.right, Math.max(2, Math.floor(width / 100)))) {
+  for (const value of ticks(view.left, view.right, Math.max(3, Math.floor(width / 100)))) {
     node(svg, 'text', { x: view.x(value), y: base + 16, 'text-anchor': 'middle' }, shortly(value));
   }
   node(svg, 'line', { class: 'axis', x1: EDGE.left, x2: width - EDGE.right, y1: base, y2: base });
@@ -58,7 +58,7 @@ function axes(svg, data, view, width) {
 }
 
 function marks(svg, data, view) {
-  const drawn = [];
+  const [drawn, names] = [[], []];
   data.series.forEach((one, number) => {
     const group = node(svg, 'g', { class: `series c${number % COLOURS}` });
     if (one.line && one.points.length > 1) {
@@ -70,17 +70,19 @@ function marks(svg, data, view) {
       node(group, 'circle', { class: 'validation', cx: x, cy: y, r: one.points.length > 60 ? 2.2 : 4 });
       if (point.best) node(group, 'circle', { class: 'best', cx: x, cy: y, r: 8 });
       drawn.push({ x, y, words: data.series.length > 1 ? `${one.name}: ${point.words}` : point.words });
-      if (one.named) beside(group, drawn, point.words.split(':')[0], x, y, view.x(view.right));
+      if (one.named) beside(group, names, point.words.split(':')[0], x, y, view.x(view.right));
     }
   });
   return drawn;
 }
 
-function beside(group, drawn, words, x, y, end) {
-  const clash = drawn.slice(0, -1).some((other) => Math.abs(other.x - x) < 60 && Math.abs(other.y - y) < 14);
-  if (clash) return; // the name of a neighbour is there; reading it by hover still works
-  const left = x > end - 70;
-  node(group, 'text', { x: left ? x - 10 : x + 10, y: y - 6, 'text-anchor': left ? 'end' : 'start' }, words);
+function beside(group, names, words, x, y, end) {
+  const wide = 7 * words.length;
+  const left = x + 10 + wide > end ? x - 10 - wide : x + 10;
+  const free = [y - 6, y + 18].find((at) => !names.some((other) => other.left < left + wide && left < other.left + other.wide && Math.abs(other.at - at) < 14));
+  if (free === undefined) return; // its neighbours' names are there; hovering still reads it
+  names.push({ left, wide, at: free });
+  node(group, 'text', { x: left, y: free }, words);
 }
 
 function listen(svg, drawn, said) {
