@@ -1,4 +1,4 @@
-"""A run is measured from its page: what is measured survives the page, can be cancelled, and is read by hover and keys."""
+"""A run is measured from its page: results outlive the page, jobs can be cancelled, values are read by hover and keys."""
 
 from __future__ import annotations
 
