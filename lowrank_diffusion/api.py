@@ -1,4 +1,4 @@
-"""The front door: train, draw, load and evaluate in code, by the same steps as the command line.
+"""The front door: train, draw, load, evaluate and understand in code, by the same steps as the command line.
 
 Settings are those that the command ``settings`` lists; ``adapter.rank=8`` is written ``adapter__rank=8`` in Python.
 What a person can put right is a :class:`~.errors.UserError`, whose text says what is wrong and what to do.
@@ -19,6 +19,8 @@ from .image import grid as grids
 from .image.request import LIMITS, DrawRequest, leave_out_quantisation
 from .paths import expanded
 from .runs import Run, RunError
+from .understanding import flatness as flatness
+from .understanding import spectra as spectra
 
 if TYPE_CHECKING:
     from PIL import Image

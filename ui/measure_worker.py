@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lowrank_diffusion import cli_image, cli_text, cli_understand, evaluations
+from lowrank_diffusion import cli_image, cli_text, evaluations, understanding
 from lowrank_diffusion.api import EvaluateOptions
 from lowrank_diffusion.image.request import DrawCancelled
 from lowrank_diffusion.runs import Run
@@ -87,11 +87,11 @@ class MeasureWorker:
                     record: Any = (_pictures if run.task == "image" else _texts)(run, job, progress, cancelled)
                 case Flatness():
                     run = Run(job.runs[0])
-                    record = cli_understand.flatness_plan([str(path) for path in job.runs], {}).measure(progress)
+                    record = understanding.flatness_plan([str(path) for path in job.runs], {}).measure(progress)
                     record = _named(record, job.runs, "--flatness")
                 case Spectra():
                     run = Run(job.run)
-                    record = cli_understand.spectra_plan(str(job.run), {}).measure(progress)
+                    record = understanding.spectra_plan(str(job.run), {}).measure(progress)
                     record = _named(record, [job.run], "--spectra")
         except DrawCancelled:
             raise Cancelled from None

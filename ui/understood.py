@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from lowrank_diffusion import evaluations
-from lowrank_diffusion.cli_understand import mean_and_spread
 from lowrank_diffusion.evaluations import Curve, Flatness, PictureRow, Pictures, Spectra, Texts
 from lowrank_diffusion.runs import Run
+from lowrank_diffusion.understanding import mean_and_spread
 
 from . import spectra_html
 from .plot import Point, Series, chart, section

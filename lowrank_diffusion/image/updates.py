@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import spectra
+from .. import singular
 from ..errors import AdapterError
 from ..evaluations import LayerSpectrum
 from . import adapter_files, families, foreign
@@ -60,6 +60,6 @@ def _layers(pairs: Pairs, models: Mapping[str, Any], family: Family, progress: P
     rows = []
     for done, ((name, path), (_, _, place, weight)) in enumerate(sorted(places.items(), key=lambda item: item[1][:2])):
         progress(done, len(places))
-        rows.append(spectra.layer(f"{name}.{path}", place.block, place.kind, pairs[name][path], weight))
+        rows.append(singular.layer(f"{name}.{path}", place.block, place.kind, pairs[name][path], weight))
     progress(len(places), len(places))
     return rows

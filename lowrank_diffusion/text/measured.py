@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import adapters, spectra
+from .. import adapters, singular
 from ..config import Config
 from ..evaluations import LayerSpectrum
 from ..factors import Factors
@@ -89,6 +89,6 @@ def updates(
         progress(len(rows), len(pairs))
         number = re.search(r"\.(\d+)\.", path)
         block = f"layer {number[1]}" if number else "around the layers"
-        rows.append(spectra.layer(path, block, path.rpartition(".")[2], pairs[path], weight_of(layer)))
+        rows.append(singular.layer(path, block, path.rpartition(".")[2], pairs[path], weight_of(layer)))
     progress(len(rows), len(pairs))
     return rows

@@ -1,4 +1,4 @@
-"""A run is measured from its page: results outlive the page, jobs can be cancelled, values are read by hover and keys."""
+"""A run is measured from its page: results outlive the page, jobs can be cancelled, hover and keys read values."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lowrank_diffusion import cli_understand, evaluations
+import lowrank_diffusion
+from lowrank_diffusion import evaluations, understanding
 from lowrank_diffusion.cli import main
 from lowrank_diffusion.evaluations import Flatness, Spectra
 from lowrank_diffusion.paths import EMBEDDED_BASE
@@ -65,7 +66,7 @@ def test_without_noise_the_loss_is_that_of_validation(run: Run, other: Run, caps
 
 
 def test_where_nothing_is_held_out_training_pictures_are_measured(other: Run):
-    measured = cli_understand.flatness_plan([str(other.path)], {"sigmas": "0", "examples": 3}).measure()
+    measured = lowrank_diffusion.flatness(other, sigmas=[0], examples=3)
     assert not measured.held_out and measured.examples == 3
     base, adapted = (curve.losses[0][0] for curve in measured.curves)
     assert base != adapted
@@ -97,7 +98,7 @@ def test_a_file_of_another_program_needs_no_run(run: Run, tmp_path: Path, capsys
     down, up = torch.randn(4, 2048), torch.randn(1280, 4)
     tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(2.0)}
     save_file(tensors, file)
-    (layer,) = cli_understand.spectra_plan(str(file), {}).measure().layers
+    (layer,) = lowrank_diffusion.spectra(file).layers
     assert (layer.block, layer.kind, layer.rank, layer.base) == ("mid", "to_k", 4, None)
     assert layer.values == pytest.approx(torch.linalg.svdvals(up.double() @ down.double())[:4] / 2, rel=1e-5)
     assert main(["understand", str(file)]) == 0
@@ -107,12 +108,12 @@ def test_a_file_of_another_program_needs_no_run(run: Run, tmp_path: Path, capsys
 
 
 def test_language_models_too(language: Run):
-    plan = cli_understand.flatness_plan([str(language.path)], {"sigmas": "0,0.5", "draws": 2})
+    plan = understanding.flatness_plan([str(language.path)], {"sigmas": "0,0.5", "draws": 2})
     measured = plan.measure()
     validated = dict(language.status().validation)
     base, adapted = (curve.losses[0][0] for curve in measured.curves)
     assert base == pytest.approx(validated[0], rel=1e-4) and adapted == pytest.approx(validated[10], rel=1e-4)
-    spectra = cli_understand.spectra_plan(str(language.path), {}).measure()
+    spectra = understanding.spectra_plan(str(language.path), {}).measure()
     assert {layer.block for layer in spectra.layers} == {"layer 0", "layer 1"}
     assert "q_proj" in {layer.kind for layer in spectra.layers} and all(layer.base for layer in spectra.layers)
 
