@@ -72,7 +72,7 @@ def _pictures(record: Pictures) -> str:
 
 
 def _cosines(name: str, row: PictureRow) -> list[str]:
-    mark = " (lowest validation loss)" if row.best else ""
+    mark = ", lowest validation loss" if row.best else ""
     return [name + mark, _number(row.references), _number(row.words)]
 
 
@@ -128,7 +128,7 @@ def _texts(record: Texts) -> str:
     body += chart("Answers that match exactly", "step", "exact match (%)", [Series("adapters", matches)])
     cells = [
         [
-            _step(row.step) + (" (lowest validation loss)" if row.best else ""),
+            _step(row.step) + (", lowest validation loss" if row.best else ""),
             "" if row.perplexity is None else f"{row.perplexity:.4g}",
             "" if row.exact_match is None else f"{row.exact_match:.1%} of {row.answered}",
         ]
