@@ -42,11 +42,11 @@ def component(elem_id: str) -> gr.HTML:
 
 
 def chart(title: str, x: str, y: str, series: Sequence[Series]) -> str:
-    """A chart; ``x`` and ``y`` name the axes, with their units."""
+    """A chart; ``x`` and ``y`` name the axes, with their units. Raises ValueError for what is not finite."""
     shown = [one for one in series if one.points]
     numbers = "; ".join(f"{one.name}: {', '.join(point.words for point in one.points[:40])}" for one in shown)
     data = {"title": title, "x": x, "y": y, "label": f"{title}. {numbers}", "series": [asdict(one) for one in shown]}
-    return f'<div class="plot" data-plot="{html.escape(json.dumps(data))}"></div>'
+    return f'<div class="plot" data-plot="{html.escape(json.dumps(data, allow_nan=False))}"></div>'
 
 
 def section(name: str, body: str, sentence: str, command: str) -> str:

@@ -150,5 +150,7 @@ def beside_each_other(chosen: list[Run]) -> str:
     names = {run.name for run in chosen}
     for _, record in sorted(records, key=lambda pair: -pair[1].made):
         if names <= {curve.run for curve in record.curves}:
-            return understood.flatness(record)
-    return "".join(f"<h5>{html.escape(run.title)}</h5>{understood.flatness(record)}" for run, record in records)
+            return understood.drawn(record, understood.flatness)
+    return "".join(
+        f"<h5>{html.escape(run.title)}</h5>{understood.drawn(record, understood.flatness)}" for run, record in records
+    )

@@ -21,7 +21,15 @@ def html_of(run: Run) -> str:
         (Pictures, _pictures), (Texts, _texts), (Flatness, flatness), (Spectra, spectra_html.spectra),
     ]  # fmt: skip
     kept = ((evaluations.read(run, kind), show) for kind, show in parts)
-    return "".join(show(record) for record, show in kept if record is not None)
+    return "".join(drawn(record, show) for record, show in kept if record is not None)
+
+
+def drawn(record: evaluations.Evaluation, show: Callable[..., str]) -> str:
+    """What a record shows; numbers that no chart can hold, which some other hand wrote, cost this record only."""
+    try:
+        return show(record)
+    except (ValueError, ArithmeticError, LookupError) as error:
+        return f'<p class="message bad">{record.file} cannot be shown: {html.escape(str(error)[:200])}.</p>'
 
 
 def _table(label: str, head: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[bool] = ()) -> str:

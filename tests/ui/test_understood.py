@@ -126,6 +126,17 @@ def test_an_update_that_is_zero_or_empty_is_drawn_too(run: Run):
     assert "No layer is changed." in understood.html_of(run)
 
 
+def test_numbers_that_no_chart_can_show_cost_their_own_part_only(run: Run):
+    evaluations.write(run, Spectra(**COMMON, step=3, layers=(layer("a", "mid", "to_q", 1e200, 1e-200),)))
+    huge = Curve(run="", title="b", losses=((1e308,), (1e308, 1e308)))
+    evaluations.write(run, FLAT.model_copy(update={"curves": (huge,)}))
+    rows = (picture(None, 0.4, 0.33), picture(50, 0.6, 0.31))
+    evaluations.write(run, Pictures(**COMMON, encoder="embedded", count=4, references=7, rows=rows))
+    text = understood.html_of(run)
+    assert text.count("cannot be shown") == 2 and 'data-kind="pictures"' in text
+    assert "cannot be shown" in understand.beside_each_other([run])
+
+
 def test_ticked_runs_are_shown_as_measured_together_or_else_each(run: Run, home: Path):
     time.sleep(0.01)
     other = runs.create(presets.build(), "dogs")
