@@ -25,7 +25,8 @@ from lowrank_diffusion import adapters, devices, presets, runs
 from lowrank_diffusion.image import crops
 from lowrank_diffusion.image.data import scan
 from lowrank_diffusion.image.dataset import Example
-from trainers.dreambooth import DreamBooth, denoising_loss
+from lowrank_diffusion.image.validation import denoising_loss
+from trainers.dreambooth import DreamBooth
 from trainers.step import Step
 
 from . import report

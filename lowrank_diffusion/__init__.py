@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import draw, evaluate, grid, load, train
+    from .api import draw, evaluate, flatness, grid, load, spectra, train
 
 # OpenMP's threads spin while they wait for each other, by default for milliseconds. With anything else on the same
 # cores (pictures drawn while a run trains) the one they wait for is often not running: a step of 0.2 s then took 9.5 s
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
-__all__ = ["draw", "evaluate", "grid", "load", "train"]
+__all__ = ["draw", "evaluate", "flatness", "grid", "load", "spectra", "train"]
 
 
 def __getattr__(name: str) -> Any:

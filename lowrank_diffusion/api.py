@@ -1,4 +1,4 @@
-"""The front door: train, draw, load and evaluate in code, by the same steps as the command line.
+"""The front door: train, draw, load, evaluate and understand in code, by the same steps as the command line.
 
 Settings are those that the command ``settings`` lists; ``adapter.rank=8`` is written ``adapter__rank=8`` in Python.
 What a person can put right is a :class:`~.errors.UserError`, whose text says what is wrong and what to do.
@@ -19,6 +19,8 @@ from .image import grid as grids
 from .image.request import LIMITS, DrawRequest, leave_out_quantisation
 from .paths import expanded
 from .runs import Run, RunError
+from .understanding import flatness as flatness
+from .understanding import spectra as spectra
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,6 +57,7 @@ class EvaluateOptions(TypedDict, total=False):
     """What :func:`evaluate` takes for any run, then for runs of pictures, then for those of language models."""
 
     step: int | Literal["best"]
+    steps: str
     device: str
     precision: str
 
@@ -215,7 +218,8 @@ def evaluate(run: Run | str | Path, **options: Unpack[EvaluateOptions]) -> list[
 
     Returns:
         Of pictures: for each prompt, and for all of them (prompt ""), base and adapted, the mean cosines to the
-        references and to the prompt. Of a language model: "base" and "adapted", each with its perplexity.
+        references and to the prompt. Of a language model: "base" and "adapted", each with its perplexity. With
+        ``steps="all"`` or "50,best" there is a row of every such adapter, "step 50" of a language model.
 
     Raises:
         UserError: An option is out of bounds or belongs to the other task, or there is nothing to measure with.
@@ -228,7 +232,7 @@ def evaluate(run: Run | str | Path, **options: Unpack[EvaluateOptions]) -> list[
         raise ConfigError(problems)
     if run.config().task == "image":
         return cli_image.evaluation(run, given, "").measure()
-    return dict(cli_text.evaluation(run, given).measure())
+    return dict(cli_text.evaluation(run, given, "").measure())
 
 
 def foreign(run: Run, given: Mapping[str, Any], dashes: str = "") -> list[Problem]:

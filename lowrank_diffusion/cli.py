@@ -16,6 +16,7 @@ from . import (
     cli_runs,
     cli_settings,
     cli_text,
+    cli_understand,
     presets,
     run_queue,
     runs,
@@ -95,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate)
     cli_text.add_evaluate(evaluate)
     cli_image.add_evaluate(evaluate)
+    cli_understand.add_understand(add("understand", cli_understand.understand))
     cli_datasets.add_datasets(add("datasets", cli_datasets.list_sets))
     cli_settings.add(add)
     return top

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import runs, terminal
+from . import evaluations, runs, terminal
 from .cli_draw import bar, out_of_bounds, unquantised
 from .config import EMBEDDED, Config, ConfigError, Problem
-from .image.data import open_picture, scan
+from .evaluations import Checkpoint, PictureRow, Pictures, figure
+from .image.data import Picture, open_picture, scan
 from .image.request import AdapterChoice, DrawRequest, leave_out_quantisation
 from .paths import expanded
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .image.generate import Drawn
-    from .image.metrics import Figures
+    from .image.metrics import Figures, Seen
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -48,23 +49,54 @@ class Evaluation:
     references: list[Image.Image]
     encoder: str
     out: Path | None
+    checkpoints: list[Checkpoint] | None
+    """The adapters, where several are measured; None: the one of the requests."""
+    command: str
 
-    def measure(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Figures]:
-        """Base and adapted, prompt by prompt and over all prompts; the pictures are kept in ``out``."""
+    def measure(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[Figures]:
+        """Base and adapted, prompt by prompt and over all prompts; the pictures are kept in ``out``.
+
+        Raises DrawCancelled where ``cancelled`` says so.
+        """
         leave_out_quantisation()
         from .image import encoder, metrics  # torch
+        from .image.generate import Hooks
 
         resolved = encoder.find(self.encoder)
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
-        return metrics.measure(self.requests, self.references, resolved, self._keep, progress)
+        choices = None
+        if self.checkpoints is not None:
+            choices = {one.step: AdapterChoice(str(one.adapter.loaded)) for one in self.checkpoints}
+        hooks = Hooks(progress, cancelled)
+        return metrics.measure(self.requests, self.references, resolved, self._keep, hooks, choices)
 
-    def _keep(self, prompt: str, drawn: Drawn) -> None:
+    def _keep(self, seen: Seen) -> None:
         if self.out:
-            number = [request.prompt for request in self.requests].index(prompt)
-            words = "-".join(re.findall(r"\w+", prompt))[:60]
-            kind = "adapted" if drawn.adapted else "base"
-            drawn.image.save(self.out / f"{number}-{words}-seed{drawn.seed}-{kind}.png")
+            number = [request.prompt for request in self.requests].index(seen.prompt)
+            words = "-".join(re.findall(r"\w+", seen.prompt))[:60]
+            kind = "adapted" if seen.drawn.adapted else "base"
+            kind = f"step{seen.step}" if seen.step is not None else kind
+            seen.drawn.image.save(self.out / f"{number}-{words}-seed{seen.drawn.seed}-{kind}.png")
+
+    def record(self, rows: Sequence[Figures]) -> Pictures:
+        """What is kept of it."""
+        best = {one.step for one in self.checkpoints or () if one.best}
+        table = [
+            PictureRow(
+                step=row.step, best=row.step in best, prompt=row.prompt,
+                references=figure(row.references), words=figure(row.words),
+            )
+            for row in rows
+        ]  # fmt: skip
+        return Pictures(
+            command=self.command, made=time.time(), encoder=self.encoder, count=self.requests[0].count,
+            references=len(self.references), rows=tuple(table),
+        )  # fmt: skip
 
 
 def evaluation(run: runs.Run, given: Mapping[str, Any], dashes: str = "--") -> Evaluation:
@@ -72,12 +104,21 @@ def evaluation(run: runs.Run, given: Mapping[str, Any], dashes: str = "--") -> E
 
     ``given``: its options by name; ``dashes``: what an error writes before such a name. Raises UserError.
     """
-    cfg = run.config()
+    cfg, steps = run.config(), given["steps"]
+    checkpoints = evaluations.chosen(run, steps, f"{dashes}steps") if steps is not None else None
     requests = _evaluated(run, cfg, given, dashes)
     folder = given["references"] or Path(cfg.data.instance)
-    paths = [picture.path for picture in scan(folder, "reference" if given["references"] else cfg.data.prompt)]
-    references = [open_picture(path, cfg.data.background) for path in paths]
-    return Evaluation(requests, references, given["encoder"] or EMBEDDED, given["out"])
+    pictures = scan(folder, "reference" if given["references"] else cfg.data.prompt)
+    references = [_framed(picture, cfg.data.background) for picture in pictures]
+    names = ("steps", "step", *EVALUATE_OPTIONS, "device", "precision")
+    command = evaluations.command("evaluate", [run.name], {name: given[name] for name in names})
+    return Evaluation(requests, references, given["encoder"] or EMBEDDED, given["out"], checkpoints, command)
+
+
+def _framed(picture: Picture, background: str) -> Image.Image:
+    """A reference as training sees it: the part inside of its frame. Raises DataError."""
+    whole = open_picture(picture.path, background)
+    return whole.crop(picture.box) if picture.box else whole
 
 
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
@@ -87,11 +128,16 @@ def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
         rows = evaluated.measure(progress)
     facts = f"{evaluated.requests[0].count}, references {len(evaluated.references)}, encoder {evaluated.encoder}"
     print(f"{run.name}: pictures of each prompt {facts}")
+    best = {one.step for one in evaluated.checkpoints or () if one.best}
     for row in rows:
         if not row.adapted:
             print(row.prompt or "all prompts")
         words = "" if row.words is None else f"  to the prompt {row.words:.3f}"
-        print(f"  {'adapted' if row.adapted else 'base':8} to the references {row.references:.3f}{words}")
+        mark = "  lowest validation loss" if row.step in best else ""
+        name = "base" if not row.adapted else "adapted" if row.step is None else f"step {row.step}"
+        print(f"  {name:8} to the references {row.references:.3f}{words}{mark}")
+    if evaluated.checkpoints is not None:
+        evaluations.write(run, evaluated.record(rows))
     return terminal.DONE
 
 
@@ -103,6 +149,8 @@ def _evaluated(run: runs.Run, cfg: Config, given: Mapping[str, Any], dashes: str
     prompts = list(dict.fromkeys(given["prompt"] or cfg.sample.prompts))
     if not prompts:
         wrong.append(Problem(f"{dashes}prompt", f"is needed: {run.name} has no sample prompts."))
+    if given["steps"] is not None and given["step"] is not None:
+        wrong.append(Problem(f"{dashes}step", f"cannot be given beside {dashes}steps.", "Add it to the list of steps."))
     if wrong:
         raise ConfigError(wrong)
     adapter, sample = AdapterChoice(str(run.files(given["step"])[0])), cfg.sample

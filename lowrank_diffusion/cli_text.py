@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import devices, presets, runs, terminal
+from . import devices, evaluations, presets, runs, terminal
 from .config import BaseModelConfig, Config, ConfigError, Problem, choices
 from .errors import UserError
+from .evaluations import Checkpoint, TextRow, Texts, figure
 from .paths import expanded
 from .text.request import LIMITS, Settings, violation
 from .text.rows import Message, read
@@ -49,6 +51,10 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Options of ``evaluate`` for any run, and for those of language models."""
     sub.add_argument("run")
     sub.add_argument("--step", type=step, help=STEP)
+    sub.add_argument(
+        "--steps", metavar="all|50,100,best",
+        help="measure these kept adapters, the base once, and keep the figures in the run's folder for the page",
+    )  # fmt: skip
     _add_where(sub)
     of = sub.add_argument_group("language models")
     of.add_argument("--data", type=expanded, help="rows to look at (default: those the run held out)")
@@ -132,46 +138,80 @@ def _generator(base: BaseModelConfig, template: str, device_name: str, precision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out rows, and the base and adapter that are to answer them."""
+    """Held-out rows, and the base and adapters that are to answer them."""
 
     cfg: Config
-    folder: Path
+    folders: dict[str, Path | None]
+    """Of "base", which has none, and of each adapter by what it is called."""
     generator: TextGenerator
     data: Dataset
     answers: int | None
     max_tokens: int
+    checkpoints: dict[str, Checkpoint]
+    """By the same names, where several are measured."""
+    command: str
 
     def measure(self) -> Iterator[tuple[str, Measures]]:
-        """("base" or "adapted", its figures), one after the other."""
-        for name, place in (("base", None), ("adapted", self.folder)):
+        """("base" or "adapted" or "step 50", its figures), one after the other."""
+        for name, place in self.folders.items():
             self.generator.load(place)
             yield name, self.generator.measure(self.data, self.cfg, self.answers, self.max_tokens)
 
+    def record(self, measured: Mapping[str, Measures]) -> Texts:
+        """What is kept of it."""
+        table = []
+        for name, of in measured.items():
+            one = self.checkpoints.get(name)
+            row = TextRow(
+                step=one and one.step, best=bool(one and one.best), perplexity=figure(of.perplexity),
+                exact_match=figure(of.exact_match), answered=of.answered,
+            )  # fmt: skip
+            table.append(row)
+        return Texts(
+            command=self.command, made=time.time(), examples=len(self.data.held_out), rows=tuple(table)
+        )  # fmt: skip
 
-def evaluation(run: runs.Run, given: Mapping[str, Any]) -> Evaluation:
-    """What ``evaluate`` measures; ``given``: its options by name. Raises UserError."""
-    cfg = run.config()
-    folder = run.files(given["step"])[0]
+
+def evaluation(run: runs.Run, given: Mapping[str, Any], dashes: str = "--") -> Evaluation:
+    """What ``evaluate`` measures.
+
+    ``given``: its options by name; ``dashes``: what an error writes before such a name. Raises UserError.
+    """
+    cfg, steps = run.config(), given["steps"]
+    if steps is not None and given["step"] is not None:
+        rule = f"cannot be given beside {dashes}steps."
+        raise ConfigError([Problem(f"{dashes}step", rule, "Add it to the list of steps.")])
+    chosen = [] if steps is None else evaluations.chosen(run, steps, f"{dashes}steps")
+    several = {f"step {one.step}": one for one in chosen}
+    adapted = {name: one.adapter.loaded for name, one in several.items()} or {"adapted": run.files(given["step"])[0]}
     if given["data"]:
         read(given["data"])  # what is wrong with it comes before seconds of loading
         text = cfg.text.model_copy(update={"held_out": str(given["data"].resolve())})
         cfg = cfg.model_copy(update={"text": text, "validation": cfg.validation.model_copy(update={"holdout": 0})})
     if not cfg.text.held_out and not cfg.validation.holdout:
-        raise UserError(f"{run.name} has held out no rows. Give some with --data FILE.")
+        raise UserError(f"{run.name} has held out no rows. Give some with {dashes}data FILE.")
     generator = _generator(cfg.base, cfg.text.template, given["device"], given["precision"])
     from .text.dataset import dataset  # torch
 
     longest = given["max_tokens"] or cfg.sample.tokens
-    return Evaluation(cfg, folder, generator, dataset(cfg, generator.tokenizer), given["answers"], longest)
+    names = ("steps", "step", *EVALUATE_OPTIONS, "device", "precision")
+    command = evaluations.command("evaluate", [run.name], {name: given[name] for name in names})
+    data, folders = dataset(cfg, generator.tokenizer), {"base": None, **adapted}
+    return Evaluation(cfg, folders, generator, data, given["answers"], longest, several, command)
 
 
 def evaluate(run: runs.Run, options: argparse.Namespace) -> int:
     """Perplexity, exact answers and speed on held-out rows, of a run's base and with its adapter."""
     evaluated = evaluation(run, vars(options))
     print(f"{run.name}: {len(evaluated.data.held_out)} held-out examples")
+    measured = {}
     for name, figures in evaluated.measure():
+        measured[name] = figures
         said = "  ".join(f"{label} {value}" for label, value in figures.words().items())
-        print(f"{name:8} {said}", flush=True)
+        mark = "  lowest validation loss" if name in evaluated.checkpoints and evaluated.checkpoints[name].best else ""
+        print(f"{name:8} {said}{mark}", flush=True)
+    if evaluated.checkpoints:
+        evaluations.write(run, evaluated.record(measured))
     return terminal.DONE
 
 

@@ -24,11 +24,11 @@ from lowrank_diffusion.image.families import Embedding
 from lowrank_diffusion.image.model import Base, Progress
 from lowrank_diffusion.image.samples import Samples
 from lowrank_diffusion.image.text_encoders import WithTextEncoders
+from lowrank_diffusion.image.validation import captions, condition, denoising_loss
 from lowrank_diffusion.metadata import Facts
 from lowrank_diffusion.runs import Run
 
 from . import fingerprint
-from .validation import denoising_loss
 
 
 class DreamBooth:
@@ -95,22 +95,17 @@ class DreamBooth:
         )  # fmt: skip
 
     def condition(self, batch: Batch) -> Embedding:
-        """The batch's captions as the denoiser reads them; zeros where one is dropped."""
-        if batch.ids is not None:
-            read = self._read(batch.ids)
-        else:
-            assert batch.tokens is not None
-            read = Embedding(batch.tokens, batch.pooled)
-        kept = batch.caption_kept
-        if kept is None:
-            return read
-        pooled = None if read.pooled is None else read.pooled * kept[:, None]
-        return Embedding(read.tokens * kept[:, None, None], pooled)
+        """The batch's captions as the denoiser reads them."""
+        return condition(self.network, self._encoders, batch, self.dtype)
+
+    @property
+    def _encoders(self) -> list[torch.nn.Module]:
+        """The text encoders that are trained; none if they are not."""
+        return list(self.model.encoders.values()) if isinstance(self.model, WithTextEncoders) else []
 
     def _read(self, ids: Tensor) -> Embedding:
         """Captions (B, E, L) through the text encoders as they are, in the denoiser's type."""
-        read = self.network.read(list(self.model.encoders.values()), ids)
-        return Embedding(*(tensor.to(self.dtype) for tensor in read.tensors))
+        return captions(self.network, self._encoders, ids, self.dtype)
 
     def validate(self) -> float | None:
         """Unweighted loss on the held-out pictures, each at the same evenly spaced timesteps and noise every time."""

@@ -11,18 +11,20 @@ from lowrank_diffusion import about, repeat, run_queue, runs
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
-from . import curve, live, run_compare, run_folder, run_table, safe, watching
+from . import curve, live, plot, run_compare, run_folder, run_table, safe, watching
 from .form import message_html
+from .measuring import Measuring
 from .run_table import AT_FIRST, View
 from .steer import Steering
 from .toolkit import gr, static_text
+from .understand import Understand, beside_each_other
 
 
 class RunsTab:
     """The tab; made inside a ``gr.Blocks``."""
 
-    def __init__(self, release: Callable[[], None]) -> None:
-        self.release = release
+    def __init__(self, release: Callable[[], None], measuring: Measuring) -> None:
+        self.release, self.measuring = release, measuring
         self.chosen = gr.State(None)
         self.displayed = gr.State(())
         self.view = gr.State(View())
@@ -41,6 +43,7 @@ class RunsTab:
                     gr.HTML("<h2>Compared</h2>", apply_default_css=False, elem_classes=["title"])
                     self.curves = curve.chart("compare-curve")
                     self.compared = gr.HTML(elem_id="compared", apply_default_css=False)
+                    self.flatness = plot.component("compare-flatness")
             with gr.Column(scale=6, min_width=480, elem_classes=["sheet"]):
                 self.head = gr.HTML(elem_id="runs-head", apply_default_css=False)
                 with gr.Column(visible=False) as self.detail:
@@ -73,6 +76,7 @@ class RunsTab:
             self.zipped = gr.DownloadButton("Download zip", size="sm", visible=False, elem_id="zip-download")
         self.curve = curve.chart("runs-curve")
         self.samples = gr.HTML(elem_id="runs-samples", apply_default_css=False)
+        self.understand = Understand(self.measuring)
         with gr.Accordion("Name, tags and notes", open=False, elem_id="run-about"):
             self.title = gr.Textbox(label="Name", max_lines=1, elem_id="run-title", info="Its files keep their names.")
             self.tags = gr.Textbox(label="Tags, with commas between them", max_lines=1, elem_id="run-tags")
@@ -91,7 +95,8 @@ class RunsTab:
         return [
             self.chosen, self.table, self.head, self.detail, self.confirm, self.question, self.use, self.zip,
             self.zipped, self.files, self.curve, self.samples, self.config, self.log, self.note, self.longer_row,
-            self.title, self.tags, self.notes, *self.steering.outputs,
+            self.title, self.tags, self.notes, *self.steering.outputs, *self.understand.changing,
+            *self.understand.fixed,
         ]  # fmt: skip
 
     def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
@@ -99,16 +104,26 @@ class RunsTab:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         looked: set[Any] = {self.chosen, self.view}
         typed = (self.title, self.tags, self.notes)
-        fixed = (self.confirm, self.question, self.zipped, self.note, self.chosen, self.steering.note, *typed)
+        fixed = (
+            self.confirm,
+            self.question,
+            self.zipped,
+            self.note,
+            self.chosen,
+            self.steering.note,
+            *typed,
+            *self.understand.fixed,
+        )
         live_parts = [part for part in self.outputs if part not in fixed]
         seen: set[Any] = {*looked, self.displayed}
         self.timer.tick(self.follow, seen, [*live_parts, self.displayed], **quiet)
         gr.on([demo.load, tab.select, self.again.click], self.show_again, looked, self.outputs, **quiet)
         self.table.pick(self.pick, {self.view}, self.outputs, **quiet)
-        viewed = [self.view, self.table, self.comparison, self.curves, self.compared]
+        viewed = [self.view, self.table, self.comparison, self.curves, self.compared, self.flatness]
         self.table.sorted(self.sort, looked, viewed, **quiet)
         self.table.ticked(self.tick, looked, viewed, **quiet)
         self.words.change(self.filter, {*looked, self.words}, viewed, trigger_mode="always_last", **quiet)
+        self.understand.connect(self.chosen, self.timer)
         self.steering.connect(self.chosen, self.show_one, self.outputs)
         self.really.click(self.delete_it, looked, self.outputs, **quiet)
         self.delete.click(self.ask, self.chosen, [self.confirm, self.question], **quiet)
@@ -140,7 +155,7 @@ class RunsTab:
             return updates | {self.comparison: gr.update(visible=False)}
         left_out = max(0, len(view.ticked) - len(chosen))
         updates |= {self.curves: run_compare.chart_of(chosen), self.compared: run_compare.html_of(chosen, left_out)}
-        return updates | {self.comparison: gr.update(visible=True)}
+        return updates | {self.flatness: beside_each_other(chosen), self.comparison: gr.update(visible=True)}
 
     # one run
 
@@ -165,6 +180,7 @@ class RunsTab:
             return table | hidden | {self.chosen: None, self.head: words, self.detail: gr.update(visible=False)}
         said = run.about
         typed = {self.title: run.title, self.tags: ", ".join(said.tags), self.notes: said.notes}
+        typed |= self.understand.picked(run)
         return table | hidden | typed | {self.chosen: run.name, self.steering.note: ""} | self._details(run)
 
     def show_one(self, name: str | None) -> dict[Any, Any]:
@@ -190,18 +206,22 @@ class RunsTab:
     def _details(self, run: Run) -> dict[Any, Any]:
         status = watching.status(run)
         files = run_folder.files_of(run)
-        return self.steering.updates(run, status) | {
-            self.head: live.status_html(run, status),
-            self.detail: gr.update(visible=True),
-            self.use: gr.update(interactive=run.newest_adapter() is not None),
-            self.longer_row: gr.update(visible=bool(run.checkpoints) and not status.active),
-            self.zip: gr.update(interactive=bool(run_folder.peft_folders(run))),
-            self.files: gr.update(value=files or None, visible=bool(files)),
-            self.curve: curve.of_run(run.title, status),
-            self.samples: live.samples_html(run, status),
-            self.config: run_folder.beginning(run.path / "config.yaml"),
-            self.log: run_folder.log_tail(run),
-        }
+        return (
+            self.steering.updates(run, status)
+            | self.understand.updates(run)
+            | {
+                self.head: live.status_html(run, status),
+                self.detail: gr.update(visible=True),
+                self.use: gr.update(interactive=run.newest_adapter() is not None),
+                self.longer_row: gr.update(visible=bool(run.checkpoints) and not status.active),
+                self.zip: gr.update(interactive=bool(run_folder.peft_folders(run))),
+                self.files: gr.update(value=files or None, visible=bool(files)),
+                self.curve: curve.of_run(run.title, status),
+                self.samples: live.samples_html(run, status),
+                self.config: run_folder.beginning(run.path / "config.yaml"),
+                self.log: run_folder.log_tail(run),
+            }
+        )
 
     def keep_about(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Name, tags and notes were typed."""

@@ -16,6 +16,8 @@ from .image_worker import ImageWorker
 from .keeper import Keeper
 from .language import LanguageTab
 from .language_worker import LanguageWorker
+from .measure_worker import MeasureWorker
+from .measuring import Measuring
 from .picture_panel import PicturePanel
 from .remote import Remote
 from .request_form import as_in
@@ -28,12 +30,12 @@ DAY = 86_400
 
 
 class Engines:
-    """The processes that draw, answer and caption."""
+    """The processes that draw, answer, caption and measure."""
 
     def __init__(self) -> None:
         self.drawing, self.speaking = Engine(ImageWorker), Engine(LanguageWorker)
-        self.captioning = Engine(CaptionWorker)
-        for engine in (self.drawing, self.speaking, self.captioning):
+        self.captioning, self.measuring = Engine(CaptionWorker), Engine(MeasureWorker)
+        for engine in (self.drawing, self.speaking, self.captioning, self.measuring):
             atexit.register(engine.close)
 
     def release(self) -> None:
@@ -41,6 +43,7 @@ class Engines:
         self.drawing.release()
         self.speaking.release()
         self.captioning.release()
+        self.measuring.release()
 
 
 def build(engines: Engines | None = None) -> gr.Blocks:
@@ -62,7 +65,7 @@ def build(engines: Engines | None = None) -> gr.Blocks:
             with gr.Tab("Language", id="language") as language_tab:
                 language = LanguageTab(speaking, release)
             with gr.Tab("Runs", id="runs") as runs_tab:
-                listing = RunsTab(release)
+                listing = RunsTab(release, Measuring(engines.measuring))
         parts = {"image": train, "generate": generate, "text": language.tune, "chat": language.chat}
         keeper.connect(parts)
         train.connect(demo)

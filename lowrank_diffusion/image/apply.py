@@ -53,6 +53,16 @@ def select(pipeline: Any, strengths: Mapping[str, float]) -> None:
         model.requires_grad_(False)  # which PEFT turns on for what acts
 
 
+def unload_adapter(pipeline: Any, name: str) -> None:
+    """Take an adapter that is switched off out of a pipeline, and its tensors out of memory."""
+    for model in _models(pipeline).values():
+        layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and name in layer.lora_A]
+        for layer in layers:
+            layer.delete_adapter(name)
+        if layers:
+            model.peft_config.pop(name, None)
+
+
 def _models(pipeline: Any) -> dict[str, Any]:
     """What of a pipeline can be adapted, the denoiser first."""
     family = families.of_pipeline(pipeline)

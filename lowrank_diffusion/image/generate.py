@@ -13,7 +13,7 @@ from .. import devices
 from ..errors import AdapterError
 from ..paths import expanded
 from . import families, samplers, start
-from .apply import load_adapter, select
+from .apply import load_adapter, select, unload_adapter
 from .model import Base, denoiser, draw, latents_of, native_size, prompts
 from .preview import Preview
 from .replay import Replay
@@ -71,6 +71,7 @@ class Studio:
         self._base: Base | None = None
         self._replay: Replay | None = None
         self._adapters: dict[tuple[str, int], str] = {}
+        self._loaded = 0
         self._most = BATCH
         self._scheduler: Any = None
         self._said = ""
@@ -163,10 +164,18 @@ class Studio:
         except OSError as error:
             raise AdapterError(f"{path}: cannot be read: {error.strerror}.") from None
         if key not in self._adapters:
-            name = f"adapter_{len(self._adapters)}"  # only those that were loaded count
+            name = f"adapter_{self._loaded}"  # only those that were loaded count
             load_adapter(pipeline, path, name)
-            self._adapters[key] = name
+            self._adapters[key], self._loaded = name, self._loaded + 1
         return self._adapters[key]
+
+    def unload_all_but(self, choices: Sequence[AdapterChoice]) -> None:
+        """Give back the memory of the adapters that are none of these, which drew last; with none of them, nothing."""
+        kept = {str(expanded(choice.path).resolve()) for choice in choices}
+        gone = {key: name for key, name in self._adapters.items() if kept and key[0] not in kept}
+        for key, name in gone.items():
+            unload_adapter(self._pipeline, name)
+            del self._adapters[key]
 
     def _select(self, pipeline: Any, names: list[str], choices: tuple[AdapterChoice, ...]) -> None:
         if self._adapters:

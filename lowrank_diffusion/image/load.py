@@ -131,14 +131,7 @@ def _from_file(
     ``config`` is the folder with its configuration. ``alone``: the file holds nothing else, so that names may go
     without the prefix, and may be diffusers' own.
     """
-    kind: Any = family.network().classes[name]
-    if issubclass(kind, ConfigMixin):
-        with init_empty_weights():
-            model: Any = kind.from_config(kind.load_config(str(config), local_files_only=True))  # type: ignore[arg-type]
-    else:
-        facts = kind.config_class.from_pretrained(str(config), local_files_only=True)
-        with init_empty_weights():
-            model = kind(facts)
+    model = empty(family, name, config)
     prefix = "" if alone else family.file_prefix(name)
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}
@@ -148,6 +141,17 @@ def _from_file(
     # Checkpoints that other tools saved carry extras, such as a projection that the first text encoder never uses.
     model.load_state_dict({key: tensors[key].to(dtype) for key in wanted}, assign=True)
     return model.eval()
+
+
+def empty(family: Family, name: str, config: Path) -> Any:
+    """A model without its weights; ``config`` is the folder with its configuration."""
+    kind: Any = family.network().classes[name]
+    if issubclass(kind, ConfigMixin):
+        with init_empty_weights():
+            return kind.from_config(kind.load_config(str(config), local_files_only=True))  # type: ignore[arg-type]
+    facts = kind.config_class.from_pretrained(str(config), local_files_only=True)
+    with init_empty_weights():
+        return kind(facts)
 
 
 def _aligned(model: Any) -> Any:

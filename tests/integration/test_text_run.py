@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowrank_diffusion import presets, runs, supervisor
+from lowrank_diffusion import evaluations, presets, runs, supervisor
 from lowrank_diffusion.cli import main
 from lowrank_diffusion.runs import Run
 
@@ -142,6 +142,25 @@ def test_ask_and_evaluate(finished: Run, capsys: pytest.CaptureFixture[str]):
     assert (base[0], adapted[0]) == ("base", "adapted") and float(adapted[2]) < float(base[2])
     last = finished.status().measures["perplexity"][-1][1]
     assert float(adapted[2]) == pytest.approx(last, rel=1e-3)
+
+
+def test_every_kept_adapter_is_measured_and_the_figures_are_kept(finished: Run, capsys: pytest.CaptureFixture[str]):
+    arguments = ["--steps", "all", "--answers", "1", "--max-tokens", "4"]
+    assert main(["evaluate", finished.name, *arguments]) == 0
+    printed = capsys.readouterr().out.splitlines()[1:]
+    record = evaluations.read(finished, evaluations.Texts)
+    assert record is not None and record.examples == 3
+    steps = [row.step for row in record.rows]
+    assert steps[0] is None and steps[1:] == sorted(steps[1:]) and {12, 24, 30} <= set(steps)
+    assert [line.split("  ")[0].strip() for line in printed] == ["base", *(f"step {step}" for step in steps[1:])]
+    status = finished.status()
+    assert status.lowest is not None
+    assert [row.step for row in record.rows if row.best] == [status.lowest[0]]
+    measured, validated = {row.step: row.perplexity for row in record.rows}, dict(status.measures["perplexity"])
+    for step in measured.keys() & validated.keys():  # what validation said while it trained
+        assert measured[step] == pytest.approx(validated[step], rel=1e-3)
+    assert measured[None] == pytest.approx(validated[0], rel=1e-3) and len(measured.keys() & validated.keys()) > 0
+    assert record.command.endswith(f"evaluate {finished.name} {' '.join(arguments)}")
 
 
 def test_commands_of_the_other_task_say_so(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

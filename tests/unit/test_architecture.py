@@ -251,7 +251,7 @@ def test_the_front_door_opens_without_torch():
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     first, names, loaded = shown.stdout.splitlines()
-    assert first == "False" and names == "draw evaluate grid load train"
+    assert first == "False" and names == "draw evaluate flatness grid load spectra train"
     assert not set(HEAVY) & set(loaded.split())
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         lowrank_diffusion.nothing  # noqa: B018

@@ -12,6 +12,7 @@ from .family import Embedding as Embedding
 from .family import Family as Family
 from .family import Network as Network
 from .family import Objective as Objective
+from .family import Place as Place
 from .family import Wrong as Wrong
 from .sd import SD1, SD2
 from .sdxl import SDXL

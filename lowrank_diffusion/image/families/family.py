@@ -38,6 +38,16 @@ class Wrong(NamedTuple):
     advice: str
 
 
+class Place(NamedTuple):
+    """Where in its model a layer is, for a person."""
+
+    order: int
+    """Of the block, from the model's input to its output."""
+    block: str
+    kind: str
+    """What the layer does; the same word in all models."""
+
+
 @dataclass(frozen=True)
 class Embedding:
     """A prompt as the denoiser reads it; or several, with a first dimension B."""
@@ -152,6 +162,10 @@ class Family(Protocol):
 
     def layer_names(self, part: str, path: str, config: Any) -> list[str]:
         """Every name under which files speak of a layer, without the prefix of its part."""
+        ...
+
+    def place(self, part: str, path: str) -> Place:
+        """Where a layer is."""
         ...
 
     def layout(self, config: Any) -> Any:

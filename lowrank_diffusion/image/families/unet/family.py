@@ -7,10 +7,11 @@ from typing import Any
 
 from ....tensor_files import Header
 from .. import clip_layers
+from ..family import Place
 from ..outline import Factors, Outline
 from . import checks, outline
 from .factors import FACTORS
-from .names import Layout, names
+from .names import Layout, names, place
 
 
 class UNetFamily:
@@ -44,6 +45,10 @@ class UNetFamily:
     def layer_names(self, part: str, path: str, config: Any) -> list[str]:
         """diffusers' names and the original code's, with dots and with underscores."""
         return names(path, Layout.of(config)) if part == self.denoiser else clip_layers.names(path)
+
+    def place(self, part: str, path: str) -> Place:
+        """By the blocks of the UNet; each text encoder is one block, before them."""
+        return place(path) if part == self.denoiser else clip_layers.place(part, path)
 
     def layout(self, config: Any) -> Layout:
         """What the original names depend on."""

@@ -11,9 +11,12 @@ level its resnets, the upsampler inside the last of them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from ..family import Place
 
 _FIXED = {
     "conv_in": "input_blocks.0.0",
@@ -128,3 +131,26 @@ def names(path: str, layout: Layout) -> list[str]:
     except ValueError:
         return names
     return [path, original.replace(".", "_"), path.replace(".", "_"), original]
+
+
+_KINDS = {
+    r"\.to_q$": "to_q",
+    r"\.to_k$": "to_k",
+    r"\.to_v$": "to_v",
+    r"\.to_out\.0$": "to_out",
+    r"\.ff\.": "feed-forward",
+    r"\.proj_(in|out)$": "projection",
+    r"time_emb|add_embedding": "time and size",
+}
+"""By expressions for the paths of layers; all others are convolutions."""
+
+
+def place(path: str) -> Place:
+    """Where a layer is: down, mid and up with the number of the block, or outside of them."""
+    kind = next((kind for form, kind in _KINDS.items() if re.search(form, path)), "convolution")
+    block, _, rest = path.partition(".")
+    number = rest.partition(".")[0]
+    if block in ("down_blocks", "up_blocks") and number.isdecimal():
+        up = block == "up_blocks"
+        return Place(100 + 200 * up + int(number), f"{'up' if up else 'down'} {number}", kind)
+    return Place(200, "mid", kind) if block == "mid_block" else Place(50, "around the blocks", kind)
