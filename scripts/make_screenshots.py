@@ -85,7 +85,7 @@ def looked_back(page: Page) -> None:
     page.get_by_role("tab", name="Runs").click()
     page.wait_for_timeout(3000)
     for box in page.locator("input[data-tick]").all()[:2]:
-        box.check()
+        box.click()
         page.wait_for_timeout(800)
     page.locator("table.runs tbody tr b").last.click()
     page.wait_for_timeout(3000)

@@ -17,6 +17,7 @@ from tests.app_process import running_app
 from tests.browser.conftest import shot
 from tests.browser.test_generate import choose, drawn, fill, jobs, pixels
 from tests.browser.test_pictures import card, dialog, drag, drop, icons, text_of, tool
+from tests.browser.test_runs import ticked
 from tests.browser.test_studio import open_tab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -107,7 +108,7 @@ def compared(page: Page) -> None:
     expect(page.locator("#start")).to_be_visible(timeout=QUIET_MS)
     open_tab(page, "Runs")
     for title in ("rate-1", "rate-2", "rate-3"):
-        page.locator(f'input[data-tick="{of(title).name}"]').check(timeout=QUIET_MS)
+        ticked(page, of(title))
     table = page.locator("table.compared")
     expect(table).to_contain_text("optimizer.lr", timeout=QUIET_MS)
     expect(table.locator("tbody tr", has=page.locator("code"))).to_have_count(1)

@@ -47,7 +47,7 @@ def test_a_queue_is_worked_off_compared_and_repeated(studio: Studio, tmp_path: P
 
     open_tab(page, "Runs")
     for run in (one, two):
-        page.locator(f'input[data-tick="{run.name}"]').check()
+        ticked(page, run)
     expect(page.locator("#comparison")).to_contain_text("optimizer.lr", timeout=60_000)
     expect(page.locator("#compare-curve polyline.smooth")).to_have_count(2)
     expect(page.locator("#compared .sample-row").first.locator("img")).to_have_count(2)
@@ -69,6 +69,13 @@ def until(true: Any, seconds: float = 180) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def ticked(page: Page, run: Run) -> None:
+    """Clicked, and seen to be ticked: the table is the server's, and comes anew."""
+    box = page.locator(f'input[data-tick="{run.name}"]')
+    box.click()
+    expect(box).to_be_checked(timeout=60_000)
 
 
 def picked(page: Page, run: Run) -> None:
