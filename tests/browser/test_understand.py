@@ -12,7 +12,7 @@ from lowrank_diffusion.evaluations import Flatness, Pictures, Spectra
 from lowrank_diffusion.runs import Run
 
 from .conftest import Studio, shot
-from .test_runs import made, picked, until
+from .test_runs import made, picked, ticked, until
 from .test_studio import open_tab
 
 LONG = 240_000
@@ -60,7 +60,7 @@ def test_a_run_is_measured_and_two_are_compared(studio: Studio) -> None:
     expect(page.locator("[data-kind=flatness] svg").first.locator("polyline")).to_have_count(3)
     shown_again(studio, page, one)
     for run in (one, two):
-        page.locator(f'input[data-tick="{run.name}"]').check()
+        ticked(page, run)
     expect(page.locator("#compare-flatness svg").first.locator("polyline")).to_have_count(3, timeout=60_000)
     readable_on_a_phone(page, one)
 
