@@ -65,4 +65,4 @@ def go_on(run: Run) -> None:
 
 def _check_running(run: Run) -> None:
     if run.process() is None:
-        raise RunError(f"{run.title} is not running (it is {run.status().state}).")
+        raise RunError(f"{run.name} is not running (it is {run.status().state}).")

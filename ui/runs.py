@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -121,7 +122,7 @@ class RunsTab:
         self.table.pick(self.pick, {self.view}, self.outputs, **quiet)
         viewed = [self.view, self.table, self.comparison, self.curves, self.compared, self.flatness]
         self.table.sorted(self.sort, looked, viewed, **quiet)
-        self.table.ticked(self.tick, looked, viewed, **quiet)
+        self.table.ticked(self.tick, looked, viewed, trigger_mode="always_last", **quiet)
         self.words.change(self.filter, {*looked, self.words}, viewed, trigger_mode="always_last", **quiet)
         self.understand.connect(self.chosen, self.timer)
         self.steering.connect(self.chosen, self.show_one, self.outputs)
@@ -143,10 +144,10 @@ class RunsTab:
         return self._viewed(data, replace(data[self.view], words=str(data[self.words] or "")[:200]))
 
     def tick(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
-        """A row was ticked, or unticked."""
-        name, ticked = str(getattr(event, "name", "")), list(data[self.view].ticked)
-        ticked = [other for other in ticked if other != name] + ([name] if name not in ticked else [])
-        return self._viewed(data, replace(data[self.view], ticked=tuple(ticked)))
+        """Rows were ticked or unticked; those that the filter hides stay as they were."""
+        shown, ticked = (names_of(getattr(event, name, "")) for name in ("shown", "ticked"))
+        hidden = [name for name in data[self.view].ticked if name not in shown]
+        return self._viewed(data, replace(data[self.view], ticked=(*hidden, *ticked)))
 
     def _viewed(self, data: dict[Any, Any], view: View) -> dict[Any, Any]:
         updates: dict[Any, Any] = {self.view: view, self.table: run_table.html_of(data[self.chosen], view)}
@@ -274,3 +275,12 @@ class RunsTab:
         except UserError as error:
             return {self.note: message_html(str(error), "bad")}
         return {self.zipped: gr.update(value=str(path), visible=True, label=f"Download {path.name}"), self.note: ""}
+
+
+def names_of(text: Any) -> list[str]:
+    """The names that a page sent; none where it sent something else."""
+    try:
+        names = json.loads(str(text)[:1_000_000])
+    except (ValueError, RecursionError):
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

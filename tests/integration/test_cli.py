@@ -227,7 +227,7 @@ def test_a_run_that_ended_can_be_listed_and_watched_but_not_stopped(trained: tup
     assert re.search(r" finished +step 3/3 loss 0\.\d{4}$", line)
     assert lines_of(command("watch", "cli"), 0)[-4] == f"{run.name}: finished after step 3."
     assert lines_of(command("stop", "cli"), 1) == [f"{run.name} is not running (it is finished)."]
-    assert lines_of(command("sample", run.name), 1) == [f"{run.name} is not running."]
+    assert lines_of(command("sample", run.name), 1) == [f"{run.name} is not running (it is finished)."]
     assert lines_of(command("resume", str(run.path)), 1) == [
         f"{run.name} is finished. Start a new run to train on."
     ]  # fmt: skip
@@ -262,7 +262,7 @@ def test_export(trained: tuple, tmp_path: Path):
     assert {float(tensor) for key, tensor in kohya.items() if key.endswith(".alpha")} == {2.0}
     with safe_open(small[1], framework="pt") as file:
         assert file.metadata()["ss_network_dim"] == "2" and file.metadata()["lowrank_diffusion.step"] == "3"
-    assert "of step 7. Checkpoints: 3." in lines_of(command("export", "cli", "--out", "x", "--step", "7"), 1)[0]
+    assert "of step 7. Kept steps: 3." in lines_of(command("export", "cli", "--out", "x", "--step", "7"), 1)[0]
     assert lines_of(command("export", "cli", "--out", small[0]), 1) == [
         f"{small[0]}: File exists. Take away what is there, or give another place."
     ]

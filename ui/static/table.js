@@ -4,7 +4,10 @@ function act(event) {
   const box = event.target.closest('input[data-tick]');
   const sort = event.target.closest('button[data-sort]');
   if (box) {
-    if (event.type === 'click') trigger('ticked', { name: box.dataset.tick });
+    // All boxes, not the one: a second click may come before the first is answered.
+    const boxes = [...element.querySelectorAll('input[data-tick]')];
+    const names = (some) => JSON.stringify(some.map((one) => one.dataset.tick));
+    if (event.type === 'click') trigger('ticked', { shown: names(boxes), ticked: names(boxes.filter((one) => one.checked)) });
     return;
   }
   if (sort) {
