@@ -37,19 +37,29 @@ def _keep(options: argparse.Namespace) -> int:
     changes = presets.parse_overrides(options.settings)
     try:
         before = presets.find_preset(options.preset)
+    except config.ConfigError as error:
+        try:
+            run = runs.find(options.preset)
+        except runs.RunError:
+            raise error from None
+        cfg = presets.build(overrides=run.config().dotted() | changes)
+    else:
         cfg = presets.build(before.values, changes)
-    except config.ConfigError:
-        cfg = presets.build(overrides=runs.find(options.preset).config().dotted() | changes)
     print(own_presets.save(options.name, cfg, options.about))
     return terminal.DONE
 
 
-def _forecast(options: argparse.Namespace) -> int:
-    """Tell what a run will take: passes over the data, GPU memory, and time as in earlier runs like it."""
+def _asked(options: argparse.Namespace) -> config.Config:
+    """The settings of a command that takes a preset and changes, with absolute paths; tells what is read otherwise."""
     preset = presets.find_preset(options.preset)
     settings = presets.parse_overrides(options.settings)
-    cfg = presets.with_absolute_paths(presets.build(preset.values, settings))
     terminal.tell(presets.notes(preset.values, settings))
+    return presets.with_absolute_paths(presets.build(preset.values, settings))
+
+
+def _forecast(options: argparse.Namespace) -> int:
+    """Tell what a run will take: passes over the data, GPU memory, and time as in earlier runs like it."""
+    cfg = _asked(options)
     pictures = data.of_run(cfg.data).pictures if cfg.task == "image" and cfg.data.instance else []
     examples = max(0, sum(picture.repeats for picture in pictures) - cfg.validation.holdout)
     print(forecast.of(cfg, examples, runs.all_runs()).words())
@@ -66,12 +76,11 @@ def _models(options: argparse.Namespace) -> int:
 
 def _memory(options: argparse.Namespace) -> int:
     """Estimate how much GPU memory a run takes, without starting it."""
-    preset = presets.find_preset(options.preset)
-    settings = presets.parse_overrides(options.settings)
-    cfg = presets.with_absolute_paths(presets.build(preset.values, settings))
-    terminal.tell(presets.notes(preset.values, settings))
+    cfg = _asked(options)
     if cfg.task != "image":
-        raise UserError(f"{preset.name}: memory is estimated for pictures only, and this preset has task={cfg.task}.")
+        raise UserError(
+            f"{options.preset}: memory is estimated for pictures only, and this preset has task={cfg.task}."
+        )
     elsewhere = cfg.train.device in ("auto", "cuda") and not devices.gpu_driver()
     need = memory.estimate(cfg, machine=plan.any_gpu(cfg) if elsewhere else plan.here(cfg))
     print(f"{need.plan} (on a GPU with Triton and a C compiler; this machine has no GPU)" if elsewhere else need.plan)

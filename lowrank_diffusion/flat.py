@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +144,6 @@ class Flat:
 @contextmanager
 def _replaced_forward(layer: AdaptedLayer, draw: Draw, noisy: Tensor | None) -> Iterator[None]:
     base: Any = layer.base
-    before = base.__dict__.get("forward")
 
     def make(dtype: torch.dtype) -> Tensor:
         return noisy_weight(layer.base_weight(), draw, dtype) if noisy is None else noisy.to(dtype)
@@ -152,11 +151,19 @@ def _replaced_forward(layer: AdaptedLayer, draw: Draw, noisy: Tensor | None) -> 
     def forward(x: Tensor) -> Tensor:
         return remade_linear(x, base.bias, make)
 
-    base.forward = forward
+    with stood_in(base, forward):
+        yield
+
+
+@contextmanager
+def stood_in(module: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """``forward`` in the place of the module's own, which is given back whatever happens."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
-            del base.forward
+            del module.forward
         else:
-            base.forward = before
+            module.forward = before

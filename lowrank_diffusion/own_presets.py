@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import plain_yaml, presets
 from .blanks import ANSWERS
-from .config import PATHS, Config, ConfigError, Problem, fields
+from .config import Config, ConfigError, Problem, fields
 from .paths import PRESETS, own_presets_folder, write_text
 from .presets import Preset
 
@@ -100,8 +99,3 @@ def delete(name: str) -> None:
     if name_problem(name) or not path.is_file():
         raise ConfigError([Problem("preset", f"{name[:80]!r} is not one of your own.", "Those are never deleted.")])
     path.unlink()
-
-
-def paths_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """The files and folders among dotted settings."""
-    return {key: str(values[key]) for key in PATHS if values.get(key)}

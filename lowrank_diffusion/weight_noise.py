@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 
 from . import seeds
 from .factors import Factors, merged_row_norms, row_norms_squared
-from .flat import Draw, noisy_weight
+from .flat import Draw, noisy_weight, stood_in
 from .quantize import QuantizedLinear
 from .units import Place
 
@@ -97,7 +97,7 @@ def weight_of(layer: nn.Linear) -> Tensor:
 @contextmanager
 def _replaced(layer: nn.Linear, pair: Factors | None, eps: Draw | None) -> Iterator[None]:
     base: Any = layer
-    own, before = base.forward, base.__dict__.get("forward")
+    own = base.forward
     kept = _noisy(layer, eps) if eps and not isinstance(layer, QuantizedLinear) else None
 
     def forward(x: Tensor) -> Tensor:
@@ -106,14 +106,8 @@ def _replaced(layer: nn.Linear, pair: Factors | None, eps: Draw | None) -> Itera
             return y
         return y + linear(linear(x.to(pair.a.dtype), pair.a), pair.b).to(y.dtype)
 
-    base.forward = forward
-    try:
+    with stood_in(base, forward):
         yield
-    finally:
-        if before is None:
-            del base.forward
-        else:
-            base.forward = before
 
 
 def _row_norms(weight: Tensor, pair: Factors | None) -> Tensor:

@@ -29,6 +29,7 @@ from lowrank_diffusion.image.grid import Axis
 from lowrank_diffusion.image.items import Item
 
 from . import records, safe
+from .at_work import AtWork
 from .engine import CancelledError, Engine
 from .image_worker import Done, Job, Preview, Progress
 from .process import Waiting
@@ -36,23 +37,11 @@ from .records import Record
 
 
 @dataclass
-class Live:
-    """A job at work, as its thread has last heard of it."""
+class Live(AtWork):
+    """A drawing at work."""
 
-    done: int = 0
-    total: int = 0
-    waiting: bool = False
     preview: str = ""
     """Address of a small picture of what is being drawn."""
-    began: float = 0.0
-    cancelled: bool = False
-
-    @property
-    def left(self) -> float:
-        """Seconds until it is done; 0 while that is not known."""
-        if self.done < 2 or not self.total:
-            return 0.0
-        return (time.monotonic() - self.began) / self.done * (self.total - self.done)
 
 
 class Jobs:

@@ -10,29 +10,18 @@ from typing import Any
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
 
+from .at_work import AtWork
 from .engine import CancelledError, Engine
 from .measure_worker import Progress
 from .process import Waiting
 
 
 @dataclass
-class Live:
-    """A job at work, as its thread has last heard of it."""
+class Live(AtWork):
+    """A measurement at work."""
 
-    what: str
+    what: str = ""
     """The word on its button."""
-    done: int = 0
-    total: int = 0
-    waiting: bool = False
-    began: float = 0.0
-    cancelled: bool = False
-
-    @property
-    def left(self) -> float:
-        """Seconds until it is done; 0 while that is not known."""
-        if self.done < 2 or not self.total:
-            return 0.0
-        return (time.monotonic() - self.began) / self.done * (self.total - self.done)
 
 
 class Measuring:
@@ -50,7 +39,7 @@ class Measuring:
             if run.name in self._live:
                 rule = f"{self._live[run.name].what} of {run.title} is being measured."
                 raise UserError(f"{rule} Wait for it, or cancel it.")
-            self._live[run.name] = Live(what)
+            self._live[run.name] = Live(what=what)
             self._ended.pop(run.name, None)
         threading.Thread(target=self._work, args=[run, job], daemon=True, name=f"measure {run.name}").start()
 

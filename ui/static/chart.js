@@ -1,6 +1,6 @@
 // Curves of one run or several, drawn here because only the page knows how wide it is. `props.value` is JSON text:
 // {title, name, steps, series: [{name, raw, smooth, held, best}]}, each a list of [step, value]. Hover or the arrow keys read
-// values, dragging or the wheel zooms into steps, a double click or Escape shows everything again.
+// values, dragging (or + at the cross-hair) zooms into steps, a double click or Escape shows everything again.
 const SVG = 'http://www.w3.org/2000/svg';
 const COLOURS = 8;
 const HEIGHT = 260;
