@@ -21,8 +21,8 @@ MOST_RUNS = 8
 def chart(elem_id: str) -> gr.HTML:
     """The component; its value is what :func:`of_run` or :func:`of_runs` make."""
     return gr.HTML(
-        "", html_template="<div></div>", js_on_load=static_text("chart.js"), elem_id=elem_id, elem_classes=["chart"],
-        apply_default_css=False,
+        "", html_template="<div></div>", js_on_load=static_text("svg.js") + static_text("chart.js"), elem_id=elem_id,
+        elem_classes=["chart"], apply_default_css=False,
     )  # fmt: skip
 
 

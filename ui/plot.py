@@ -37,7 +37,8 @@ class Series:
 def component(elem_id: str) -> gr.HTML:
     """Takes HTML in which :func:`chart` stands for charts."""
     return gr.HTML(
-        "", html_template="<div></div>", js_on_load=static_text("plot.js"), elem_id=elem_id, apply_default_css=False
+        "", html_template="<div></div>", js_on_load=static_text("svg.js") + static_text("plot.js"), elem_id=elem_id,
+        apply_default_css=False,
     )  # fmt: skip
 
 

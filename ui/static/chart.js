@@ -1,30 +1,12 @@
 // Curves of one run or several, drawn here because only the page knows how wide it is. `props.value` is JSON text:
 // {title, name, steps, series: [{name, raw, smooth, held, best}]}, each a list of [step, value]. Hover or the arrow keys read
 // values, dragging (or + at the cross-hair) zooms into steps, a double click or Escape shows everything again.
-const SVG = 'http://www.w3.org/2000/svg';
-const COLOURS = 8;
 const HEIGHT = 260;
 const EDGE = { left: 52, right: 14, top: 12, bottom: 34 };
 let data = null;
 let range = null; // steps shown; null: all
 let at = null; // step under the cross-hair
 let drag = null;
-
-function node(parent, name, attributes = {}, text = '') {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
-function ticks(low, high, count) {
-  const span = Math.max(high - low, 1e-12);
-  const unit = 10 ** Math.floor(Math.log10(span / count));
-  const step = [1, 2, 5, 10, 20].map((factor) => factor * unit).find((size) => span / size <= count) || 20 * unit;
-  const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, at) => (first + at) * step);
-}
 
 function shortly(value) {
   return Math.abs(value) >= 1e4 || (value && Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4));

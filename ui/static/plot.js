@@ -1,26 +1,8 @@
 // Charts of points and lines inside of HTML: `props.value` is HTML, and each element with `data-plot` in it becomes an SVG.
 // The data are what ui/plot.py makes: {title, x, y, label, series: [{name, line, named, points: [{x, y, words, spread, best}]}]}.
 // Hover or the arrow keys read the points.
-const SVG = 'http://www.w3.org/2000/svg';
-const COLOURS = 8;
 const HEIGHT = 270;
 const EDGE = { left: 58, right: 18, top: 26, bottom: 40 };
-
-function node(parent, name, attributes = {}, text = '') {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text) made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
-function ticks(low, high, count) {
-  const span = Math.max(high - low, 1e-12);
-  const unit = 10 ** Math.floor(Math.log10(span / count));
-  const step = [1, 2, 5, 10, 20].map((factor) => factor * unit).find((size) => span / size <= count) || 20 * unit;
-  const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, at) => (first + at) * step);
-}
 
 function shortly(value) {
   return Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-4) ? value.toExponential(1) : String(+value.toPrecision(4));
