@@ -1,10 +1,12 @@
-"""What pages cost the app: memory of a thousand that are opened, and how long twenty wait for what is new.
+"""What pages cost the app: memory of a thousand that are opened, how long twenty wait, and what a training loses.
 
-    python -m benchmarks.page_load [--loads 1000] [--pages 20] [--seconds 60]
+    python -m benchmarks.page_load [--loads 1000] [--pages 20] [--seconds 30] [--turns 6]
 
 The app is started in a home of its own. A load is what a browser asks for: the page, its configuration, and every event
-that opening it sets off, under a session of its own. Polling pages tick as the Train tab does while a run trains on the
-same machine; measured is the time from asking to having the answer. Memory is the resident size of the app's process.
+that opening it sets off, under a session of its own. While the example style trains on the same machine, the pages poll
+as the Train tab does, and of each page a person changes a setting every 20 s; measured is the time from asking to the
+answer. Turns with pages and turns without follow each other: how many steps less are made with them? All of it, the
+pages' side too, runs on this machine; browsers are elsewhere as a rule. Memory is the resident size of the app.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import asyncio
 import itertools
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ import httpx
 import psutil
 
 from lowrank_diffusion import presets, runs, supervisor
-from lowrank_diffusion.paths import PROJECT
+from tests.app_process import running_app
 from ui.monitor import SLOW_POLL_SECONDS
 
 from . import report
 
 API = "/gradio_api"
+TICKS_PER_CHANGE = 5
 
 
 class Page:
@@ -55,6 +58,10 @@ class Page:
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The page's events of a kind."""
         return [d for d in self.config["dependencies"] if any(t[1] == kind for t in d["targets"]) and d["backend_fn"]]
+
+    def setting(self) -> dict[str, Any]:
+        """The event of a setting that was changed: the largest there is, it works out all that follows."""
+        return max((e for kind in ("change", "input") for e in self.events(kind)), key=lambda e: len(e["inputs"]))
 
     async def send(self, event: dict[str, Any]) -> float:
         """Set one off and wait for its answer; seconds."""
@@ -88,19 +95,20 @@ async def load(url: str, process: psutil.Process, loads: int) -> list[tuple[int,
 
 
 async def poll(url: str, pages: int, seconds: float) -> list[float]:
-    """How long every tick of every page took."""
+    """How long every event of every page took."""
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
         opened = [await Page.open(client) for _ in range(pages)]
         end = time.monotonic() + seconds
 
         async def tick(page: Page, first: float) -> list[float]:
             taken = []
-            event = page.events("tick")[0]
+            looked, changed = page.events("tick")[0], page.setting()
             await asyncio.sleep(first)
-            while time.monotonic() < end:
-                taken.append(await page.send(event))
+            for number in itertools.count():
+                if time.monotonic() >= end:
+                    return taken
+                taken.append(await page.send(changed if number % TICKS_PER_CHANGE == 2 else looked))
                 await asyncio.sleep(max(0.0, SLOW_POLL_SECONDS - taken[-1]))
-            return taken
 
         ticks = [tick(page, SLOW_POLL_SECONDS * number / pages) for number, page in enumerate(opened)]
         return [each for taken in await asyncio.gather(*ticks) for each in taken]
@@ -111,55 +119,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", type=int, default=1000)
     parser.add_argument("--pages", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--port", type=int, default=7893)
+    parser.add_argument("--seconds", type=float, default=30, help="of a turn")
+    parser.add_argument("--turns", type=int, default=6, help="with pages, and as many without")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     options = parser.parse_args()
-    url = f"http://127.0.0.1:{options.port}"
     with tempfile.TemporaryDirectory() as home:
-        environment = os.environ | {"LOWRANK_HOME": home}
-        command = [sys.executable, "app.py", "--no-browser", "--port", str(options.port)]
-        with (Path(home) / "app.txt").open("wb") as log:
-            app = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _wait(url)
-            memory = asyncio.run(load(url, psutil.Process(app.pid), options.loads))
-            os.environ["LOWRANK_HOME"] = home  # the run is one of the app's
+        os.environ["LOWRANK_HOME"] = home  # the run is one of the app's
+        with running_app(Path(home)) as url:
+            process = next(p for p in psutil.Process().children() if "app.py" in p.cmdline())
+            memory = asyncio.run(load(url, process, options.loads))
             run = _train(Path(home))
-            ticks = asyncio.run(poll(url, options.pages, options.seconds))
+            turns = list(taken_in_turns(run, url, options))
             trained = run.status().state == "training"
             supervisor.stop(run, kill_after=0)
-        finally:
-            app.terminate()
-            app.wait(30)
+    times = [each for turn in turns for each in turn.times]
+    slower = [100 * (1 - busy.speed / alone.speed) for alone, busy in itertools.pairwise(turns) if busy.times]
+    mean, half = statistics.mean(slower), 2.0 * statistics.stdev(slower) / len(slower) ** 0.5
     rows = [
         {"what": f"MB more after {options.loads} page loads", "figure": f"{memory[-1][1] - memory[0][1]:.0f}"},
-        {"what": f"seconds of a tick, median of {len(ticks)}", "figure": f"{statistics.median(ticks):.3f}"},
-        {"what": "the same, 95th percentile", "figure": f"{statistics.quantiles(ticks, n=20)[-1]:.3f}"},
+        {"what": f"seconds of an event, median of {len(times)}", "figure": f"{statistics.median(times):.3f}"},
+        {"what": "the same, 95th percentile", "figure": f"{statistics.quantiles(times, n=20)[-1]:.3f}"},
+        {"what": "steps a second less with pages, %", "figure": f"{mean:.1f} +- {half:.1f}"},
     ]
     about = (
-        f"{options.pages} pages polled for {options.seconds:.0f} s; a run {'trained' if trained else 'DID NOT TRAIN'}."
+        f"{options.pages} pages polled in {options.turns} turns of {options.seconds:.0f} s, with as many turns without "
+        f"between them; a run {'trained' if trained else 'DID NOT TRAIN'}."
     )
     sizes = ", ".join(f"{size:.0f} MB after {number}" for number, size in memory)
     print(report.write("page_load", rows, f"{about} The app's process: {sizes}.", options.out))
 
 
-def _wait(url: str) -> None:
-    for _ in range(240):
-        try:
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise RuntimeError("the app does not answer")
+@dataclass(frozen=True)
+class Turn:
+    """Some seconds of a training: steps a second, and how long the events of pages took, if there were any."""
+
+    speed: float
+    times: list[float]
+
+
+def taken_in_turns(run: runs.Run, url: str, options: argparse.Namespace) -> Iterator[Turn]:
+    """Without pages and with them, again and again."""
+    for number in range(2 * options.turns):
+        before, begin = run.status().step, time.perf_counter()
+        times = asyncio.run(poll(url, options.pages if number % 2 else 0, options.seconds))
+        time.sleep(max(0.0, options.seconds - (time.perf_counter() - begin)))
+        yield Turn((run.status().step - before) / (time.perf_counter() - begin), times)
 
 
 def _train(home: Path) -> runs.Run:
-    values = presets.find_preset("smoke").values
-    config = presets.build(values, {"data.instance": "assets/examples/subject-cat", "train.steps": 100_000})
+    values = presets.find_preset("emoji-style").values
+    config = presets.build(values, {"train.steps": 100_000, "sample.every": 0, "save.every": 0})
     run = runs.create(config, "polled", home / "runs")
     supervisor.start(run)
-    while run.status().state != "training":
+    while run.status().step < 5:
         time.sleep(0.5)
     return run
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from . import about, comparing, presets, repeat, requests, run_queue, runs, supervisor, terminal
+from . import about, comparing, files, presets, repeat, requests, run_queue, runs, supervisor, terminal
 from .errors import UserError
 from .runs import Run
 
@@ -184,7 +184,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def _delete(options: argparse.Namespace) -> int:
     """Delete a run with all its files."""
     run = runs.find(options.run)
-    size = runs.megabytes(run.disk_bytes())
+    size = files.megabytes(run.disk_bytes())
     if not options.yes and input(f"Delete {run.name} with all its files ({size})? [y/N] ").strip().lower() != "y":
         return terminal.FAILED
     run_queue.delete(run)

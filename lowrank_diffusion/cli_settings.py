@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from . import config, devices, forecast, model_library, own_presets, plan, presets, runs, terminal
+from . import config, devices, files, forecast, model_library, own_presets, plan, presets, runs, terminal
 from .errors import UserError
 from .files import read_text
 from .image import data, memory
@@ -69,7 +69,7 @@ def _forecast(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     """List the base models that are on this machine."""
     for model in model_library.models(options.task):
-        size = runs.megabytes(model.size) if model.size else ""
+        size = files.megabytes(model.size) if model.size else ""
         print(terminal.plain(f"{model.path:50} {model.place:22} {size:10} {model.obstacle}".rstrip()))
     return terminal.DONE
 

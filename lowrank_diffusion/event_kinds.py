@@ -43,7 +43,7 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Stage(Event):
-    """Work before the first step: loading, caching, drawing class pictures."""
+    """Work that is not a step: loading and caching before the first, measuring and samples between two."""
 
     name: str
     done: int

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -50,6 +50,20 @@ class Record:
 
     time: float
     event: Event
+
+
+class Stages:
+    """Stage events, at most a few a second; ``check`` is called each time and may raise what ends the work."""
+
+    def __init__(self, log: EventLog, check: Callable[[], None] = lambda: None):
+        self.log, self.check, self.last = log, check, 0.0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """``done`` of ``total`` are."""
+        self.check()
+        if done == total or time.monotonic() - self.last > 0.3:
+            self.log.append(Stage(name, done, total))
+            self.last = time.monotonic()
 
 
 class EventLog:

@@ -128,3 +128,8 @@ def _inside(path: Path, folder: Path) -> bool:
     if root.parent.name == "snapshots":  # whose files are links to ../../blobs
         root = root.parent.parent
     return path.resolve().is_relative_to(root)
+
+
+def megabytes(size: int) -> str:
+    """A size on the disk in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -41,7 +41,7 @@ def longer(run: Run, steps: int, changes: Mapping[str, Any] | None = None, name:
     wanted = {"train.steps": steps, "adapter.start": str(newest), **(changes or {})}
     warmup = run.config().optimizer.warmup
     wanted.setdefault("optimizer.warmup", min(warmup, max(1, steps)) if warmup else 0)
-    made = _repeated(run, wanted, name or f"{run.title}-longer")
+    made = _repeated(run, wanted, name or f"{run.title[:70]}-longer")
     try:
         place = made.path / "start" / newest.name
         _linked(newest / STATE, place / STATE)

@@ -251,16 +251,20 @@ class Watch:
         return replace(status, state="interrupted", message=message, resumable=True)
 
 
-def megabytes(size: int) -> str:
-    """A size on the disk in words."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
 def create(config: Config, name: str, root: Path | None = None) -> Run:
-    """Make a run directory. ``name`` is reduced to letters, digits, '-' and '_'. Raises RunError."""
-    slug = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII).strip("-")[:60]
-    if not slug:
-        raise RunError(f"name: must hold a letter or a digit, got {name!r}.")
+    """Make a run directory. Raises RunError.
+
+    Args:
+        config: Its settings.
+        name: Its title; its files carry of it what every file system takes: 60 of [A-Za-z0-9_-].
+        root: Where it lies; among the other runs if None.
+    """
+    slug = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII).strip("-")[:60] or "run"
+    if not any(letter.isalnum() for letter in name):
+        raise RunError(f"name: must hold a letter or a digit, got {name[:60]!r}.")
+    title = " ".join(name.split())
+    if len(title) > about.LONGEST_TITLE:
+        raise RunError(f"name: must have at most {about.LONGEST_TITLE} characters, got {len(title)}.")
     root = root or runs_folder()
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for again in range(1000):
@@ -268,6 +272,8 @@ def create(config: Config, name: str, root: Path | None = None) -> Run:
         try:
             path.mkdir(parents=True)
             Run(path).write_config(config)
+            if title != slug:
+                about.write(path, about.About(title))
         except FileExistsError:
             continue
         except OSError as error:

@@ -75,15 +75,15 @@ class Status:
         match record.event:
             case events.Began() | events.Waiting() | events.Paused() | events.Continued() as event:
                 self._wait(event)
-            case events.Stage(name=name, done=done, total=total):
-                self.state, self.stage, self.stage_done, self.stage_total = "preparing", name, done, total
-                self.message = ""
+            case events.Stage() as event:
+                self._prepare(event)
             case events.Started() as event:
                 self._start(event, record.time)
             case events.Stepped() as event:
                 self._step(event)
             case events.Validated(step=step, loss=loss):
                 self.validation.append((step, loss))
+                self.stage = ""
             case events.Measured(name=name, value=value):
                 self.measures.setdefault(name, []).append((self.step, value))
             case events.Sampled(step=step, prompt=prompt, path=path):
@@ -92,6 +92,7 @@ class Status:
                 self._tell(event)
             case events.Stopped() | events.Finished() | events.Failed() as event:
                 self.state, self.message = type(event).__name__.lower(), getattr(event, "message", "")
+                self.stage = ""
                 self.resumable = getattr(event, "resumable", True)
 
     def _wait(self, event: events.Began | events.Waiting | events.Paused | events.Continued) -> None:
@@ -106,6 +107,12 @@ class Status:
                 self.state = "paused"
             case events.Continued():
                 self.state = "training"
+
+    def _prepare(self, event: events.Stage) -> None:
+        """Work that is not a step; between two steps the run is still one that trains."""
+        self.stage, self.stage_done, self.stage_total = event.name, event.done, event.total
+        if self.state != "training":
+            self.state, self.message = "preparing", ""
 
     def _start(self, event: events.Started, moment: float) -> None:
         """A resumed run repeats what came after its checkpoint, from step 0 everything: what that said is void."""
@@ -128,7 +135,7 @@ class Status:
             self.memory = max(self.memory, event.reserved)
 
     def _step(self, event: events.Stepped) -> None:
-        self.step = event.step
+        self.step, self.stage = event.step, ""
         self.losses.append((event.step, event.loss))
         self.rates.append((event.step, event.lr))
         first = not self.seconds_per_step

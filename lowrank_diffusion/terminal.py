@@ -95,7 +95,7 @@ class Screen:
         if status.mode != self._mode:
             self._mode = status.mode
             self.say(plan.sentence(status.mode, status.reason))
-        if status.state == "training":
+        if status.state == "training" and (status.step or not status.stage):
             self._show_step(status)
         elif status.active:
             self._show_stage(status)

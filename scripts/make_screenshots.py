@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -27,12 +26,12 @@ FRAME_WIDTH = 700
 
 def main() -> None:
     """Take all of them."""
-    from tests.app_process import running_app  # of this checkout
+    from tests.app_process import chromium, running_app  # of this checkout
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         os.environ["LOWRANK_HOME"] = folder
         with running_app(Path(folder)) as url:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
             page = browser.new_page(viewport=SIZE)
             page.goto(url)
             page.locator("#start").wait_for()

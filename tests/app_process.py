@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,12 @@ def answers(url: str) -> bool:
         return error.code == 401  # it asks for a login
     except (OSError, urllib.error.URLError):
         return False
+
+
+def chromium() -> str | None:
+    """Where the system's Chromium is; ``None`` lets Playwright take the one it installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 @contextmanager

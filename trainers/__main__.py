@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,7 +174,7 @@ def _task(
     run: Run, cfg: Config, device: torch.device, dtype: torch.dtype, log: EventLog, stopping: Stopping | None
 ) -> Task:
     """What ``task`` says; only its own libraries are loaded."""
-    progress = _progress(log, stopping)
+    progress = events.Stages(log, stopping.check if stopping else lambda: None)
     if cfg.task == "image":
         from .dreambooth import DreamBooth
 
@@ -183,21 +182,6 @@ def _task(
     from .llm import LanguageModel
 
     return LanguageModel(run, cfg, device, dtype, progress, log.append)
-
-
-def _progress(log: EventLog, stopping: Stopping | None) -> Callable[[str, int, int], None]:
-    """Stage events, at most a few a second; the place where a stop is seen before training begins."""
-    last = 0.0
-
-    def progress(name: str, done: int, total: int) -> None:
-        nonlocal last
-        if stopping:
-            stopping.check()
-        if done == total or time.monotonic() - last > 0.3:
-            log.append(events.Stage(name, done, total))
-            last = time.monotonic()
-
-    return progress
 
 
 def explain(error: Exception, run: Run) -> str:

@@ -29,6 +29,7 @@ from lowrank_diffusion.metadata import Facts
 from lowrank_diffusion.runs import Run
 
 from . import fingerprint
+from .task import Counted, uncounted
 
 
 class DreamBooth:
@@ -107,17 +108,17 @@ class DreamBooth:
         """Captions (B, E, L) through the text encoders as they are, in the denoiser's type."""
         return captions(self.network, self._encoders, ids, self.dtype)
 
-    def validate(self) -> float | None:
+    def validate(self, progress: Counted = uncounted) -> float | None:
         """Unweighted loss on the held-out pictures, each at the same evenly spaced timesteps and noise every time."""
         if not self.data.held_out:
             return None
-        return denoising_loss(self, [variants[0] for variants in self.data.held_out], self.cfg.seed)
+        return denoising_loss(self, [variants[0] for variants in self.data.held_out], self.cfg.seed, progress=progress)
 
-    def sample(self, step: int, prompts: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+    def sample(self, step: int, prompts: tuple[str, ...] = (), progress: Counted = uncounted) -> list[tuple[str, Path]]:
         """One picture for each of ``prompts``, or of the run's own, from the model as it is."""
         unread = [text for text in (*prompts, self.cfg.sample.negative) if prompts and text not in self.data.prompts]
         self.data.prompts |= self.data.embeddings(unread, lambda *_: None) if unread else {}
-        return self.samples.draw(step, self.run.path / "samples", self._embedding, prompts)
+        return self.samples.draw(step, self.run.path / "samples", self._embedding, prompts, progress)
 
     def _embedding(self, prompt: str) -> Embedding:
         known = self.data.prompts[prompt]

@@ -24,6 +24,8 @@ from lowrank_diffusion.text.model import Base, problems
 from lowrank_diffusion.text.request import Settings
 from lowrank_diffusion.text.rows import Message
 
+from .task import Counted, uncounted
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -114,28 +116,35 @@ class LanguageModel:
         losses = loss.sequence_losses(self.model, batch.ids, batch.labels, batch.positions, batch.segments)
         return losses, batch.count
 
-    def validate(self) -> float | None:
+    def validate(self, progress: Counted = uncounted) -> float | None:
         """Mean cross entropy of the held-out targets; with ``text.answers``, held-out rows are answered as well."""
         if not self.data.held_out:
             return None
-        tokens, scored = self.cfg.train.batch * self.cfg.text.length, self.cfg.text.scored or None
-        mean = metrics.token_loss(self.model, self.data.held_out[:scored], self.pad, tokens)
-        self.tell(events.Measured("perplexity", metrics.perplexity(mean)))
+        tokens = self.cfg.train.batch * self.cfg.text.length
+        scored = self.data.held_out[: self.cfg.text.scored or None]
         rows = metrics.answerable(self.data.held_out_rows)[: self.cfg.text.answers]
+        every, total = len(scored), len(scored) + len(rows)
+        mean = metrics.token_loss(self.model, scored, self.pad, tokens, lambda done: progress(done, total))
+        self.tell(events.Measured("perplexity", metrics.perplexity(mean)))
         if rows:
-            answers = metrics.answer(self.model, self.tokenizer, rows, self.cfg.sample.tokens)
+            longest = self.cfg.sample.tokens
+            answers = metrics.answer(
+                self.model, self.tokenizer, rows, longest, lambda done: progress(every + done, total)
+            )
             self.tell(events.Measured("exact match", answers.exact_match))
             self.tell(events.Measured("tokens/s", answers.tokens_per_second))
         return mean
 
-    def sample(self, step: int, prompts: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+    def sample(self, step: int, prompts: tuple[str, ...] = (), progress: Counted = uncounted) -> list[tuple[str, Path]]:
         """The answer to each of ``prompts``, or of the run's own, from the model as it is, as a text file."""
         cfg = self.cfg.sample
         folder = self.run.path / "samples"
         system = [Message("system", cfg.system)] if cfg.system else []
         settings = Settings(cfg.temperature, 1.0, cfg.tokens, cfg.seed)
         written = []
-        for number, prompt in enumerate(prompts or cfg.prompts):
+        wanted = prompts or cfg.prompts
+        for number, prompt in enumerate(wanted):
+            progress(number, len(wanted))
             folder.mkdir(exist_ok=True)
             path = folder / requests.file_name(step, prompt, None if prompts else number, ".txt")
             said = stream(self.model, self.tokenizer, [*system, Message("user", prompt)], settings)

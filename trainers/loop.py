@@ -17,7 +17,7 @@ from lowrank_diffusion.runs import Run
 from . import checkpoint
 from .best import Best
 from .step import Diverged, Result, Step
-from .task import Task
+from .task import Counted, Task
 
 T = TypeVar("T")
 
@@ -126,11 +126,18 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
 
+def _counted(what: str, state: Step, log: EventLog) -> Counted:
+    """Tells of work between two steps while it is done."""
+    stages = events.Stages(log)
+    name = f"{what} after step {state.done}" if state.done else f"{what} before training"
+    return lambda done, total: stages(name, done, total)
+
+
 def _validate(task: Task, state: Step, log: EventLog, best: Best) -> None:
     if not state.world.first:
         return
     with state.evaluating(), state.autocast():
-        loss = task.validate()
+        loss = task.validate(_counted("Measuring", state, log))
     if loss is not None:
         log.append(events.Validated(state.done, loss))
         best.take(loss, lambda folder: _patiently(lambda: _exported(task, state, folder, None), state, log))
@@ -148,7 +155,7 @@ def _sample(run: Run, task: Task, state: Step, log: EventLog) -> None:
     run.clear("sample")
     try:
         with state.evaluating():
-            for prompt, path in task.sample(state.done, prompts):
+            for prompt, path in task.sample(state.done, prompts, _counted("Sampling", state, log)):
                 log.append(events.Sampled(state.done, prompt, str(path.relative_to(run.path))))
     except OSError as error:
         if not is_disk_full(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -9,6 +10,13 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from lowrank_diffusion.adapters import AdaptedLayer
+
+Counted = Callable[[int, int], None]
+"""Hears how many of how many are done."""
+
+
+def uncounted(_done: int, _total: int) -> None:
+    """Nobody wants to know."""
 
 
 class Batch(Protocol):
@@ -40,11 +48,11 @@ class Task(Protocol):
         """(contributions (B,), count): the step's loss is the sum of contributions over the sum of counts."""
         ...
 
-    def validate(self) -> float | None:
+    def validate(self, progress: Counted = uncounted) -> float | None:
         """Loss on held-out data at fixed draws; None without such data."""
         ...
 
-    def sample(self, step: int, prompts: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+    def sample(self, step: int, prompts: tuple[str, ...] = (), progress: Counted = uncounted) -> list[tuple[str, Path]]:
         """Draw samples of ``prompts``, or of the run's own, into its folder: (prompt, path) of each."""
         ...
 

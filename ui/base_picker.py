@@ -6,7 +6,7 @@ import html
 import json
 from typing import Any
 
-from lowrank_diffusion import model_library, runs
+from lowrank_diffusion import files, model_library
 from lowrank_diffusion.model_library import Model
 
 from .toolkit import gr, static_text
@@ -40,7 +40,7 @@ def html_of(models: list[Model]) -> str:
 
 
 def _line(model: Model) -> str:
-    size = f" · {runs.megabytes(model.size)}" if model.size else ""
+    size = f" · {files.megabytes(model.size)}" if model.size else ""
     words = f"<b>{html.escape(model.title)}</b> <small>{html.escape(model.place)}{size}</small>"
     if model.obstacle:
         return f'<span class="unfit">{words}<br>{html.escape(model.obstacle[:300])}</span>'

@@ -72,11 +72,12 @@ def steps_of(status: Status) -> str:
 
 def progress(status: Status) -> tuple[float, str]:
     """The share that is done, in [0, 1], and the words beside the bar."""
+    stage = f"{status.stage} {status.stage_done}/{status.stage_total}" if status.stage_total else status.stage
     if status.state == "preparing":
-        share = status.stage_done / status.stage_total if status.stage_total else 0.0
-        return share, f"{status.stage} {status.stage_done}/{status.stage_total}" if status.stage_total else status.stage
+        return status.stage_done / status.stage_total if status.stage_total else 0.0, stage
     if status.steps:
-        return status.step / status.steps, f"step {status.step} of {status.steps}"
+        words = f"step {status.step} of {status.steps}"
+        return status.step / status.steps, f"{words} · {stage}" if status.stage else words
     return 0.0, ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lowrank_diffusion import runs
+from lowrank_diffusion import files, runs
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
@@ -70,7 +70,7 @@ COLUMNS: dict[str, tuple[Callable[[Row], Any], Callable[[Row], str]]] = {
     "Started": (lambda row: row.run.name, lambda row: live.created(row.run)),
     "Adapter": (lambda row: row.adapter, lambda row: html.escape(row.adapter)),
     "Took": (lambda row: row.status.took, lambda row: live.duration(row.status.took) if row.status.started else ""),
-    "Size": (lambda row: row.size, lambda row: runs.megabytes(row.size)),
+    "Size": (lambda row: row.size, lambda row: files.megabytes(row.size)),
 }
 """Of each column, what it is sorted by and what it shows."""
 
@@ -112,7 +112,7 @@ def html_of(chosen: str | None, view: View = AT_FIRST) -> str:
         return f'<div class="nothing">{words}</div>'
     body = "".join(_line(row, row.run.name == chosen, row.run.name in view.ticked) for row in shown)
     head = "".join(_header(name, view) for name in COLUMNS)
-    total = runs.megabytes(sum(row.size for row in shown))
+    total = files.megabytes(sum(row.size for row in shown))
     count = "one run" if len(shown) == 1 else f"{len(shown)} runs"
     return (
         '<div class="table" tabindex="0" aria-label="Runs"><table class="runs"><thead><tr><th><span class="unseen">'

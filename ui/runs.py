@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lowrank_diffusion import about, repeat, run_queue, runs
+from lowrank_diffusion import about, files, repeat, run_queue
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
@@ -36,7 +36,7 @@ class RunsTab:
                     gr.HTML("<h2>Runs</h2>", apply_default_css=False, elem_classes=["title"])
                     self.words = gr.Textbox(
                         show_label=False, container=False, placeholder="Filter: name, tag, state, adapter",
-                        elem_id="runs-filter", max_lines=1, scale=3,
+                        elem_id="runs-filter", max_lines=1, max_length=200, scale=3,
                     )  # fmt: skip
                     self.again = gr.Button("Refresh", size="sm", scale=0, min_width=90, elem_id="refresh-runs")
                 self.table = gr.HTML(js_on_load=static_text("table.js"), elem_id="runs-table", apply_default_css=False)
@@ -141,7 +141,7 @@ class RunsTab:
 
     def filter(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Words were typed."""
-        return self._viewed(data, replace(data[self.view], words=str(data[self.words] or "")[:200]))
+        return self._viewed(data, replace(data[self.view], words=str(data[self.words] or "")))
 
     def tick(self, data: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
         """Rows were ticked or unticked; those that the filter hides stay as they were."""
@@ -254,7 +254,7 @@ class RunsTab:
     def ask(self, name: str | None) -> list[Any]:
         """Delete was pressed: which run, and how much of it."""
         run = safe.run(name)
-        words = f"Delete {run.title} with all its files ({runs.megabytes(run.disk_bytes())})?"
+        words = f"Delete {run.title} with all its files ({files.megabytes(run.disk_bytes())})?"
         return [gr.update(visible=True), html.escape(words)]
 
     def delete_it(self, data: dict[Any, Any]) -> dict[Any, Any]:

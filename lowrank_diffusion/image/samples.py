@@ -30,7 +30,12 @@ class Samples:
         self.base, self.denoiser, self.scheduler, self.cfg, self.side = base, denoiser, scheduler, cfg, side
 
     def draw(
-        self, step: int, folder: Path, embedding: Callable[[str], Embedding], prompts: Sequence[str] = ()
+        self,
+        step: int,
+        folder: Path,
+        embedding: Callable[[str], Embedding],
+        prompts: Sequence[str] = (),
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> list[tuple[str, Path]]:
         """A picture of each of ``prompts``, or of the settings' own, in ``folder``: (prompt, path).
 
@@ -49,6 +54,7 @@ class Samples:
         # Its graphs go with it: between samples their memory is the training's.
         replay = Replay(self.denoiser)
         for number, prompt in enumerate(wanted):
+            progress(number, len(wanted))
             read = [_alone(embedding(text)) for text in (prompt, cfg.negative)]
             with replay.active():
                 (picture,) = draw(

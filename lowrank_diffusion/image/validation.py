@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,13 @@ class Denoises(Protocol):
         ...
 
 
-def denoising_loss(task: Denoises, examples: Sequence[Example], seed: int, timesteps: int = 8) -> float:
+def denoising_loss(
+    task: Denoises,
+    examples: Sequence[Example],
+    seed: int,
+    timesteps: int = 8,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> float:
     """Mean loss of ``examples`` at ``timesteps`` evenly spaced timesteps, noise fixed by (seed, index).
 
     Masks count; weights, of pictures as of timesteps, do not.
@@ -47,6 +53,7 @@ def denoising_loss(task: Denoises, examples: Sequence[Example], seed: int, times
         noised = plain.noised(batch.latents, batch.noise, batch.timesteps)
         predicted = task.predict(noised, batch)
         losses.append(plain.loss(predicted, batch.latents, batch.noise, batch.timesteps, batch.mask).mean())
+        progress(index + 1, len(examples))
     return float(torch.stack(losses).mean())
 
 

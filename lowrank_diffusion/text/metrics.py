@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,9 @@ def _same_json(one: Any, other: Any) -> bool:
 
 
 @torch.no_grad()
-def token_loss(model: Any, examples: Sequence[Encoded], pad: int, tokens: int) -> float:
+def token_loss(
+    model: Any, examples: Sequence[Encoded], pad: int, tokens: int, progress: Callable[[int], None] = lambda _done: None
+) -> float:
     """Mean cross entropy of all targets of ``examples``, in nats; its exponential is the perplexity.
 
     Args:
@@ -73,6 +75,7 @@ def token_loss(model: Any, examples: Sequence[Encoded], pad: int, tokens: int) -
         examples: At least one.
         pad: Number of the token that fills a batch.
         tokens: In a forward pass of training: a pass has at most as many, or :data:`TOKENS_AT_ONCE`, or one example.
+        progress: Hears how many examples are done.
     """
     total = count = 0.0
     left = sorted(examples, key=lambda example: len(example.ids), reverse=True)
@@ -83,6 +86,7 @@ def token_loss(model: Any, examples: Sequence[Encoded], pad: int, tokens: int) -
         ids, labels = packed.ids.to(model.device), packed.labels.to(model.device)
         total += float(sequence_losses(model, ids, labels).sum())
         count += packed.count
+        progress(len(examples) - len(left))
     return total / count
 
 
@@ -118,7 +122,13 @@ def answerable(rows: Sequence[Row]) -> list[Row]:
 
 
 @torch.no_grad()
-def answer(model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int) -> Answers:
+def answer(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    max_tokens: int,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Answers:
     """Greedy answers to the last question of every row.
 
     Args:
@@ -126,6 +136,7 @@ def answer(model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int) -> 
         tokenizer: With the chat template of training.
         rows: One or more :func:`answerable` ones.
         max_tokens: Longest answer.
+        progress: Hears how many rows are answered.
     """
     asked = [prompt(row.messages[:-1], tokenizer) for row in rows]
     texts: list[str] = [""] * len(rows)
@@ -135,6 +146,7 @@ def answer(model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int) -> 
         group = order[start : start + AT_ONCE]
         for index, ids in zip(group, _generated(model, tokenizer, [asked[i] for i in group], max_tokens), strict=True):
             texts[index], tokens = tokenizer.decode(ids, skip_special_tokens=True), tokens + len(ids)
+        progress(start + len(group))
     wanted = tuple(row.messages[-1].content for row in rows)
     return Answers(tuple(texts), wanted, tokens, time.perf_counter() - begin)
 

@@ -50,6 +50,21 @@ def studio(app: tuple[str, Path], browser: Browser, monkeypatch: pytest.MonkeyPa
     assert_quiet(home)
 
 
+def test_no_list_stays_open_behind_the_keyboard(studio: Studio):
+    page = ready(studio.open())
+    page.locator("#run-name").locator("input, textarea").first.focus()
+    passed = 0
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        on_list = bool(page.evaluate("document.activeElement.getAttribute('role') === 'combobox'"))
+        passed += on_list
+        expect(page.locator("[role=listbox]:visible")).to_have_count(0 if not on_list else 1)
+    assert passed >= 3
+    page.locator("#field-adapter-kind input").click()
+    page.get_by_role("option", name="lora", exact=True).click()
+    expect(page.locator("#field-adapter-kind input")).to_have_value("lora")
+
+
 def ready(page: Page) -> Page:
     """The page knows its draft; from here on it keeps what is typed."""
     page.locator("#start").wait_for()

@@ -35,7 +35,7 @@ def run(home: Path) -> Run:
 def test_the_panel_shows_state_progress_and_notes_as_text(run: Run) -> None:
     text = live.status_html(run, watching.status(run))
     for part in (
-        "my-cats",
+        "my cats",
         "stopped",
         "step 6 of 10",
         "0.50 s/step",

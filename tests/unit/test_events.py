@@ -15,6 +15,7 @@ import pytest
 
 from lowrank_diffusion import events
 from lowrank_diffusion.events import EventLog, Note, Record, Stepped, tail
+from lowrank_diffusion.status import Status
 
 TEXTS = ["plain", "Füchse 🦊 \u2028 'x' \"y\" \\ \n\r\t\x00", "not utf-8: \udcff.png", ""]
 
@@ -194,3 +195,33 @@ def test_a_log_of_many_megabytes_is_read_whole(path: Path):
     assert path.stat().st_size > 15_000_000
     records, offset = tail(path)
     assert len(records) == 60_001 and offset == path.stat().st_size
+
+
+def test_work_between_two_steps_is_named_and_the_run_still_trains():
+    status = Status()
+    for event in (
+        events.Stage("Loading the model", 0, 1),
+        events.Started(0, 10, "cpu", "float32", 1, "eager", ""),
+        events.Stage("Measuring before training", 12, 100),
+    ):
+        status.fold(events.Record(1.0, event))
+    assert (status.state, status.stage, status.stage_done, status.stage_total) == (
+        "training",
+        "Measuring before training",
+        12,
+        100,
+    )
+    status.fold(events.Record(2.0, events.Validated(0, 1.0)))
+    assert status.state == "training" and not status.stage
+    status.fold(events.Record(3.0, events.Stage("Sampling after step 5", 0, 2)))
+    status.fold(events.Record(4.0, events.Finished(10)))
+    assert status.state == "finished" and not status.stage
+
+
+def test_stages_are_told_a_few_times_a_second_and_at_their_end(path: Path):
+    stages = events.Stages(events.EventLog(path))
+    for done in range(1001):
+        stages("Measuring", done, 1000)
+    told = read(path)
+    assert told[0] == events.Stage("Measuring", 0, 1000) and told[-1] == events.Stage("Measuring", 1000, 1000)
+    assert len(told) < 100

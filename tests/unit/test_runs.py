@@ -65,21 +65,29 @@ def step(number: int, loss: float = 0.5, seconds: float = 2.0) -> events.Stepped
         ("2-cats", "2-cats"),
         ("1_2-x", "1_2-x"),
         ("café 猫", "caf"),
-        ("x" * 100, "x" * 60),
+        ("猫", "run"),
+        ("x" * 80, "x" * 60),
     ],
 )
 def test_a_name_becomes_a_directory_and_comes_back_as_the_title(tmp_path: Path, name: str, slug: str):
     first, second = runs.create(Config(), name, tmp_path), runs.create(Config(), name, tmp_path)
     for run in (first, second):
-        assert run.path.parent == tmp_path and run.title == slug and run.name.endswith(f"-{slug}")
+        assert run.path.parent == tmp_path and run.name.endswith(f"-{slug}")
+        assert run.title == name and run.stem == slug
         assert runs.find(run.name, tmp_path).path == run.path
-    assert runs.find(slug, tmp_path).path == second.path
+    assert runs.find(slug, tmp_path).path == runs.find(name, tmp_path).path == second.path
 
 
-@pytest.mark.parametrize("name", ["", " ", "...", "猫", "--"])
+@pytest.mark.parametrize("name", ["", " ", "...", "--"])
 def test_a_name_of_nothing_is_refused(tmp_path: Path, name: str):
     with pytest.raises(RunError, match="name: must hold a letter or a digit"):
         runs.create(Config(), name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path):
+    with pytest.raises(RunError, match="name: must have at most 80 characters, got 81"):
+        runs.create(Config(), "x" * 81, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
