@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import report
 from . import analysis, drawing
-from .experiments import EXPERIMENTS, Experiment, scoring_jobs, tuning_jobs
+from .design import Experiment, scoring_jobs, tuning_jobs
+from .experiments import EXPERIMENTS
+from .of_texts import Texts
 from .running import made
 
 
@@ -23,9 +26,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after that long")
     parser.add_argument("--report", action="store_true", help="only from the runs that are there")
     parser.add_argument("--runs-only", action="store_true", help="no report: it needs scipy and matplotlib")
+    parser.add_argument("--model", help="base of a text experiment: folder, .gguf file or hub id; else the embedded")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "evidence")
     options = parser.parse_args()
     experiment = EXPERIMENTS[options.name]
+    if options.model:
+        if not isinstance(experiment.data, Texts):
+            parser.error(f"{options.name} is of pictures; --model is for the experiments of texts")
+        experiment = replace(experiment, data=experiment.data.on(options.model))
     experiment = experiment.quick() if options.quick else experiment
     options.out.mkdir(parents=True, exist_ok=True)
     raw = options.out / f"{options.name}.jsonl"
@@ -60,12 +68,17 @@ def write(
     devices = sorted({run["device"] for run in scored})
     head = (
         f"# {name}\n\n{early}{experiment.question}\n\n"
-        f"Primary measure: mean denoising loss on the scoring pictures, % of the base's; paired difference from "
+        f"Primary measure: {experiment.data.loss}, % of the base's; paired difference from "
         f"{experiment.baseline}, 95 % t interval; lower is better. Margin of equivalence: {100 * experiment.margin} %. "
         f"Holm over all arms. {len(scored)} runs on {', '.join(devices)}; learning rates from {len(tuned)} runs on "
         "other seeds.\n\n"
         f"`python -m benchmarks.evidence {name}`\n\n![differences]({name}.svg)\n\n"
     )
+    if edge := analysis.at_edge(rates, experiment):
+        table += f"\n\nBest at an end of the grid of learning rates, so perhaps better outside: {', '.join(edge)}."
+    if experiment.also:
+        beside = report.markdown(analysis.others(scored, experiment))
+        table += f"\n\nMeasured beside it, nothing is decided by these:\n\n{beside}"
     (out / f"{name}.md").write_text(f"{head}{table}\n", encoding="utf-8")
     return table
 

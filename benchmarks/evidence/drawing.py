@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .experiments import Experiment
+from .design import Experiment
 
 
 def draw(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], experiment: Experiment, path: Path) -> None:

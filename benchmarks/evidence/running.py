@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .experiments import Job
+from .design import Job
 
 Run = dict[str, Any]
 
@@ -21,13 +21,16 @@ def made(raw: Path, jobs: Sequence[Job], workers: int, deadline: float) -> list[
 
     Args:
         raw: Lines of JSON, one a run, of any experiments.
-        jobs: The runs that are wanted.
+        jobs: The runs that are wanted, all on the same data.
         workers: Processes on the one device; 0 trains nothing.
         deadline: Of ``time.monotonic``; no run is started after it.
     """
     there = {run["key"]: run for run in _lines(raw)}
     missing = list({job.key: job for job in jobs if job.key not in there}.values())
     if missing and workers:
+        from .training import prepare
+
+        prepare(missing[0].data)
         # Each process has a model and a CUDA context of its own: spawned, and kept for all its runs.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(_train, job, workers, deadline) for job in missing]
