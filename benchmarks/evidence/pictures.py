@@ -73,9 +73,9 @@ class Measure:
         """The mean over validation pictures, and over scoring pictures."""
         losses: list[Tensor] = []
         for batch in self.batches:
-            noised = self.plain.noised(batch.latents, batch.noise, batch.timesteps, batch.mask)
+            noised = self.plain.noised(batch.latents, batch.noise, batch.timesteps)
             predicted = self.task.predict(noised, batch)
-            each = self.plain.loss(predicted, batch.latents, batch.noise, batch.timesteps)
+            each = self.plain.loss(predicted, batch.latents, batch.noise, batch.timesteps, batch.mask)
             losses.append(each.view(-1, TIMESTEPS).mean(1).double().cpu())
         every = torch.cat(losses)
         chosen = torch.tensor([index in self.validating for index in range(len(every))])
