@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lowrank_diffusion.errors import UserError
+
 from .. import report
 from . import analysis, drawing
 from .design import Experiment, scoring_jobs, tuning_jobs
@@ -19,6 +21,14 @@ from .running import made
 
 def main() -> None:
     """Train what is missing, analyse, write NAME.md, NAME.svg and NAME.jsonl."""
+    try:
+        run(parsed())
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+def parsed() -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(EXPERIMENTS))
     parser.add_argument("--quick", action="store_true", help="few short runs, to see that it works")
@@ -27,13 +37,18 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only from the runs that are there")
     parser.add_argument("--runs-only", action="store_true", help="no report: it needs scipy and matplotlib")
     parser.add_argument("--model", help="base of a text experiment: folder, .gguf file or hub id; else the embedded")
+    parser.add_argument("--wordnet", type=Path, help="folder of WordNet's database, for glosses (Debian: wordnet-base)")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "evidence")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """See :func:`main`. Raises UserError."""
     experiment = EXPERIMENTS[options.name]
-    if options.model:
-        if not isinstance(experiment.data, Texts):
-            parser.error(f"{options.name} is of pictures; --model is for the experiments of texts")
-        experiment = replace(experiment, data=experiment.data.on(options.model))
+    if isinstance(experiment.data, Texts):
+        experiment = replace(experiment, data=experiment.data.here(options.model, options.wordnet))
+    elif options.model or options.wordnet:
+        raise UserError(f"{options.name} is of pictures; --model and --wordnet are for experiments of texts.")
     experiment = experiment.quick() if options.quick else experiment
     options.out.mkdir(parents=True, exist_ok=True)
     raw = options.out / f"{options.name}.jsonl"

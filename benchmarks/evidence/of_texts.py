@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lowrank_diffusion.config import EMBEDDED, BaseModelConfig
@@ -46,11 +47,16 @@ class Texts:
     """What the base is called."""
     path: str = EMBEDDED
     """Where it is on this machine; no part of a run's key."""
+    wordnet: str = ""
+    """Where WordNet's database is, for ``glosses``; likewise."""
 
     @property
     def loss(self) -> str:
         """In words."""
-        rows = {"orders": "of the scoring orders", "facts": "of all facts, which are what is learnt"}[self.made]
+        rows = {
+            "orders": "of the scoring orders", "facts": "of all facts, which are what is learnt",
+            "glosses": "of the scoring definitions",
+        }[self.made]  # fmt: skip
         return f"mean negative log-likelihood of an answer's token {rows}"
 
     @property
@@ -65,9 +71,10 @@ class Texts:
             "model": self.model,
         }  # fmt: skip
 
-    def on(self, path: str) -> Texts:
-        """On another base. Raises ModelError."""
-        return replace(self, model=resolve(BaseModelConfig(path=path)).label, path=path)
+    def here(self, model: str | None = None, database: Path | None = None) -> Texts:
+        """With the base ``model``, or the embedded one, and WordNet's ``database``. Raises ModelError."""
+        label = resolve(BaseModelConfig(path=model)).label if model else EMBEDDED
+        return replace(self, model=label, path=model or EMBEDDED, wordnet=str(database or ""))
 
     def quick(self) -> Texts:
         """Few rows, adapters where every model has layers, and room for a row of which each letter is a token."""
@@ -78,6 +85,7 @@ MIDDLE = r"model\.layers\.(14|15)\..*_proj"
 """Two of SmolLM2's thirty: few parameters, so that there is more to learn than they hold at low ranks."""
 CODES = Texts("facts", 1000, layers=MIDDLE)
 ORDERS = Texts("orders", 400)
+GLOSSES = Texts("glosses", 5000, held_out=400)
 
 
 def _of_rank(rank: int, k: int, first: int, more: dict[str, Arm], **fields: Any) -> Experiment:
@@ -112,6 +120,14 @@ def _on_orders(rank: int, k: int, first: int, more: dict[str, Arm]) -> Experimen
     )  # fmt: skip
 
 
+def _on_glosses(rank: int, k: int, first: int, more: dict[str, Arm]) -> Experiment:
+    """5,000 definitions, about once; needs ``--wordnet``."""
+    return _of_rank(
+        rank, k, first, more, asked="learn to sort definitions into 45 classes", data=GLOSSES, margin=0.005,
+        measured=(25, 50, 100), grid=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), also=("exact",),
+    )  # fmt: skip
+
+
 MORE = {
     16: {
         "hybrid 8 + 8": Arm({"adapter.kind": "gralora", "adapter.rank": 8, "adapter.hybrid_rank": 8}),
@@ -128,6 +144,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         for name, made, offset in (("facts", _on_facts, 0), ("orders", _on_orders, 100))
         for rank, k, first in ((16, 2, 600), (128, 4, 620), (64, 4, 640), (8, 2, 660))
     },
+    **{f"text_gralora_glosses{rank}": _on_glosses(rank, k, first, {}) for rank, k, first in (
+        (16, 2, 820), (128, 4, 840),
+    )},
     "text_flat_overfit": Experiment(
         question="Fifty orders, learnt forty times over: does Flat-LoRA keep the loss on other orders lower than plain "
         "LoRA does, also with typing errors, on longer orders and in 4 bits, and do simpler remedies do as well?",

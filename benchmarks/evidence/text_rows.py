@@ -5,6 +5,8 @@ held-out ones, whose names and items are in no training row.
 
 ``facts`` are keys and codes that follow from nothing: what a model knows of them is in its adapter's weights. A code is
 six letters of 26, so learning one takes 28.2 bits.
+
+``glosses`` are WordNet's definitions, each with the name of its lexicographer file, from a folder on this machine.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -22,6 +25,7 @@ from lowrank_diffusion.text.encode import Encoded, encode_all
 from lowrank_diffusion.text.rows import Message, Row, read
 from scripts import make_orders
 
+from . import wordnet
 from .of_texts import Texts
 
 FOLDER = PROJECT / "assets" / "examples" / "llm-orders"
@@ -122,7 +126,7 @@ def _long_order(draw: random.Random) -> tuple[Message, ...]:
 
 def facts(data: Texts, seed: int, tokenizer: Tokenizer, length: int) -> Rows:
     """Facts, all of which are learnt and all of which score; a rate is chosen by other seeds' facts."""
-    examples = [_fact(*pair, tokenizer, length) for pair in pairs(data.rows, seed)]
+    examples = [completed(f"The code of {key} is", code, tokenizer, length) for key, code in pairs(data.rows, seed)]
     return Rows(examples, examples, examples, facts=len(examples))
 
 
@@ -134,13 +138,29 @@ def pairs(count: int, seed: int) -> list[tuple[str, str]]:
     return [(key, " ".join(draw.choices(LETTERS, k=CODE))) for key in draw.sample(every, count)]
 
 
-def _fact(key: str, code: str, tokenizer: Tokenizer, length: int) -> Encoded:
-    """A plain sentence, without a chat around it; only the code's tokens are targets."""
-    asked = list(tokenizer(f"The code of {key} is", add_special_tokens=False)["input_ids"])
-    ids = list(tokenizer(f"The code of {key} is {code}", add_special_tokens=False)["input_ids"])
-    assert ids[: len(asked)] == asked and len(ids) <= length, (key, code, length)
-    return Encoded(tuple(ids), (False,) * len(asked) + (True,) * (len(ids) - len(asked)))
+def completed(asked: str, answer: str, tokenizer: Tokenizer, length: int) -> Encoded:
+    """A plain sentence, without a chat around it; only the answer's tokens are targets. ``answer`` follows a space."""
+    before = list(tokenizer(asked, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(f"{asked} {answer}", add_special_tokens=False)["input_ids"])
+    assert ids[: len(before)] == before and len(ids) <= length, (asked, answer, length)
+    return Encoded(tuple(ids), (False,) * len(before) + (True,) * (len(ids) - len(before)))
 
 
-KINDS: dict[str, Callable[[Texts, int, Tokenizer, int], Rows]] = {"orders": orders, "facts": facts}
+def glosses(data: Texts, seed: int, tokenizer: Tokenizer, length: int) -> Rows:
+    """Definitions, and which of WordNet's 45 lexicographer files each is from; nobody's held-out ones are learnt."""
+    every = list(wordnet.definitions(Path(data.wordnet)))
+    random.Random("held out").shuffle(every)
+    held_out, left = every[: data.held_out], every[data.held_out :]
+    learnt = random.Random(f"rows {seed}").sample(left, data.rows)
+    count = round(VALIDATION * len(held_out))
+
+    def encoded(pairs: list[tuple[str, str]]) -> list[Encoded]:
+        return [completed(f"{gloss} =", name, tokenizer, length) for gloss, name in pairs]
+
+    return Rows(encoded(learnt), encoded(held_out[:count]), encoded(held_out[count:]))
+
+
+KINDS: dict[str, Callable[[Texts, int, Tokenizer, int], Rows]] = {
+    "orders": orders, "facts": facts, "glosses": glosses,
+}  # fmt: skip
 """By ``Texts.made``."""

@@ -8,6 +8,7 @@ import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from lowrank_diffusion.text.model import CAUSAL, Base, attention
 from lowrank_diffusion.text.packing import IGNORED, collate
 from trainers.llm import LanguageModel
 
+from . import wordnet
 from .design import Job
 from .of_texts import COMMON, Texts
 from .text_rows import BITS, KINDS, Rows
@@ -34,7 +36,9 @@ TOKENS = 4096
 
 
 def prepare(data: Texts) -> None:
-    """Convert a GGUF file once, not once in each process."""
+    """Convert a GGUF file once, not once in each process. Raises UserError: what is needed is not there."""
+    if data.made == "glosses":
+        wordnet.definitions(Path(data.wordnet))
     _loaded(data.path, "cpu", devices.dtype(COMMON["train.precision"], devices.pick("auto")))
     _loaded.cache_clear()
 
