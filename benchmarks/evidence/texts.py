@@ -31,7 +31,7 @@ from .of_texts import COMMON, Texts
 from .text_rows import BITS, KINDS, Rows
 from .training import trained
 
-TOKENS = 4096
+TOKENS = 8192
 """Measured in one forward pass."""
 
 
