@@ -21,8 +21,11 @@ from .running import made
 
 def main() -> None:
     """Train what is missing, analyse, write NAME.md, NAME.svg and NAME.jsonl."""
+    options = parsed()
+    deadline = time.monotonic() + options.seconds
     try:
-        run(parsed())
+        for name in options.names:
+            run(name, options, deadline)
     except UserError as error:
         raise SystemExit(str(error)) from None
 
@@ -30,7 +33,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=list(EXPERIMENTS))
+    parser.add_argument("names", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--quick", action="store_true", help="few short runs, to see that it works")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after that long")
@@ -42,20 +45,20 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace) -> None:
-    """See :func:`main`. Raises UserError."""
-    experiment = EXPERIMENTS[options.name]
+def run(name: str, options: argparse.Namespace, deadline: float) -> None:
+    """One experiment, see :func:`main`. Raises UserError."""
+    experiment = EXPERIMENTS[name]
     if isinstance(experiment.data, Texts):
         experiment = replace(experiment, data=experiment.data.here(options.model, options.wordnet))
     elif options.model or options.wordnet:
-        raise UserError(f"{options.name} is of pictures; --model and --wordnet are for experiments of texts.")
+        raise UserError(f"{name} is of pictures; --model and --wordnet are for experiments of texts.")
     experiment = experiment.quick() if options.quick else experiment
     options.out.mkdir(parents=True, exist_ok=True)
-    raw = options.out / f"{options.name}.jsonl"
-    deadline, workers = time.monotonic() + options.seconds, 0 if options.report else options.jobs
-    tuned = made(raw, list(tuning_jobs(options.name, experiment)), workers, deadline)
+    raw = options.out / f"{name}.jsonl"
+    workers = 0 if options.report else options.jobs
+    tuned = made(raw, list(tuning_jobs(name, experiment)), workers, deadline)
     rates = analysis.best_rates(tuned, experiment)
-    wanted = list(scoring_jobs(options.name, experiment, rates))
+    wanted = list(scoring_jobs(name, experiment, rates))
     scored = made(raw, wanted, workers, deadline)
     if options.runs_only:
         return
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         f"**Unfinished: {there} of {all_of} runs are there. This is a look at a part, before the planned number of "
         "seeds; nothing is concluded from it.**\n\n"
     )  # fmt: skip
-    print(write(options.name, experiment, tuned, scored, options.out, early))
+    print(write(name, experiment, tuned, scored, options.out, early))
 
 
 def write(
