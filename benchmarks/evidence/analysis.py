@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from .experiments import Experiment
+from .design import Experiment
 
 Run = dict[str, Any]
 
 
-def value(run: Run, experiment: Experiment, arm: str) -> float:
-    """An arm's primary measure of a run: scoring loss as a share of the base's."""
-    what, rows = experiment.arms[arm], run["measures"]
-    base, later = rows[0], rows[1:]
+def value(run: Run, experiment: Experiment, arm: str, measure: str = "scoring") -> float:
+    """An arm's measure of a run, at the strength and the checkpoint that the arm is measured at."""
+    what, later = experiment.arms[arm], run["measures"][1:]
     # A checkpoint is chosen among those that training leaves, not the base: who trains wants an adapter.
     row = min(later, key=lambda r: r["validation"]) if what.chosen else later[-1]
-    return row["scoring at 0.75" if what.scale != 1 else "scoring"] / base["scoring"]
+    return row[f"{measure} at 0.75" if what.scale != 1 else measure]
+
+
+def share(run: Run, experiment: Experiment, arm: str) -> float:
+    """The primary measure: the scoring loss in percent of the base's."""
+    return 100 * value(run, experiment, arm) / run["measures"][0]["scoring"]
+
+
+def at_edge(rates: dict[str, float], experiment: Experiment) -> list[str]:
+    """Arms whose best learning rate is the grid's lowest or highest, so that a better one may lie outside."""
+    ends = (min(experiment.grid), max(experiment.grid)) if experiment.grid else ()
+    return [arm for arm, rate in rates.items() if rate in ends]
 
 
 def best_rates(runs: Sequence[Run], experiment: Experiment) -> dict[str, float]:
@@ -35,14 +45,37 @@ def best_rates(runs: Sequence[Run], experiment: Experiment) -> dict[str, float]:
 
 def compare(runs: Sequence[Run], experiment: Experiment) -> list[dict[str, Any]]:
     """A row for each arm: its mean, and its paired difference from the baseline; percent of the base's loss."""
+    values = _by_seed(runs, experiment, share)
+    rows = [_row(arm, values[arm], values[experiment.baseline], experiment) for arm in experiment.arms]
+    _holm([row for row in rows if row["arm"] != experiment.baseline and row["pairs"] > 1])
+    return rows
+
+
+def others(runs: Sequence[Run], experiment: Experiment) -> list[dict[str, Any]]:
+    """A row for each of the other measures and each arm: base, mean, and paired difference, as they were measured."""
+    rows = []
+    for measure in experiment.also:
+        values = _by_seed(runs, experiment, lambda run, _, arm, name=measure: value(run, experiment, arm, name))
+        base = _mean([run["measures"][0][measure] for run in runs])
+        for arm in experiment.arms:
+            row = _row(arm, values[arm], values[experiment.baseline], experiment)
+            rows.append({
+                "measure": measure, "arm": arm, "base": base, "mean": row["mean %"],
+                **{name: row[name] for name in ("difference", "low", "high")},
+            })  # fmt: skip
+    return rows
+
+
+def _by_seed(
+    runs: Sequence[Run], experiment: Experiment, measured: Callable[[Run, Experiment, str], float]
+) -> dict[str, dict[int, float]]:
+    """What is measured of each arm, by seed."""
     values: dict[str, dict[int, float]] = {arm: {} for arm in experiment.arms}
     for run in (run for run in runs if run["seed"] in experiment.seeds):
         for arm, what in experiment.arms.items():
             if (what.like or arm) == run["arm"]:
-                values[arm][run["seed"]] = 100 * value(run, experiment, arm)
-    rows = [_row(arm, values[arm], values[experiment.baseline], experiment) for arm in experiment.arms]
-    _holm([row for row in rows if row["arm"] != experiment.baseline and row["pairs"] > 1])
-    return rows
+                values[arm][run["seed"]] = measured(run, experiment, arm)
+    return values
 
 
 def _row(arm: str, mine: dict[int, float], base: dict[int, float], experiment: Experiment) -> dict[str, Any]:

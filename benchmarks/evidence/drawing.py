@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .experiments import Experiment
+from .design import Experiment
 
 
 def draw(rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], experiment: Experiment, path: Path) -> None:
@@ -36,7 +36,7 @@ def _differences(axes: Any, rows: Sequence[dict[str, Any]], experiment: Experime
         axes.plot([row["low"], row["high"]], [place, place], color="C0", linewidth=2)
         axes.plot(row["difference"], place, "o", color="C0", markersize=5)
     axes.set_yticks(range(len(shown)), [row["arm"] for row in reversed(shown)])
-    axes.set_xlabel(f"held-out loss less that of {experiment.baseline}, % of the base's (left is better)")
+    axes.set_xlabel(f"loss less that of {experiment.baseline}, % of the base's (left is better)")
 
 
 def _curves(axes: Any, runs: Sequence[dict[str, Any]], experiment: Experiment) -> None:
@@ -50,5 +50,5 @@ def _curves(axes: Any, runs: Sequence[dict[str, Any]], experiment: Experiment) -
             steps, [statistics.mean(share) if share else float("nan") for share in shares], label=arm, linewidth=1
         )
     axes.set_xlabel("steps")
-    axes.set_ylabel("held-out loss, % of the base's")
+    axes.set_ylabel("loss, % of the base's")
     axes.legend(fontsize=7)

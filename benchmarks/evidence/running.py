@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .experiments import Job
+from .design import Job
 
 Run = dict[str, Any]
 
@@ -21,21 +22,28 @@ def made(raw: Path, jobs: Sequence[Job], workers: int, deadline: float) -> list[
 
     Args:
         raw: Lines of JSON, one a run, of any experiments.
-        jobs: The runs that are wanted.
+        jobs: The runs that are wanted, all on the same data.
         workers: Processes on the one device; 0 trains nothing.
         deadline: Of ``time.monotonic``; no run is started after it.
     """
     there = {run["key"]: run for run in _lines(raw)}
     missing = list({job.key: job for job in jobs if job.key not in there}.values())
     if missing and workers:
-        # Each process has a model and a CUDA context of its own: spawned, and kept for all its runs.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(_train, job, workers, deadline) for job in missing]
-            for run in filter(None, (done.result() for done in as_completed(waiting))):
-                there[run["key"]] = run
-                _keep(raw, run)
+        from .training import prepare
+
+        prepare(missing[0].data)
+        waiting = [_pool(workers).submit(_train, job, workers, deadline) for job in missing]
+        for run in filter(None, (done.result() for done in as_completed(waiting))):
+            there[run["key"]] = run
+            _keep(raw, run)
     # One run serves every arm and experiment that asks for the same.
     return [there[job.key] | {"arm": job.arm, "lr": job.lr} for job in jobs if job.key in there]
+
+
+@functools.cache
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Each process has a model and a CUDA context of its own: spawned, and kept for the runs of all experiments."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 def _keep(raw: Path, run: Run) -> None:

@@ -6,16 +6,20 @@ import dataclasses
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import report
 from benchmarks.evidence import analysis
-from benchmarks.evidence.experiments import EXPERIMENTS, Arm, Experiment, job, scoring_jobs, tuning_jobs
+from benchmarks.evidence.design import Arm, Experiment, job, scoring_jobs, tuning_jobs
+from benchmarks.evidence.experiments import EXPERIMENTS
+from benchmarks.evidence.of_pictures import Pictures
 from benchmarks.evidence.running import made
 
 ARMS = {"plain": Arm(), "better": Arm({"a": 1}), "same": Arm({"a": 2}), "noisy": Arm({"a": 3})}
-SHAPE = Experiment("?", "plain", ARMS, {}, 5, tuple(range(12)), 0.01, (10, 20), (1e-3, 2e-3), (50, 51))
+SHAPE = Experiment("?", "plain", ARMS, {}, Pictures(5), tuple(range(12)), 0.01, (10, 20), (1e-3, 2e-3), (50, 51))
 
 
 def runs(experiment: Experiment) -> list[dict[str, Any]]:
@@ -80,18 +84,40 @@ def test_declared_experiments_tune_and_score_on_different_seeds(name: str):
 
 
 def test_a_share_of_the_pictures_has_each_others_captions(tmp_path):
-    from benchmarks.evidence.training import _pictures
+    from benchmarks.evidence.pictures import _pictures
     from lowrank_diffusion.image.data import scan
 
     experiment = EXPERIMENTS["flat_misnamed"]
     sets = {}
     for share in (0.0, 0.2):
-        one = job("x", dataclasses.replace(experiment, misnamed=share), "LoRA", 400)
-        sets[share] = [picture.caption for picture in scan(_pictures(one, tmp_path / str(share)))]
+        data = Pictures(20, misnamed=share)
+        one = job("x", dataclasses.replace(experiment, data=data), "LoRA", 400)
+        sets[share] = [picture.caption for picture in scan(_pictures(one, data, tmp_path / str(share)))]
     assert sorted(sets[0.0]) == sorted(sets[0.2])
     assert sum(a != b for a, b in zip(sets[0.0], sets[0.2], strict=True)) == 4
 
 
 def test_the_key_of_a_run_is_what_it_was():
-    """Runs that were made are found again."""
     assert job("flat_overfit", EXPERIMENTS["flat_overfit"], "LoRA", 100).key == "c86839cc0d782fe6283b"
+
+
+@pytest.mark.parametrize("raw", sorted((report.RESULTS / "evidence").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_runs_that_were_made_are_all_found_again(raw: Path):
+    experiment = EXPERIMENTS[raw.stem]
+    wanted = list(tuning_jobs(raw.stem, experiment))
+    tuned = made(raw, wanted, workers=0, deadline=0)
+    assert len(tuned) == len(wanted)
+    wanted = list(scoring_jobs(raw.stem, experiment, analysis.best_rates(tuned, experiment)))
+    assert len(made(raw, wanted, workers=0, deadline=0)) == len(wanted)
+
+
+def test_other_measures_are_reported_as_they_are_and_an_end_of_the_grid_is_told():
+    shape = dataclasses.replace(SHAPE, arms={**ARMS, "weak": Arm(scale=0.75, like="plain")}, also=("bits",))
+    made_up = runs(SHAPE)
+    for run in made_up:
+        rows = run["measures"]
+        rows[0]["bits"], rows[2]["bits"], rows[2]["bits at 0.75"] = -1.0, 10.0 + run["seed"], 5.0
+    rows = {row["arm"]: row for row in analysis.others(made_up, shape)}
+    assert rows["plain"]["mean"] == 15.5 and rows["plain"]["base"] == -1 and rows["better"]["difference"] == 0
+    assert rows["weak"]["mean"] == 5 and rows["weak"]["high"] < 0
+    assert analysis.at_edge({"plain": 1e-3, "better": 1.5e-3, "same": 2e-3}, SHAPE) == ["plain", "same"]
