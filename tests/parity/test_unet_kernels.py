@@ -81,10 +81,11 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, device: str, bound: float)
     return found
 
 
-def unet() -> UNet2DConditionModel:
+def unet(width: int = 32) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 32), norm_num_groups=8, cross_attention_dim=32, attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        sample_size=8, block_out_channels=(width, width), norm_num_groups=8, cross_attention_dim=32,
+        attention_head_dim=2, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
 
 

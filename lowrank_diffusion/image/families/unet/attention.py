@@ -198,14 +198,16 @@ def use_short_keys(model: nn.Module, device: torch.device) -> None:
     if kernels.missing(device):
         return
     for module in model.modules():
-        if isinstance(module, Attention) and module.is_cross_attention and _plain(module):
+        if isinstance(module, Attention) and module.is_cross_attention and _fits(module) and is_plain(module):
             module.set_processor(ShortKeys())  # type: ignore[arg-type]
 
 
-def _plain(attn: Attention) -> bool:
+def _fits(attn: Attention) -> bool:
+    return attn.inner_dim // attn.heads in (16, 32, 64, 128)
+
+
+def is_plain(attn: Attention) -> bool:
+    """Whether an attention is nothing but its four projections and a softmax."""
     parts = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k)
     unusual = attn.norm_cross or attn.residual_connection or attn.rescale_output_factor != 1
-    dimension = attn.inner_dim // attn.heads
-    return type(attn.processor) is AttnProcessor2_0 and all(part is None for part in parts) and not unusual and (
-        dimension in (16, 32, 64, 128)
-    )  # fmt: skip
+    return type(attn.processor) is AttnProcessor2_0 and all(part is None for part in parts) and not unusual

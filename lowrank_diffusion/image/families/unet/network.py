@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ....config import LossConfig
 from ...loss import Objective, objective
 from .. import clip
-from . import attention, gated, norms
+from . import attention, flash, gated, norms
 from .checks import VAE
 
 CLASSES: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -49,6 +49,7 @@ class UNetNetwork:
     def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
         """Short attention, gates and norms as our own kernels compute them."""
         attention.use_short_keys(denoiser, device)
+        flash.use_flash(denoiser, device)
         gated.use_gates(denoiser, device)
         norms.use_float32_norms(denoiser)
 
