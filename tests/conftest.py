@@ -50,8 +50,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def converted_bases(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Language models converted by one test serve all: reading a GGUF file takes half a minute."""
-    shared = tmp_path_factory.getbasetemp() / "bases"
+    """Language models that one test converts serve those of all workers: reading a GGUF file takes half a minute."""
+    share_bases(home, tmp_path_factory)
+
+
+def share_bases(home: Path, folders: pytest.TempPathFactory) -> None:
+    """Let converted language models be kept where all tests find them."""
+    base = folders.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bases"
     shared.mkdir(exist_ok=True)
     (home / "cache").mkdir(exist_ok=True)
     (home / "cache" / "bases").symlink_to(shared)

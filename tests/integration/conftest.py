@@ -16,6 +16,7 @@ import torch
 from lowrank_diffusion import presets, runs, supervisor
 from lowrank_diffusion.paths import PROJECT
 from lowrank_diffusion.runs import Run
+from tests.conftest import share_bases
 
 TINY = {
     "data.instance": "assets/examples/subject-cat",
@@ -97,7 +98,9 @@ def python(code: str, *arguments: str) -> dict:
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of latents and embeddings for the whole session: they are the same in every test."""
-    return tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home")
+    share_bases(home, tmp_path_factory)
+    return home
 
 
 @pytest.fixture(autouse=True)
