@@ -22,6 +22,7 @@ from .image import items, kept, parameters, samplers, sheet
 from .image.adapter_files import SUFFIXES, is_folder
 from .image.request import LIMITS, AdapterChoice, DrawRequest, leave_out_quantisation, problems, violation
 from .paths import expanded
+from .processes import importing_libraries
 
 if TYPE_CHECKING:
     from .image.generate import Studio
@@ -66,7 +67,8 @@ def generate(options: argparse.Namespace) -> int:
     """Draw pictures with a base and adapters (language models answer with `ask`)."""
     requests = requests_of(options)
     leave_out_quantisation()
-    from .image.generate import Studio  # torch
+    with importing_libraries():
+        from .image.generate import Studio
 
     options.out.mkdir(parents=True, exist_ok=True)
     studio, stamp = Studio(), time.strftime("%Y%m%d-%H%M%S")
@@ -128,7 +130,8 @@ def draw_grid(plan: grids.Grid, out: Path, studio: Studio | None = None) -> Path
         UserError: something cannot be used; KeyboardInterrupt after Ctrl-C. What is done stays, with its picture.
     """
     leave_out_quantisation()
-    from .image.generate import Hooks, Studio  # torch
+    with importing_libraries():
+        from .image.generate import Hooks, Studio
 
     plan.write(out)
     try:

@@ -17,6 +17,7 @@ from .evaluations import Checkpoint, PictureRow, Pictures, figure
 from .image.data import Picture, open_picture, scan
 from .image.request import AdapterChoice, DrawRequest, leave_out_quantisation
 from .paths import expanded
+from .processes import importing_libraries
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,8 +64,9 @@ class Evaluation:
         Raises DrawCancelled where ``cancelled`` says so.
         """
         leave_out_quantisation()
-        from .image import encoder, metrics  # torch
-        from .image.generate import Hooks
+        with importing_libraries():
+            from .image import encoder, metrics
+            from .image.generate import Hooks
 
         resolved = encoder.find(self.encoder)
         if self.out:

@@ -15,6 +15,7 @@ from .config import BaseModelConfig, Config, ConfigError, Problem, choices
 from .errors import UserError
 from .evaluations import Checkpoint, TextRow, Texts, figure
 from .paths import expanded
+from .processes import importing_libraries
 from .text.request import LIMITS, Settings, violation
 from .text.rows import Message, read
 
@@ -129,8 +130,9 @@ def text_run(name: str) -> tuple[runs.Run, Config]:
 
 
 def _generator(base: BaseModelConfig, template: str, device_name: str, precision: str) -> TextGenerator:
-    from .text.generate import TextGenerator  # torch
-    from .text.model import Base
+    with importing_libraries():
+        from .text.generate import TextGenerator
+        from .text.model import Base
 
     device = devices.pick(device_name)
     return TextGenerator(Base.of(base, device, devices.dtype(precision, device)), template)

@@ -42,6 +42,11 @@ def problems(config: Config) -> list[Problem]:
     return problems
 
 
+def needs_bitsandbytes(config: Config) -> bool:
+    """Whether a run uses the package, which takes a second to import."""
+    return config.base.quantize == "nf4" or OPTIMIZERS[config.optimizer.name].package == "bitsandbytes"
+
+
 _CPU_HINT = "Set train.device=auto to use what there is (the embedded bases train on a CPU; large ones need a GPU)."
 
 

@@ -15,6 +15,7 @@ from .errors import UserError
 from .evaluations import Curve, Flatness, LayerSpectrum, Spectra, figure
 from .image import kept
 from .paths import expanded
+from .processes import importing_libraries
 from .run_files import Adapter
 from .runs import Run
 
@@ -42,9 +43,10 @@ class FlatnessPlan:
 
     def measure(self, progress: Progress = lambda done, total: None) -> Flatness:
         """The loss of the base and of each adapter, at the same draws. Raises UserError."""
-        from . import weight_noise  # torch
-
         progress(0, 0)
+        _import_libraries(self.chosen[0][0].task)
+        from . import weight_noise
+
         cfg, kinds = self.chosen[0][0].config(), {run.config().adapter.text_encoders for run, _ in self.chosen}
         if trained := sorted(kinds - {"none"}):  # captions then go through the text encoders for all of them
             cfg = cfg.model_copy(update={"adapter": cfg.adapter.model_copy(update={"text_encoders": trained[0]})})
@@ -73,6 +75,14 @@ class FlatnessPlan:
         from .image import validation
 
         return validation.Measured(*how)
+
+
+def _import_libraries(task: str) -> None:
+    with importing_libraries():
+        if task == "text":
+            from .text import measured  # noqa: F401
+        else:
+            from .image import validation  # noqa: F401
 
 
 def _title(run: Run, adapter: Adapter) -> str:
@@ -149,6 +159,7 @@ class SpectraPlan:
         return Spectra(command=self.command, made=time.time(), step=self.step, layers=layers)
 
     def _layers(self, progress: Progress) -> list[LayerSpectrum]:
+        _import_libraries("text" if self.text else "image")
         import torch
 
         cpu = torch.device("cpu")

@@ -18,11 +18,11 @@ from lowrank_diffusion.config import Config, ConfigError
 from lowrank_diffusion.errors import Hopeless, UserError, of_disk
 from lowrank_diffusion.events import EventLog
 from lowrank_diffusion.image import memory
+from lowrank_diffusion.image.request import leave_out_quantisation
+from lowrank_diffusion.processes import importing_libraries
 from lowrank_diffusion.runs import Run, all_runs
 
 if TYPE_CHECKING:
-    import torch
-
     from .task import Task
 
 
@@ -149,7 +149,12 @@ def _waits_longer(other: Run, run: Run, wanted: tuple[str, ...]) -> bool:
 
 def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     log.append(events.Stage("Starting", 0, 1))
-    from . import fast, loop, parallel  # torch and the models' libraries take seconds to import: only now
+    if cfg.task == "image" and not devices.needs_bitsandbytes(cfg):
+        leave_out_quantisation()
+    with importing_libraries():  # torch and the models' libraries take seconds: only now
+        from . import fast, loop, parallel
+
+        task_class = _task_class(cfg)
 
     device = devices.pick(cfg.train.device)
     if cfg.train.gpu and device.type != "cuda":
@@ -164,24 +169,22 @@ def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     devices.limit(device, cfg.train.memory)
     if not world.first:
         world.wait()  # until the first process has filled the caches
-    task = _task(run, cfg, device, dtype, log, stopping if world.first else None)
+    progress = events.Stages(log, stopping.check if world.first else lambda: None)
+    task = task_class(run, cfg, device, dtype, progress, log.append)
     if world.first:
         world.wait()
     loop.fit(run, cfg, task, fast.build(task, cfg, device, dtype, world), log, stopping)
 
 
-def _task(
-    run: Run, cfg: Config, device: torch.device, dtype: torch.dtype, log: EventLog, stopping: Stopping | None
-) -> Task:
+def _task_class(cfg: Config) -> Callable[..., Task]:
     """What ``task`` says; only its own libraries are loaded."""
-    progress = events.Stages(log, stopping.check if stopping else lambda: None)
     if cfg.task == "image":
         from .dreambooth import DreamBooth
 
-        return DreamBooth(run, cfg, device, dtype, progress, log.append)
+        return DreamBooth
     from .llm import LanguageModel
 
-    return LanguageModel(run, cfg, device, dtype, progress, log.append)
+    return LanguageModel
 
 
 def explain(error: Exception, run: Run) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lowrank_diffusion.image import items
 from lowrank_diffusion.image.items import Item
 from lowrank_diffusion.image.request import DrawCancelled, DrawRequest, leave_out_quantisation
+from lowrank_diffusion.processes import importing_libraries
 
 from .process import Cancelled, Finished, Partial
 
@@ -93,7 +94,8 @@ class ImageWorker:
 
     def _open(self) -> Studio:
         if self._studio is None:
-            from lowrank_diffusion.image.generate import Studio  # torch and diffusers: seconds
+            with importing_libraries():
+                from lowrank_diffusion.image.generate import Studio  # torch and diffusers: seconds
 
             self._studio = Studio()
         return self._studio

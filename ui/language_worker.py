@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowrank_diffusion.config import BaseModelConfig, TextConfig
 from lowrank_diffusion.errors import UserError
+from lowrank_diffusion.processes import importing_libraries
 from lowrank_diffusion.text import rows
 from lowrank_diffusion.text.request import AnswerLength, Settings
 from lowrank_diffusion.text.rows import Message, Row
@@ -147,7 +148,8 @@ class LanguageWorker:
         return Tokenised(tokens.counts(all_rows, encoded, job.text), tuple(page))
 
     def _loaded_tokenizer(self, base: BaseModelConfig, template: str) -> Any:
-        from lowrank_diffusion.text.model import Base  # torch and transformers: seconds
+        with importing_libraries():
+            from lowrank_diffusion.text.model import Base  # torch and transformers: seconds
 
         if self._tokenizer is None or self._tokenizer[0] != (base, template):
             loaded = Base.of(base, *_where()).tokenizer(template)
@@ -174,8 +176,9 @@ class LanguageWorker:
         return Answered(tuple(replies))
 
     def _loaded_generator(self, job: Chat) -> TextGenerator:
-        from lowrank_diffusion.text.generate import TextGenerator
-        from lowrank_diffusion.text.model import Base
+        with importing_libraries():
+            from lowrank_diffusion.text.generate import TextGenerator
+            from lowrank_diffusion.text.model import Base
 
         if self._generator is None or self._generator[0] != (job.base, job.template):
             if self._generator is not None:

@@ -120,7 +120,7 @@ class DrawCancelled(Exception):
 
 
 def leave_out_quantisation() -> None:
-    """For a process that only draws: keep diffusers from importing bitsandbytes, two seconds before the first picture.
+    """For a process without quantised weights: keep diffusers and PEFT from importing bitsandbytes, a second or two.
 
     To be called before diffusers is imported. A module that is None counts as not installed.
     """

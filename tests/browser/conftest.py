@@ -14,7 +14,23 @@ from lowrank_diffusion.paths import PROJECT
 from tests.app_process import chromium, running_app
 
 SCREENSHOTS = PROJECT / "build" / "screenshots"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--force-prefers-reduced-motion"]
+"""Without a GPU, what moves on a page costs as much as a training."""
+QUIET = """([quiet, most]) => new Promise((done) => {
+  const began = performance.now();
+  let last = began;
+  const seen = new MutationObserver(() => { last = performance.now(); });
+  seen.observe(document, { childList: true, subtree: true, attributes: true, characterData: true });
+  const look = () => {
+    const now = performance.now();
+    if (document.getAnimations().some((one) => one.playState === 'running')) last = now;
+    if (now - last < quiet && now - began < most) return void setTimeout(look, 50);
+    seen.disconnect();
+    done();
+  };
+  look();
+})"""
+"""Waits until nothing on the page has changed for so many milliseconds, or for so many at most."""
 
 expect.set_options(timeout=60_000)  # two cores train and draw meanwhile
 
@@ -30,13 +46,13 @@ class Studio:
     errors: list[str] = field(default_factory=list)
     leaving: bool = False
 
-    def open(self) -> Page:
+    def open(self, query: str = "") -> Page:
         """A new page on the app, watched."""
         page = self.window.new_page()
         page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._said)
-        page.goto(self.url)
+        page.goto(self.url + query)
         page.locator("#start").wait_for()
         return page
 
@@ -51,10 +67,15 @@ class Studio:
             self.errors.append(message.text)
 
 
+def settled(page: Page, quiet: int, most: int) -> None:
+    """See :data:`QUIET`. For what shows in nothing that could be expected, such as the end of a fade."""
+    page.evaluate(QUIET, [quiet, most])
+
+
 def shot(page: Page, name: str) -> None:
     """Keep a picture of the page for people to look at."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.wait_for_timeout(700)
+    settled(page, 150, 700)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 

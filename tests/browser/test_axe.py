@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from lowrank_diffusion import events, presets, run_queue, runs
 from tests.app_process import running_app
+from tests.browser.conftest import settled
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 TABS = ("Train", "Generate", "Language", "Runs")
@@ -79,7 +82,7 @@ def test_nothing_serious_on_any_tab(browser: Browser, app: str, theme: Any, scre
         page.goto(app)
         page.locator("#start").wait_for()
         page.get_by_role("button", name="Example: subject cat").click()
-        page.wait_for_timeout(2000)
+        expect(page.locator(".picture-card")).to_have_count(7)
         wrong: list[str] = []
         for tab in TABS:
             opened(page, tab)
@@ -96,13 +99,22 @@ def opened(page: Page, tab: str) -> None:
         page.locator(".overflow-menu > button").first.click()
         handle = page.locator(".overflow-dropdown button", has_text=tab).first
     handle.click()
-    page.wait_for_timeout(1500)
     if tab == "Runs":
-        for box in page.locator("input[data-tick]").all()[1:3]:
-            box.click()
-            page.wait_for_timeout(500)
+        compared(page)
         page.locator("table.runs tbody tr b").nth(1).click()
-        page.wait_for_timeout(1500)
+        expect(page.locator("#runs-head h3")).to_have_text(re.compile("one|two"))
+    settled(page, 500, 3000)
+
+
+def compared(page: Page) -> None:
+    """Two runs are ticked and their curves there. Opening the tab may be answered late, by a table without ticks."""
+    expect(page.locator("table.runs tbody tr")).to_have_count(3)
+    curves, end = page.locator("#compare-curve polyline.smooth"), time.monotonic() + 90
+    while curves.count() < 2:
+        assert time.monotonic() < end, "two runs are ticked and not compared"
+        for number in (1, 2):
+            page.locator("input[data-tick]").nth(number).set_checked(True)
+            settled(page, 500, 3000)
 
 
 def violations(page: Page) -> list[str]:

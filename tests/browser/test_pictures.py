@@ -15,6 +15,7 @@ from lowrank_diffusion.image import data
 from lowrank_diffusion.paths import EXAMPLES
 from lowrank_diffusion.runs import all_runs
 from tests.browser.conftest import Studio, shot
+from tests.browser.test_kept import kept
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -89,7 +90,7 @@ def test_pictures_are_got_into_shape_saved_and_trained(studio: Studio, tmp_path:
     expect(page.locator("#set-state")).to_contain_text("toys, version 1", timeout=QUIET_MS)
     text_of(page, "icon-05.png").fill("my own words")
     expect(page.locator("#set-state")).to_contain_text("changed since", timeout=QUIET_MS)
-    page.wait_for_timeout(2500)  # the draft is written
+    kept(studio, page, "my own words")
     studio.reload(page)
     expect(page.locator(".picture-card")).to_have_count(12, timeout=QUIET_MS)
     expect(text_of(page, "icon-05.png")).to_have_value("my own words")
@@ -276,10 +277,8 @@ def test_a_model_captions_the_cards(studio: Studio, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_it_looks_like(studio: Studio, tmp_path: Path, scheme: str) -> None:
-    page = studio.open()
+    page = studio.open(f"?__theme={scheme}")
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.goto(f"{studio.url}?__theme={scheme}")
-    page.locator("#start").wait_for()
     drop(page, [*icons(tmp_path / "in", 5), bordered(tmp_path)], 6)
     expect(card(page, "icon-01.png").locator(".facts")).to_have_text("200 x 300 → 128 x 128", timeout=QUIET_MS)
     expect(page.locator(".flag").first).to_be_visible(timeout=QUIET_MS)

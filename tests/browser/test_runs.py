@@ -21,6 +21,7 @@ DONE_MS = 180_000
 
 def made(name: str, **settings: Any) -> Run:
     values = {"validation.holdout": 3, "validation.every": 3, "train.steps": 9, "save.every": 3, "sample.every": 9}
+    values |= {"sample.steps": 2}
     values |= {key.replace("__", "."): value for key, value in settings.items()}
     return runs.create(presets.build(presets.find_preset("smoke").values, values), name)
 

@@ -1,7 +1,6 @@
 """What a person does with the app, done in a browser.
 
-The training has half the preset's steps. ``STUDIO_TEST_STEPS=160`` trains as a user would; 20 is enough for work on
-these tests.
+The training has a quarter of the preset's steps. ``STUDIO_TEST_STEPS=160`` trains as a user would.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def the_run() -> Run:
 
 
 def start(page: Page) -> None:
-    page.locator("#field-train-steps input").fill(os.environ.get("STUDIO_TEST_STEPS", "80"))
+    page.locator("#field-train-steps input").fill(os.environ.get("STUDIO_TEST_STEPS", "40"))
     page.locator("#start").click()
     expect(page.locator("#run-head .pill")).to_be_visible(timeout=90_000)
 
@@ -74,11 +73,11 @@ def test_upload_train_reload_generate_and_download(studio: Studio, tmp_path: Pat
     expect(page.locator("#samples img").first).to_be_visible(timeout=TRAINING_MS)
     shot(page, "2-training")
     studio.reload(page)
+    assert run.process() is not None, "reloading the page must not end the training"
+    before = run.status().step
     expect(page.locator(".picture-card")).to_have_count(20, timeout=90_000)
     assert [area.input_value() for area in page.locator(".picture-card textarea").all()] == captions
     expect(page.locator("#run-head h3")).to_have_text(run.title, timeout=90_000)
-    assert run.process() is not None, "reloading the page must not end the training"
-    before = run.status().step
     expect(page.locator("#run-head .pill.training, #run-head .pill.finished")).to_be_visible(timeout=90_000)
     shot(page, "3-reloaded")
     expect(page.locator("#run-head .pill.finished")).to_be_visible(timeout=TRAINING_MS)

@@ -16,6 +16,7 @@ import torch
 from lowrank_diffusion import presets, runs, supervisor
 from lowrank_diffusion.paths import PROJECT
 from lowrank_diffusion.runs import Run
+from tests.conftest import share_bases
 
 TINY = {
     "data.instance": "assets/examples/subject-cat",
@@ -83,7 +84,8 @@ def python(code: str, *arguments: str) -> dict:
     ours = ("PYTHONPATH", "DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY")  # our commands quieten libraries by these
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, *arguments],
+        # Collecting garbage at every 700 objects is a quarter of the time that importing the libraries takes.
+        [sys.executable, "-I", "-c", f"import gc; gc.set_threshold(100_000)\n{code}", *arguments],
         cwd="/",
         env=environment,
         capture_output=True,
@@ -97,7 +99,9 @@ def python(code: str, *arguments: str) -> dict:
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of latents and embeddings for the whole session: they are the same in every test."""
-    return tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home")
+    share_bases(home, tmp_path_factory)
+    return home
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -91,8 +92,22 @@ def test_too_many_or_too_long_prompts_are_refused(at_work: Run, prompts: list[st
         requests.sample_now(at_work, prompts)
 
 
-def test_again_and_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    one = train("one", tmp_path, train__steps=4, train__ema=0.5, optimizer__warmup=3)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOWRANK_HOME", str(shared_cache))
+        root = tmp_path_factory.mktemp("runs")
+        return train("one", root, train__steps=4, train__ema=0.5, optimizer__warmup=3)
+
+
+@pytest.fixture
+def one(trained: Run, tmp_path: Path) -> Run:
+    """A trained run of each test's own."""
+    shutil.copytree(trained.path, tmp_path / trained.name)
+    return Run(tmp_path / trained.name)
+
+
+def test_again_and_longer(one: Run, capsys: pytest.CaptureFixture[str]):
     # What the page does with pictures: they lie in the run.
     copied = repeat._copied(Path(one.config().data.instance), one.path / "data" / "instance")
     one.write_config(
@@ -115,8 +130,7 @@ def test_again_and_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert all(torch.equal(state[name], start[name]) for name in state)
 
 
-def test_a_longer_run_begins_with_what_the_files_of_the_first_hold(tmp_path: Path):
-    one = train("one", tmp_path, train__steps=4, train__ema=0.5)
+def test_a_longer_run_begins_with_what_the_files_of_the_first_hold(one: Run):
     same = repeat.longer(one, 1, {"optimizer.lr": 1e-30, "optimizer.weight_decay": 0.0})
     supervisor.start(same)
     assert wait(same).state == "finished"
@@ -124,8 +138,7 @@ def test_a_longer_run_begins_with_what_the_files_of_the_first_hold(tmp_path: Pat
     assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
 
 
-def test_another_adapter_than_the_start_has_is_refused_in_words(tmp_path: Path):
-    one = train("one", tmp_path, train__steps=2)
+def test_another_adapter_than_the_start_has_is_refused_in_words(one: Run):
     other = repeat.longer(one, 1, {"adapter.rank": 8})
     supervisor.start(other)
     status = wait(other)
