@@ -97,8 +97,8 @@ def trained(clock: Clock) -> Run:
             for what in (what for what, so in happened.items() if so and what not in seen):
                 seen.add(what)
                 clock.note(what)
-            if state.state not in ("starting", "waiting", "preparing", "training", "finished"):
-                raise RuntimeError(f"the run is {state.state}")
+            if state.state in ("failed", "stopped", "interrupted"):
+                raise RuntimeError(f"the run has {state.state}")
             if state.state == "finished":
                 return run
 

@@ -28,7 +28,7 @@ import psutil
 
 from lowrank_diffusion import presets, runs, supervisor
 from tests.app_process import running_app
-from ui.monitor import SLOW_POLL_SECONDS
+from ui import pace
 
 from . import report
 
@@ -108,9 +108,9 @@ async def poll(url: str, pages: int, seconds: float) -> list[float]:
                 if time.monotonic() >= end:
                     return taken
                 taken.append(await page.send(changed if number % TICKS_PER_CHANGE == 2 else looked))
-                await asyncio.sleep(max(0.0, SLOW_POLL_SECONDS - taken[-1]))
+                await asyncio.sleep(max(0.0, pace.ON_CPU - taken[-1]))
 
-        ticks = [tick(page, SLOW_POLL_SECONDS * number / pages) for number, page in enumerate(opened)]
+        ticks = [tick(page, pace.ON_CPU * number / pages) for number, page in enumerate(opened)]
         return [each for taken in await asyncio.gather(*ticks) for each in taken]
 
 

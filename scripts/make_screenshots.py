@@ -1,7 +1,7 @@
 """Take the pictures of the README from the real app: `python -m scripts.make_screenshots`, some minutes on two cores.
 
 The app runs in a home of its own, trains the example style, and is driven as a person would; what is seen is kept as
-docs/train.png, docs/runs.png, docs/generate.png, and docs/training.webp, a short animation of the training.
+docs/runs.png, docs/generate.png, and docs/training.webp, a short animation of the training.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ def trained(page: Page) -> None:
         frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         page.wait_for_timeout(4000)
     page.wait_for_timeout(5000)
-    page.screenshot(path=DOCS / "train.png")
     animate(frames, DOCS / "training.webp")
 
 

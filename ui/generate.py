@@ -10,7 +10,7 @@ from lowrank_diffusion.config import ConfigError
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.image import grid, items, parameters
 
-from . import canvas, draw_form, jobs, records, safe, watching
+from . import canvas, draw_form, jobs, pace, records, safe, watching
 from .engine import Engine
 from .form import message_html, problems_html
 from .jobs import Jobs
@@ -21,7 +21,6 @@ BUSY_NOTE = "A training is at work: drawing shares the machine with it, and both
 NO_PAIR_NOTE = "Side by side: no adapter is chosen, so there is only the base to draw."
 ASK_NOTE = "The prompt is empty, so the pictures will show anything. Press Draw again if that is meant."
 POLL_SECONDS = 1
-SLOW_POLL_SECONDS = 4
 """Where nothing is drawn."""
 
 
@@ -152,7 +151,7 @@ class GenerateTab:
         return {
             self.shown: name, self.page: page, self.displayed: tuple((key, hash(text)) for key, text in shown.items()),
             self.progress: shown["progress"], self.pictures: shown["pictures"], self.facts: shown["facts"],
-            self.strip: shown["strip"], self.timer: gr.Timer(POLL_SECONDS if at_work else SLOW_POLL_SECONDS),
+            self.strip: shown["strip"], self.timer: gr.Timer(POLL_SECONDS if at_work else pace.IDLE),
             self.cancel: gr.update(interactive=at_work is not None), self.go_on: gr.update(visible=on),
             self.zip: gr.update(visible=bool(name) and not at_work), self.zipped: gr.update(visible=False),
             self.delete: gr.update(visible=bool(name) and not at_work),

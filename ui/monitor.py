@@ -9,14 +9,10 @@ from lowrank_diffusion import run_queue, supervisor
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
-from . import curve, live, queue_bar, safe, steer, watching
+from . import curve, live, pace, queue_bar, safe, steer, watching
 from .form import message_html, prefix
 from .steer import Steering
 from .toolkit import gr
-
-POLL_SECONDS = 2
-SLOW_POLL_SECONDS = 4
-"""Where nothing happens, or on a CPU: a look costs the browser a quarter of a second of a core that training wants."""
 
 
 class Monitor:
@@ -41,7 +37,7 @@ class Monitor:
         self.curve = curve.chart(f"{ids}curve")
         self.samples = gr.HTML(elem_id=f"{ids}samples", apply_default_css=False)
         self.displayed = gr.State({})
-        self.timer = gr.Timer(POLL_SECONDS, active=task == "image")  # the tab that is in front at first
+        self.timer = gr.Timer(pace.AT_WORK, active=task == "image")  # the tab that is in front at first
 
     @property
     def outputs(self) -> list[Any]:
@@ -104,7 +100,7 @@ class Monitor:
             "samples": (name, len(status.samples)),
             "state": (name, status.state),
             "steer": (status.state, *Steering.possible(run, status).values()),
-            "pace": POLL_SECONDS if status.active and status.device != "cpu" else SLOW_POLL_SECONDS,
+            "pace": pace.of(status),
         }
         updates = {part: value() for key, (part, value) in views.items() if displayed.get(key) != now[key]}
         if tuple(displayed.get("steer", ())) != now["steer"]:

@@ -78,7 +78,7 @@ def serve(connection: Connection, cancel: Event, kind: type[Worker]) -> None:
     """Do jobs until the other end is gone."""
     without_hints()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the app, which then closes the connection
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # what it holds of the system is given back on the way out
+    signal.signal(signal.SIGTERM, _leave)
     worker = kind()
     worker.warm(connection.poll)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -86,6 +86,12 @@ def serve(connection: Connection, cancel: Event, kind: type[Worker]) -> None:
             job = connection.recv()
             connection.send(_answer(worker, job, connection.send, cancel.is_set))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way out
+
+
+def _leave(*_: object) -> None:
+    """What it holds of the system is given back on the way out, and a second signal changes nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
 
 
 def _answer(

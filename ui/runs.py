@@ -12,7 +12,7 @@ from lowrank_diffusion import about, files, repeat, run_queue
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run, Status
 
-from . import curve, live, plot, run_compare, run_folder, run_table, safe, watching
+from . import curve, live, pace, plot, run_compare, run_folder, run_table, safe, watching
 from .form import message_html
 from .measuring import Measuring
 from .run_table import AT_FIRST, View
@@ -29,7 +29,7 @@ class RunsTab:
         self.chosen = gr.State(None)
         self.displayed = gr.State(())
         self.view = gr.State(View())
-        self.timer = gr.Timer(2, active=False)
+        self.timer = gr.Timer(pace.AT_WORK, active=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=520, elem_classes=["sheet"]):
                 with gr.Row(elem_classes=["one-line"]):
@@ -97,7 +97,7 @@ class RunsTab:
             self.chosen, self.table, self.head, self.detail, self.confirm, self.question, self.use, self.zip,
             self.zipped, self.files, self.curve, self.samples, self.config, self.log, self.note, self.longer_row,
             self.title, self.tags, self.notes, *self.steering.outputs, *self.understand.changing,
-            *self.understand.fixed,
+            *self.understand.fixed, self.timer,
         ]  # fmt: skip
 
     def connect(self, demo: gr.Blocks, tab: gr.Tab) -> None:
@@ -189,7 +189,7 @@ class RunsTab:
         return self._details(safe.run(name))
 
     def follow(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Two seconds have passed: what changed since this page last looked."""
+        """It is time: what changed since this page last looked."""
         name, displayed, view = data[self.chosen], tuple(data[self.displayed]), data[self.view]
         try:
             run = safe.run(name) if name else None
@@ -197,10 +197,12 @@ class RunsTab:
             run = None
         status = watching.status(run) if run else Status()
         table = run_table.html_of(run.name if run else None, view)
-        now = (table, live.status_html(run, status) if run else "", tuple(Steering.possible(run, status).values()))
+        head = live.status_html(run, status) if run else ""
+        next_look = pace.of(status, run is not None and self.understand.busy(run))
+        now = (table, head, tuple(Steering.possible(run, status).values()), next_look)
         if now == displayed:
             return {self.displayed: gr.skip()}
-        return {self.table: table, self.displayed: now} | (
+        return {self.table: table, self.displayed: now, self.timer: gr.Timer(next_look)} | (
             self._details(run) if run and now[1:] != displayed[1:] else {}
         )
 
@@ -211,6 +213,7 @@ class RunsTab:
             self.steering.updates(run, status)
             | self.understand.updates(run)
             | {
+                self.timer: gr.Timer(pace.of(status, self.understand.busy(run))),
                 self.head: live.status_html(run, status),
                 self.detail: gr.update(visible=True),
                 self.use: gr.update(interactive=run.newest_adapter() is not None),

@@ -144,6 +144,8 @@ def serve(arguments: list[str] | None = None) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         _launch(options, auth)
         threading.Event().wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it is on its way out; make and a terminal send what they get once more
     gr.close_all(verbose=False)
     return 0
 

@@ -10,7 +10,7 @@ from lowrank_diffusion import evaluations
 from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.runs import Run
 
-from . import live, plot, safe, understood
+from . import live, pace, plot, safe, understood
 from .form import message_html
 from .measure_worker import Evaluate, Flatness, Spectra
 from .measuring import Live, Measuring
@@ -56,14 +56,19 @@ class Understand:
         return [self.encoder, self.beside]
 
     def connect(self, chosen: Any, timer: gr.Timer) -> None:
-        """Bind the events. ``chosen``: the state with the run's name."""
+        """Bind the events. ``chosen``: the state with the run's name; ``timer``: that of the tab."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         timer.tick(self.follow, {chosen, self.displayed}, [*self.changing, self.displayed], **quiet)
         self._chosen = chosen
         typed = {chosen, self.encoder, self.beside}
         for name, button in self.buttons.items():
-            button.click(lambda data, name=name: self.start(data, name), typed, self.changing, **quiet)
+            started = button.click(lambda data, name=name: self.start(data, name), typed, self.changing, **quiet)
+            started.then(lambda: gr.Timer(pace.AT_WORK), None, timer, **quiet)
         self.cancel.click(self.stop, {chosen}, self.changing, **quiet)
+
+    def busy(self, run: Run) -> bool:
+        """Whether something is being measured of it."""
+        return self.measuring.live(run) is not None
 
     def updates(self, run: Run) -> dict[Any, Any]:
         """What shows a run."""
@@ -84,7 +89,7 @@ class Understand:
         return {self.encoder: gr.update(visible=run.task == "image"), self.beside: gr.update(choices=others, value=[])}
 
     def follow(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        """Two seconds have passed: how far a job is, and what came of it."""
+        """It is time: how far a job is, and what came of it."""
         try:
             run = safe.run(data[self._chosen])
         except UserError:

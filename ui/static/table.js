@@ -1,13 +1,24 @@
 // A table whose rows are picked by click, Enter or Space, ticked by their boxes, and sorted by the names of its columns:
 // tells Python the row's or the column's name.
+let mine = null; // what was ticked by hand, until a table comes that knows of it: an older answer may come before
+const boxesOf = () => [...element.querySelectorAll('input[data-tick]')];
+new MutationObserver(() => {
+  if (!mine) return;
+  const differing = boxesOf().filter((box) => box.defaultChecked !== mine.has(box.dataset.tick));
+  for (const box of differing) box.checked = !box.defaultChecked;
+  if (!differing.length) mine = null;
+}).observe(element, { childList: true, subtree: true });
 function act(event) {
   const box = event.target.closest('input[data-tick]');
   const sort = event.target.closest('button[data-sort]');
   if (box) {
     // All boxes, not the one: a second click may come before the first is answered.
-    const boxes = [...element.querySelectorAll('input[data-tick]')];
-    const names = (some) => JSON.stringify(some.map((one) => one.dataset.tick));
-    if (event.type === 'click') trigger('ticked', { shown: names(boxes), ticked: names(boxes.filter((one) => one.checked)) });
+    const boxes = boxesOf().map((one) => [one.dataset.tick, one.checked]);
+    const names = (some) => JSON.stringify(some.map(([name]) => name));
+    const ticked = boxes.filter(([, checked]) => checked);
+    if (event.type !== 'click') return;
+    mine = new Set(ticked.map(([name]) => name));
+    trigger('ticked', { shown: names(boxes), ticked: names(ticked) });
     return;
   }
   if (sort) {
