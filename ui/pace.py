@@ -9,7 +9,7 @@ from . import watching
 AT_WORK = 2
 ON_CPU = 4
 """While training wants the cores that a look takes."""
-IDLE = 15
+IDLE = 20
 """What is then started elsewhere, by a command or another page, is seen that much later."""
 
 

@@ -24,6 +24,7 @@ from lowrank_diffusion.errors import UserError
 from lowrank_diffusion.paths import expanded
 
 from . import safe, watching
+from .first_script import FirstScript
 from .form import key_styles
 from .guard import Guard, Names
 from .studio import TITLE, Engines, build
@@ -156,17 +157,19 @@ def _launch(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     demo = build(engines)
     threading.Thread(target=keep_queue, args=(engines.release,), daemon=True).start()
     demo.queue(default_concurrency_limit=8)
-    demo._queue.sleep_when_free = 0.03  # Gradio's own 1 ms keeps a tenth of a core busy, day and night
+    # Gradio's own, 1 and 100 ms, keep a tenth of a core busy, day and night.
+    demo._queue.sleep_when_free, demo._queue.progress_update_sleep_when_free = 0.1, 1.0
     print(f"{TITLE} is at http://{options.host}:{options.port}  (Ctrl-C ends it; trainings go on)", flush=True)
     names = Names(options.host, [*options.host_name, *os.environ.get("LOWRANK_HOSTS", "").split(",")])
     guarding: dict[str, Any] = {"names": names, "uploads": uploads_folder(), "served": safe.served_folders()}
+    middleware = [Middleware(Guard, **guarding), Middleware(FirstScript, script=static_text("first.js"))]
     demo.launch(
         server_name=options.host,
         server_port=options.port,
         inbrowser=not options.no_browser,
         auth=checker(auth) if auth else None,
         root_path=options.root_path,
-        app_kwargs={"middleware": [Middleware(Guard, **guarding)], "routes": [HEALTH]},
+        app_kwargs={"middleware": middleware, "routes": [HEALTH]},
         state_session_capacity=PAGES_KEPT,
         allowed_paths=safe.served_folders(),
         max_file_size=LARGEST_UPLOAD,

@@ -50,6 +50,22 @@ def studio(app: tuple[str, Path], browser: Browser, monkeypatch: pytest.MonkeyPa
     assert_quiet(home)
 
 
+def test_a_page_that_waits_draws_no_frames(studio: Studio):
+    """A browser without anything to do takes nothing from the training."""
+    studio.window.add_init_script("""
+        const frame = window.requestAnimationFrame;
+        window.frames_drawn = 0;
+        window.requestAnimationFrame = (call) => { window.frames_drawn += 1; return frame.call(window, call); };
+    """)
+    page = ready(studio.open())
+    seconds: list[int] = []
+    while not seconds or (seconds[-1] and len(seconds) < 30):  # it may still be drawing what has just come
+        before = page.evaluate("window.frames_drawn")
+        page.wait_for_timeout(1000)
+        seconds.append(page.evaluate("window.frames_drawn") - before)
+    assert not seconds[-1], seconds
+
+
 def test_no_list_stays_open_behind_the_keyboard(studio: Studio):
     page = ready(studio.open())
     page.locator("#run-name").locator("input, textarea").first.focus()
