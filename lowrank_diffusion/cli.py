@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--detach", action="store_true", help="start it and return")
     train.add_argument("--queue", action="store_true", help="put it into the queue and return")
     train.add_argument("--prepare", action="store_true", help="only create it, to be started by a launcher of your own")
+    train.add_argument("--machines", type=int, default=1, metavar="N", help="with --prepare: share train.gpus among N")
+    train.add_argument("--address", default="", metavar="HOST[:PORT]", help="of the first of these machines")
     resume = add("resume", _resume)
     resume.add_argument("run")
     resume.add_argument("--detach", action="store_true", help="start it and return")
@@ -108,7 +110,10 @@ def _train(options: argparse.Namespace) -> int:
     terminal.tell(notes)
     print(f"run {run.path}", flush=True)
     if options.prepare:
-        print(f"Start it, from {PROJECT}, with: {shlex.join(supervisor.accelerate(run))}")
+        commands = supervisor.accelerate(run, options.address, options.machines)
+        for number, command in enumerate(commands, 1):
+            on = f" on machine {number}" if len(commands) > 1 else ""
+            print(f"Start it{on}, from {PROJECT}, with: {shlex.join(command)}")
         return terminal.DONE
     if options.queue:
         run_queue.submit(run)

@@ -86,11 +86,29 @@ def command(run: Run) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *trainer]
 
 
-def accelerate(run: Run) -> list[str]:
-    """The same through accelerate, for a person to type: it also knows machines that we do not."""
+def accelerate(run: Run, address: str = "", machines: int = 1) -> list[list[str]]:
+    """The same through accelerate, for a person to type on each machine: it also knows machines that we do not.
+
+    Args:
+        run: Its folder has the same path on all machines, as on a shared disk; its ``train.gpus`` are those of all.
+        address: HOST or HOST:PORT of the first machine, where the others find it.
+        machines: How many there are, with as many GPUs each.
+
+    Raises:
+        RunError: the GPUs are not as many on each, or there is no address.
+    """
     gpus = run.config().train.gpus
     how = [*(["--multi_gpu"] if gpus > 1 else []), "--num_processes", str(gpus)]
-    return [sys.executable, "-m", "accelerate.commands.launch", *how, "-m", "trainers", str(run.path)]
+    host, _, port = address.partition(":")
+    if gpus % machines or (machines > 1 and not (host and (port or "1").isdecimal())):
+        raise RunError(
+            f"--machines: {machines} machines need a number of train.gpus that they can share evenly, got {gpus}, and "
+            f"--address HOST or HOST:PORT of the first, got {address!r}."
+        )
+    where = ["--num_machines", str(machines), "--main_process_ip", host, "--main_process_port", port or "29500"]
+    ranks = [[*where, "--machine_rank", str(rank)] for rank in range(machines)] if machines > 1 else [[]]
+    launch, trainer = [sys.executable, "-m", "accelerate.commands.launch", *how], ["-m", "trainers", str(run.path)]
+    return [[*launch, *rank, *trainer] for rank in ranks]
 
 
 def stop(run: Run, kill_after: float | None = None) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from lowrank_diffusion import supervisor
 from lowrank_diffusion.paths import PROJECT
-from lowrank_diffusion.runs import Run
+from lowrank_diffusion.runs import Run, RunError
+from tests.app_process import free_port
 
 from .conftest import make_run, train, wait, wait_for_step
 
@@ -33,7 +34,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
 def accelerated(run: Run) -> subprocess.Popen[bytes]:
     """Start it as a person does after --prepare; accelerate takes the number of GPUs for what it is told."""
     with run.log_path.open("ab") as log:
-        return subprocess.Popen(supervisor.accelerate(run), cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
+        (command,) = supervisor.accelerate(run)
+        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
 
 
 def tensors(run: Run) -> dict[str, torch.Tensor]:
@@ -70,6 +72,33 @@ def test_stopped_and_killed_it_still_ends_the_same(pair: Run, tmp_path: Path):
     assert wait(run, ("finished", "failed")).state == "finished"
     assert run.status().losses == pair.status().losses
     assert all(torch.equal(value, tensors(pair)[name]) for name, value in tensors(run).items())
+
+
+def test_two_machines_do_what_one_does(pair: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two launches that find each other by an address, here of this machine; stopped and gone on with on the way."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    run = make_run("same", tmp_path, **SETTINGS)
+    for stops in (True, False):
+        address = f"127.0.0.1:{free_port()}"
+        logs = [(tmp_path / f"machine-{number}.txt").open("ab") for number in range(2)]
+        launches = [
+            subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
+            for command, log in zip(supervisor.accelerate(run, address, 2), logs, strict=True)
+        ]
+        if stops:
+            wait_for_step(run, 2)
+            supervisor.stop(run)
+        ends = [launch.wait(120) for launch in launches]
+        assert ends == [0, 0], [(tmp_path / f"machine-{number}.txt").read_text() for number in range(2)]
+    assert run.status().state == "finished" and run.status().losses == pair.status().losses
+    assert all(torch.equal(value, tensors(pair)[name]) for name, value in tensors(run).items())
+
+
+@pytest.mark.parametrize(("address", "machines"), [("", 2), ("here:port", 2), ("here", 3)])
+def test_machines_that_cannot_share_the_gpus_are_refused(tmp_path: Path, address: str, machines: int):
+    run = make_run("same", tmp_path, **SETTINGS)
+    with pytest.raises(RunError, match="--machines"):
+        supervisor.accelerate(run, address, machines)
 
 
 def test_another_number_of_processes_is_refused_unless_asked_for(pair: Run, tmp_path: Path):
