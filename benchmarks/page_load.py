@@ -168,7 +168,7 @@ def taken_in_turns(run: runs.Run, url: str, options: argparse.Namespace) -> Iter
 
 def _train(home: Path) -> runs.Run:
     values = presets.find_preset("emoji-style").values
-    config = presets.build(values, {"train.steps": 100_000, "sample.every": 0, "save.every": 0})
+    config = presets.build(values, {"train.steps": 100_000, "sample.prompts": (), "save.every": 100_000})
     run = runs.create(config, "polled", home / "runs")
     supervisor.start(run)
     while run.status().step < 5:
