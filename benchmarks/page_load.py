@@ -4,8 +4,8 @@
 
 The app is started in a home of its own. A load is what a browser asks for: the page, its configuration, and every event
 that opening it sets off, under a session of its own. While the example style trains on the same machine, the pages poll
-as the Train tab does, and of each page a person changes a setting every 20 s; measured is the time from asking to the
-answer. Turns with pages and turns without follow each other: how many steps less are made with them? All of it, the
+as the Train tab does, and of each page a person changes a setting once a minute; measured is the time from asking to
+the answer. Turns with pages and turns without follow each other: how many steps less are made with them? All of it, the
 pages' side too, runs on this machine; browsers are elsewhere as a rule. Memory is the resident size of the app.
 """
 
@@ -18,7 +18,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,9 @@ from ui import pace
 from . import report
 
 API = "/gradio_api"
-TICKS_PER_CHANGE = 5
+SECONDS_PER_CHANGE = 60
+SETTLED = 60
+"""Seconds until the app knows how many pages there are."""
 
 
 class Page:
@@ -45,6 +46,9 @@ class Page:
         self.client, self.config = client, config
         self.session = f"page{next(self.numbers)}"
         self.values = {part["id"]: part.get("props", {}).get("value") for part in config["components"]}
+        self.timers = {part["id"] for part in config["components"] if part["type"] == "timer"}
+        self.pace = float(pace.ON_CPU)
+        """Seconds from look to look, as the app says."""
 
     @classmethod
     async def open(cls, client: httpx.AsyncClient) -> Page:
@@ -76,7 +80,11 @@ class Page:
         answer = await self.client.post(f"{API}/run/predict", json=body)  # as the page asks what is not queued
         if answer.status_code != 200:
             raise RuntimeError(f"event {event['id']} failed: {answer.text[:500]}")
-        return time.perf_counter() - begin
+        taken = time.perf_counter() - begin
+        for number, update in zip(event["outputs"], answer.json()["data"], strict=True):
+            if number in self.timers and isinstance(update, dict) and isinstance(update.get("value"), int):
+                self.pace = update["value"]
+        return taken
 
 
 async def load(url: str, process: psutil.Process, loads: int) -> list[tuple[int, float]]:
@@ -94,24 +102,25 @@ async def load(url: str, process: psutil.Process, loads: int) -> list[tuple[int,
     return taken
 
 
-async def poll(url: str, pages: int, seconds: float) -> list[float]:
+async def poll(opened: list[Page], seconds: float) -> list[float]:
     """How long every event of every page took."""
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
-        opened = [await Page.open(client) for _ in range(pages)]
-        end = time.monotonic() + seconds
+    end = time.monotonic() + seconds
 
-        async def tick(page: Page, first: float) -> list[float]:
-            taken = []
-            looked, changed = page.events("tick")[0], page.setting()
-            await asyncio.sleep(first)
-            for number in itertools.count():
-                if time.monotonic() >= end:
-                    return taken
-                taken.append(await page.send(changed if number % TICKS_PER_CHANGE == 2 else looked))
-                await asyncio.sleep(max(0.0, pace.ON_CPU - taken[-1]))
+    async def tick(page: Page, first: float) -> list[float]:
+        taken = []
+        looked, changed = page.events("tick")[0], page.setting()
+        edit = time.monotonic() + first * SECONDS_PER_CHANGE / page.pace
+        await asyncio.sleep(first)
+        while time.monotonic() < end:
+            taken.append(await page.send(looked))
+            if time.monotonic() > edit:
+                taken.append(await page.send(changed))
+                edit += SECONDS_PER_CHANGE
+            await asyncio.sleep(min(page.pace, max(0.0, end - time.monotonic())))
+        return taken
 
-        ticks = [tick(page, pace.ON_CPU * number / pages) for number, page in enumerate(opened)]
-        return [each for taken in await asyncio.gather(*ticks) for each in taken]
+    ticks = [tick(page, page.pace * number / len(opened)) for number, page in enumerate(opened)]
+    return [each for taken in await asyncio.gather(*ticks) for each in taken]
 
 
 def main() -> None:
@@ -129,7 +138,7 @@ def main() -> None:
             process = next(p for p in psutil.Process().children() if "app.py" in p.cmdline())
             memory = asyncio.run(load(url, process, options.loads))
             run = _train(Path(home))
-            turns = list(taken_in_turns(run, url, options))
+            turns = asyncio.run(taken_in_turns(run, url, options))
             trained = run.status().state == "training"
             supervisor.stop(run, kill_after=0)
     times = [each for turn in turns for each in turn.times]
@@ -157,13 +166,18 @@ class Turn:
     times: list[float]
 
 
-def taken_in_turns(run: runs.Run, url: str, options: argparse.Namespace) -> Iterator[Turn]:
-    """Without pages and with them, again and again."""
-    for number in range(2 * options.turns):
-        before, begin = run.status().step, time.perf_counter()
-        times = asyncio.run(poll(url, options.pages if number % 2 else 0, options.seconds))
-        time.sleep(max(0.0, options.seconds - (time.perf_counter() - begin)))
-        yield Turn((run.status().step - before) / (time.perf_counter() - begin), times)
+async def taken_in_turns(run: runs.Run, url: str, options: argparse.Namespace) -> list[Turn]:
+    """Without pages and with them, again and again; they are opened before."""
+    turns = []
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+        opened = [await Page.open(client) for _ in range(options.pages)]
+        await poll(opened, SETTLED)
+        for number in range(2 * options.turns):
+            before, begin = run.status().step, time.perf_counter()
+            times = await poll(opened if number % 2 else [], options.seconds)
+            await asyncio.sleep(max(0.0, options.seconds - (time.perf_counter() - begin)))
+            turns.append(Turn((run.status().step - before) / (time.perf_counter() - begin), times))
+    return turns
 
 
 def _train(home: Path) -> runs.Run:
