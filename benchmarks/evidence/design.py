@@ -29,6 +29,10 @@ class Data(Protocol):
         """What tells its runs from those on other data, by names of their own; part of a run's key."""
         ...
 
+    def tuning(self) -> Self:
+        """The same, measured by no more than a learning rate is chosen by."""
+        ...
+
     def quick(self) -> Self:
         """The same, small."""
         ...
@@ -68,6 +72,8 @@ class Experiment:
     """Learning rates of which each arm takes its best, by the validation loss, on the tuning seeds."""
     tuning: tuple[int, ...] = ()
     """Seeds for that; not used again."""
+    beyond: bool = False
+    """Whether the question is of more than the margin, so that the verdict says whether the whole interval is."""
     also: tuple[str, ...] = ()
     """Other measures that are reported, as they are, beside the primary one; nothing is decided by them."""
 
@@ -121,11 +127,14 @@ def job(name: str, experiment: Experiment, arm: str, seed: int, lr: float | None
     settings = {**experiment.data.settings, **experiment.settings, **chosen.settings}
     settings |= {"train.steps": experiment.measured[-1], "seed": seed}
     settings |= {"optimizer.lr": lr} if lr else {}
-    return Job(name, arm, seed, lr, settings, chosen.strength, experiment.measured, experiment.data)
+    return Job(
+        name, arm, seed, lr, settings, chosen.strength, experiment.measured, experiment.data
+    )  # fmt: skip
 
 
 def tuning_jobs(name: str, experiment: Experiment) -> Iterator[Job]:
     """The runs that find each arm's learning rate."""
+    experiment = replace(experiment, data=experiment.data.tuning())
     for arm in (arm for arm, what in experiment.arms.items() if not what.like):
         for lr in experiment.grid:
             for seed in experiment.tuning:

@@ -5,4 +5,6 @@ from __future__ import annotations
 from . import of_pictures, of_texts
 from .design import Experiment
 
-EXPERIMENTS: dict[str, Experiment] = {**of_pictures.EXPERIMENTS, **of_texts.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {
+    **of_pictures.EXPERIMENTS, **of_texts.EXPERIMENTS,
+}  # fmt: skip
