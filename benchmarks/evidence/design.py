@@ -8,6 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
+AUTO = "auto"
+"""The course of sigma that :class:`.candidates.AutoSigma` is."""
+BY_WIDTH = "k by width"
+"""The candidate that :func:`.candidates.cut_by_width` is."""
+
 
 class Data(Protocol):
     """What the runs of an experiment learn and are measured on: a dataclass."""
@@ -44,7 +49,10 @@ class Arm:
 
     settings: dict[str, Any] = field(default_factory=dict)
     strength: str = "cosine"
-    """Course of Flat-LoRA's sigma: the paper's half cosine from 0 up, constant, or the cosine downwards."""
+    """Course of Flat-LoRA's sigma: the paper's half cosine from 0 up, constant, the cosine downwards, or auto, chosen
+    during the run (:class:`.candidates.AutoSigma`)."""
+    candidate: str = ""
+    """A way of training that the project does not have: a name of :data:`.candidates.STEPS`."""
     scale: float = 1.0
     """Strength of the adapter when it is measured."""
     chosen: bool = False
@@ -103,11 +111,13 @@ class Job:
     strength: str
     measured: tuple[int, ...]
     data: Data
+    candidate: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """All that the run's result depends on."""
+        """All that the run's result depends on; a candidate only where there is one, so that old keys stay."""
+        candidate = {"candidate": self.candidate} if self.candidate else {}
         return {
-            "seed": self.seed, "lr": self.lr, "strength": self.strength, "measured": self.measured,
+            "seed": self.seed, "lr": self.lr, "strength": self.strength, "measured": self.measured, **candidate,
             **self.data.facts(), "settings": self.settings,
         }  # fmt: skip
 
@@ -128,7 +138,7 @@ def job(name: str, experiment: Experiment, arm: str, seed: int, lr: float | None
     settings |= {"train.steps": experiment.measured[-1], "seed": seed}
     settings |= {"optimizer.lr": lr} if lr else {}
     return Job(
-        name, arm, seed, lr, settings, chosen.strength, experiment.measured, experiment.data
+        name, arm, seed, lr, settings, chosen.strength, experiment.measured, experiment.data, chosen.candidate
     )  # fmt: skip
 
 

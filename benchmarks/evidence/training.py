@@ -15,11 +15,11 @@ from torch import nn
 from lowrank_diffusion import adapters, devices, plan
 from lowrank_diffusion.config import Config
 from trainers import fast
-from trainers.fast import FastStep
 from trainers.step import Diverged, Step
 from trainers.task import Task
 
-from .design import Data, Job
+from . import candidates
+from .design import AUTO, BY_WIDTH, Data, Job
 
 
 class Measure(Protocol):
@@ -41,7 +41,8 @@ COURSES = {
     "constant": lambda sigma, _step, _steps: sigma,
     "falling": lambda sigma, step, steps: 0.5 * sigma * (1 + math.cos(math.pi * step / steps)),
 }
-"""Flat-LoRA's strength at a step; ``cosine`` is lowrank_diffusion.flat.sigma_at."""
+"""Flat-LoRA's strength at a step; ``cosine`` is lowrank_diffusion.flat.sigma_at. Beside them there is
+:class:`.candidates.AutoSigma`."""
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -62,8 +63,11 @@ def _module(data: Data) -> Any:
 
 def trained(task: Task, cfg: Config, job: Job, dtype: torch.dtype, measure: Measure) -> list[dict[str, float]]:
     """Train ``task``, captured where CUDA can, and measure it after the measured steps; the base's under step 0."""
-    state = _state(task, cfg, dtype)
-    fast.sigma_at = COURSES[job.strength]  # type: ignore[assignment]
+    if job.candidate == BY_WIDTH:
+        candidates.cut_by_width(task, cfg.seed)
+    state = _state(task, cfg, dtype, job.candidate)
+    auto = candidates.AutoSigma(state) if job.strength == AUTO else None
+    fast.sigma_at = auto or COURSES[job.strength]  # type: ignore[assignment]
     with state.evaluating(), state.autocast(), adapters.disabled(state.task.model):
         base = measure() | measure.beside()
     rows, losses = [{"step": 0, **base}], list[float]()
@@ -72,19 +76,23 @@ def trained(task: Task, cfg: Config, job: Job, dtype: torch.dtype, measure: Meas
             losses += [result.loss for result in state.advance(step)]
             if step + 1 in job.measured:
                 losses += [result.loss for result in state.drain()]
-                rows.append(_measured(state, measure, step + 1, losses[-50:]))
+                row = _measured(state, measure, step + 1, losses[-50:])
+                rows.append(row | ({"sigma": auto.sigma} if auto else {}))
     except Diverged:
         names = [*base, *map(weaker, base)]
         rows.append({"step": job.measured[-1], **dict.fromkeys(names, float("inf"))})
+    finally:
+        fast.sigma_at = COURSES["cosine"]  # what was there may hold the whole run's memory
     return rows
 
 
-def _state(task: Task, cfg: Config, dtype: torch.dtype) -> Step:
+def _state(task: Task, cfg: Config, dtype: torch.dtype, candidate: str) -> Step:
     device = devices.pick(cfg.train.device)
     if cfg.adapter.dropout:  # draws masks, which only PEFT's own layers do
+        assert not candidate, "no candidate runs eager steps"
         return Step(task, cfg, device, dtype)
     how = plan.forced(cfg, "captured" if device.type == "cuda" else "compiled")
-    return FastStep(task, cfg, device, dtype, how)
+    return candidates.STEPS[candidate](task, cfg, device, dtype, how)
 
 
 def weaker(name: str) -> str:
