@@ -189,7 +189,7 @@ def cut_by_width(task: Task, seed: int) -> None:
 STEPS: dict[str, Callable[..., FastStep]] = {
     "": FastStep,
     BY_WIDTH: FastStep,
-    **{f"ascent {rho}": functools.partial(Ascent, rho=rho) for rho in (0.05, 0.2)},
+    **{f"ascent {rho}": functools.partial(Ascent, rho=rho) for rho in (0.2, 0.5)},
     "half of the layers": HalfOfLayers,
 }
 """How the steps of every candidate run, by its name; without one, as the trainer's do."""

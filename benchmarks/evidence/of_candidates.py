@@ -69,8 +69,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             "flat 1.0 constant": flat(1.0, "constant"),
             "flat auto": flat(0.3, AUTO),
             "flat 0.6 constant, half of the layers": replace(flat(0.6, "constant"), candidate="half of the layers"),
-            "ascent 0.05": Arm(candidate="ascent 0.05"),
             "ascent 0.2": Arm(candidate="ascent 0.2"),
+            "ascent 0.5": Arm(candidate="ascent 0.5"),
         }),
         settings={
             "adapter.kind": "lora", "adapter.rank": 8, "flat.sigma": 0.0, "optimizer.lr": 1e-3,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.evidence import candidates
+from benchmarks.evidence import analysis, candidates
+from benchmarks.evidence.__main__ import write
 from benchmarks.evidence.candidates import Ascent, AutoSigma, HalfOfLayers
-from benchmarks.evidence.design import BY_WIDTH, job
+from benchmarks.evidence.design import BY_WIDTH, Job, job, scoring_jobs, tuning_jobs
 from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.of_pictures import OUTSIDE, Pictures
 from benchmarks.evidence.training import COURSES
@@ -197,6 +200,27 @@ def test_arms_are_known_and_judged_alike(name: str):
     assert len({one.key for one in jobs.values()}) == len(jobs)
     flat_ones = [one for one in jobs.values() if one.strength != "cosine" or one.candidate == "half of the layers"]
     assert all(one.settings["flat.sigma"] > 0 for one in flat_ones)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_report_has_what_is_out_of_domain_at_the_chosen_checkpoint(name: str, tmp_path: Path):
+    experiment = dataclasses.replace(EXPERIMENTS[name], seeds=(1, 2, 3), tuning=(4,))
+
+    def run(one: Job) -> dict[str, Any]:
+        rows = []
+        for number, step in enumerate((0, *experiment.measured)):
+            validation = 0.2 if number == 2 else 0.3  # the second checkpoint is the best
+            loss = validation + 0.001 * one.seed * (number == 2)
+            own = {measure: loss / 2 for measure in OUTSIDE}
+            rows.append({"step": step, "validation": validation, "scoring": loss, **own})
+        return {"arm": one.arm, "seed": one.seed, "lr": one.lr, "measures": rows, "device": "none"}
+
+    tuned = [run(one) for one in tuning_jobs(name, experiment)]
+    rates = analysis.best_rates(tuned, experiment)
+    text = write(name, experiment, tuned, [run(one) for one in scoring_jobs(name, experiment, rates)], tmp_path)
+    assert all(f"| {measure} | LoRA | 0.15 | 0.101 |" in text for measure in OUTSIDE)
+    assert set(rates) == ({arm for arm, what in experiment.arms.items() if not what.like} if experiment.grid else set())
+    assert (tmp_path / f"{name}.svg").is_file()
 
 
 def test_a_candidate_is_another_run_and_nothing_else_has_another_key():
