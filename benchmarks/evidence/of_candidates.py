@@ -86,5 +86,6 @@ EXPERIMENTS: dict[str, Experiment] = {
 """Primary measure: mean denoising loss on the scoring pictures at the chosen checkpoint, as a share of the base's;
 decided as in :mod:`.of_pictures`. The recipe reaches its goal only where its whole interval lies beyond the
 margin. In flat_candidates one rate serves all arms, so it has none that changes the size of a step; those are in
-recipe, where each has its own. On one H200 with 15 processes about 420 s and 370 s, from 6 ms a step and 0.1 s of
-each process for a measure at one strength, of which one outside takes five or six."""
+recipe, where each has its own. On one H200 with 15 processes about 400 s each (288 and 108 runs), by what runs of the
+same length took there: 15 s of 160 steps, of which 0.1 s are one measure; one out of domain is six, and its pictures
+take some 4 s to make."""
