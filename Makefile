@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 ALONE := tests/integration/test_resume.py
 
-.PHONY: run test check lint bench lock clean
+.PHONY: run test check lint lock clean
 
 run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
@@ -26,9 +26,6 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-
-bench: $(VENV)/.run  ## does a trained style carry over to objects outside the set?
-	$(BIN)/python -m benchmarks.heldout_style $(ARGS)
 
 # A virtual environment whose own tools are there, on Debian and Ubuntu too, where python3-venv is a package of its own.
 $(BIN)/python:

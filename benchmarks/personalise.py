@@ -37,7 +37,7 @@ from lowrank_diffusion.paths import EMBEDDED_ENCODER
 from recipes.embedded_base.measure import Eye
 
 from . import report
-from .heldout_style import HELD_OUT
+from .evidence.held_out import HELD_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECT = ROOT / "assets" / "examples" / "subject-cat"

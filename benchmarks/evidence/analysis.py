@@ -7,17 +7,23 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .design import Experiment
+from .design import Arm, Experiment
 
 Run = dict[str, Any]
 
 
 def value(run: Run, experiment: Experiment, arm: str, measure: str = "scoring") -> float:
     """An arm's measure of a run, at the strength and the checkpoint that the arm is measured at."""
-    what, later = experiment.arms[arm], run["measures"][1:]
-    # A checkpoint is chosen among those that training leaves, not the base: who trains wants an adapter.
-    row = min(later, key=lambda r: r["validation"]) if what.chosen else later[-1]
-    return row[f"{measure} at 0.75" if what.scale != 1 else measure]
+    what = experiment.arms[arm]
+    return measured_at(run, what)[f"{measure} at 0.75" if what.scale != 1 else measure]
+
+
+def measured_at(run: Run, arm: Arm) -> dict[str, float]:
+    """The measures of the checkpoint that an arm is judged by."""
+    if not arm.chosen:
+        return run["measures"][-1]
+    # Chosen among those that training leaves, not the base: who trains wants an adapter.
+    return min(run["measures"][1:], key=lambda row: row["validation"])
 
 
 def share(run: Run, experiment: Experiment, arm: str) -> float:
@@ -32,12 +38,12 @@ def at_edge(rates: dict[str, float], experiment: Experiment) -> list[str]:
 
 
 def best_rates(runs: Sequence[Run], experiment: Experiment) -> dict[str, float]:
-    """Each arm's learning rate with the lowest mean validation loss over the tuning seeds."""
+    """Each arm's learning rate with the lowest mean validation loss over the tuning seeds, where the arm is judged."""
     found: dict[str, float] = {}
-    for arm in experiment.arms:
+    for arm, what in experiment.arms.items():
         by_rate: dict[float, list[float]] = {}
         for run in (run for run in runs if run["arm"] == arm and run["lr"] is not None):
-            by_rate.setdefault(run["lr"], []).append(run["measures"][-1]["validation"])
+            by_rate.setdefault(run["lr"], []).append(measured_at(run, what)["validation"])
         if by_rate:
             found[arm] = min(by_rate, key=lambda rate: statistics.mean(by_rate[rate]))
     return found
@@ -47,7 +53,7 @@ def compare(runs: Sequence[Run], experiment: Experiment) -> list[dict[str, Any]]
     """A row for each arm: its mean, and its paired difference from the baseline; percent of the base's loss."""
     values = _by_seed(runs, experiment, share)
     rows = [_row(arm, values[arm], values[experiment.baseline], experiment) for arm in experiment.arms]
-    _holm([row for row in rows if row["arm"] != experiment.baseline and row["pairs"] > 1])
+    _holm([row for row in rows if row["arm"] != experiment.baseline and row["pairs"] > 1], experiment)
     return rows
 
 
@@ -100,7 +106,7 @@ def _row(arm: str, mine: dict[int, float], base: dict[int, float], experiment: E
     return row
 
 
-def _holm(rows: list[dict[str, Any]]) -> None:
+def _holm(rows: list[dict[str, Any]], experiment: Experiment) -> None:
     """Holm's step-down correction of the t tests, and what may be said at 5 %."""
     tested = sorted((row for row in rows if math.isfinite(row["t p"])), key=lambda row: row["t p"])
     highest = 0.0
@@ -112,6 +118,9 @@ def _holm(rows: list[dict[str, Any]]) -> None:
             row["verdict"] = "no difference" if row["equivalence p"] < 0.05 else "undecided"
         if row["verdict"] in ("better", "worse") and row["equivalence p"] < 0.05:
             row["verdict"] += ", by less than the margin"
+        elif row["verdict"] in ("better", "worse") and experiment.beyond:
+            whole = min(abs(row["low"]), abs(row["high"])) > 100 * experiment.margin
+            row["verdict"] += ", by more than the margin" if whole else ", not surely by the margin"
 
 
 def _mean(values: list[float]) -> float:

@@ -8,6 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
+AUTO = "auto"
+"""The course of sigma that :class:`.candidates.AutoSigma` is."""
+BY_WIDTH = "k by width"
+"""The candidate that :func:`.candidates.cut_by_width` is."""
+
 
 class Data(Protocol):
     """What the runs of an experiment learn and are measured on: a dataclass."""
@@ -29,6 +34,10 @@ class Data(Protocol):
         """What tells its runs from those on other data, by names of their own; part of a run's key."""
         ...
 
+    def tuning(self) -> Self:
+        """The same, measured by no more than a learning rate is chosen by."""
+        ...
+
     def quick(self) -> Self:
         """The same, small."""
         ...
@@ -40,7 +49,10 @@ class Arm:
 
     settings: dict[str, Any] = field(default_factory=dict)
     strength: str = "cosine"
-    """Course of Flat-LoRA's sigma: the paper's half cosine from 0 up, constant, or the cosine downwards."""
+    """Course of Flat-LoRA's sigma: the paper's half cosine from 0 up, constant, the cosine downwards, or auto, chosen
+    during the run (:class:`.candidates.AutoSigma`)."""
+    candidate: str = ""
+    """A way of training that the project does not have: a name of :data:`.candidates.STEPS`."""
     scale: float = 1.0
     """Strength of the adapter when it is measured."""
     chosen: bool = False
@@ -68,6 +80,8 @@ class Experiment:
     """Learning rates of which each arm takes its best, by the validation loss, on the tuning seeds."""
     tuning: tuple[int, ...] = ()
     """Seeds for that; not used again."""
+    beyond: bool = False
+    """Whether the question is of more than the margin, so that the verdict says whether the whole interval is."""
     also: tuple[str, ...] = ()
     """Other measures that are reported, as they are, beside the primary one; nothing is decided by them."""
 
@@ -97,11 +111,13 @@ class Job:
     strength: str
     measured: tuple[int, ...]
     data: Data
+    candidate: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """All that the run's result depends on."""
+        """All that the run's result depends on; a candidate only where there is one, so that old keys stay."""
+        candidate = {"candidate": self.candidate} if self.candidate else {}
         return {
-            "seed": self.seed, "lr": self.lr, "strength": self.strength, "measured": self.measured,
+            "seed": self.seed, "lr": self.lr, "strength": self.strength, "measured": self.measured, **candidate,
             **self.data.facts(), "settings": self.settings,
         }  # fmt: skip
 
@@ -121,11 +137,14 @@ def job(name: str, experiment: Experiment, arm: str, seed: int, lr: float | None
     settings = {**experiment.data.settings, **experiment.settings, **chosen.settings}
     settings |= {"train.steps": experiment.measured[-1], "seed": seed}
     settings |= {"optimizer.lr": lr} if lr else {}
-    return Job(name, arm, seed, lr, settings, chosen.strength, experiment.measured, experiment.data)
+    return Job(
+        name, arm, seed, lr, settings, chosen.strength, experiment.measured, experiment.data, chosen.candidate
+    )  # fmt: skip
 
 
 def tuning_jobs(name: str, experiment: Experiment) -> Iterator[Job]:
     """The runs that find each arm's learning rate."""
+    experiment = replace(experiment, data=experiment.data.tuning())
     for arm in (arm for arm, what in experiment.arms.items() if not what.like):
         for lr in experiment.grid:
             for seed in experiment.tuning:

@@ -74,6 +74,10 @@ class Texts:
         label = resolve(BaseModelConfig(path=model)).label if model else EMBEDDED
         return replace(self, model=label, path=model or EMBEDDED, wordnet=str(database or ""))
 
+    def tuning(self) -> Texts:
+        """Without what is further away."""
+        return replace(self, outside=False)
+
     def quick(self) -> Texts:
         """Few rows, and room for one of which each letter is a token."""
         return replace(self, rows=min(self.rows, 30), held_out=10, length=512)

@@ -6,8 +6,7 @@ import copy
 import functools
 import gc
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from lowrank_diffusion import adapters, devices, presets
 from lowrank_diffusion.config import BaseModelConfig, Config
-from lowrank_diffusion.plan import NF4_BLOCK
-from lowrank_diffusion.quantize import NF4_LEVELS
 from lowrank_diffusion.text.batches import Batches
 from lowrank_diffusion.text.encode import Encoded, pad_id
 from lowrank_diffusion.text.model import CAUSAL, Base, attention
 from lowrank_diffusion.text.packing import IGNORED, collate
 from trainers.llm import LanguageModel
 
-from . import wordnet
+from . import four_bits, wordnet
 from .design import Job
 from .of_texts import COMMON, Texts
 from .text_rows import BITS, KINDS, Rows
@@ -84,8 +81,8 @@ class Measure:
     what is known of all of them, and "bits a parameter", the same of each that is trained.
     """
 
-    def __init__(self, task: Task, rows: Rows, four_bits: bool):
-        self.task, self.rows, self.four_bits = task, rows, four_bits
+    def __init__(self, task: Task, rows: Rows, in_four_bits: bool):
+        self.task, self.rows, self.in_four_bits = task, rows, in_four_bits
         self.parameters = sum(p.numel() for p in adapters.trainable(task.model).values())
 
     def __call__(self) -> dict[str, float]:
@@ -95,13 +92,17 @@ class Measure:
         found |= {name: self._mean(rows) for name, rows in self.rows.outside.items()}
         same = self.rows.validation is self.rows.scoring
         found["validation"] = found["scoring"] if same else self._mean(self.rows.validation)
-        if self.four_bits:
-            with in_four_bits(self.task.layers), adapters.disabled(self.task.model):
+        if self.in_four_bits:
+            with four_bits.merged(self.task.layers), adapters.disabled(self.task.model):
                 found["4 bits"] = self._mean(self.rows.scoring)
         if self.rows.facts:
             found["bits"] = self.rows.facts * BITS - float(losses.sum()) / math.log(2)
             found["bits a parameter"] = found["bits"] / self.parameters
         return found
+
+    def beside(self) -> dict[str, float]:
+        """Nothing: all is measured at both strengths."""
+        return {}
 
     def _mean(self, examples: Sequence[Encoded]) -> float:
         return float(self._of(examples)[0].mean())
@@ -129,31 +130,3 @@ class Measure:
             missed[learn] = said.argmax(dim=1) != wanted
             right.append(~missed.any(dim=1).cpu())
         return torch.cat(losses), torch.cat(right)
-
-
-@contextmanager
-def in_four_bits(layers: Sequence[adapters.AdaptedLayer]) -> Iterator[None]:
-    """Inside, the frozen weights are what NF4 keeps of the merged ones; the adapters must be disabled for that."""
-    with torch.no_grad():
-        kept = [layer.base_weight().clone() for layer in layers]
-        try:
-            for layer, weight in zip(layers, kept, strict=True):
-                pair = layer.factors()
-                layer.base.weight.copy_(nf4_rounded(weight.float() + pair.b.float() @ pair.a.float()))
-            yield
-        finally:
-            for layer, weight in zip(layers, kept, strict=True):
-                layer.base.weight.copy_(weight)
-
-
-def nf4_rounded(weight: Tensor) -> Tensor:
-    """A weight (m, n), m n a multiple of 64, as :class:`lowrank_diffusion.quantize.QuantizedLinear` gives it back.
-
-    In plain torch, for machines without bitsandbytes. Float32 in and out; arXiv 2305.14314.
-    """
-    levels = torch.tensor(NF4_LEVELS, device=weight.device)
-    blocks = weight.reshape(-1, NF4_BLOCK)
-    scales = blocks.abs().amax(dim=1, keepdim=True)
-    between = (levels[1:] + levels[:-1]) / 2
-    codes = torch.bucketize(blocks / scales.clamp_min(torch.finfo(torch.float32).tiny), between)
-    return (levels[codes] * scales).reshape(weight.shape)

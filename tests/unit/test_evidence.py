@@ -50,6 +50,16 @@ def test_what_is_concluded():
     assert better["Holm p"] == pytest.approx(3 * better["t p"])  # the smallest of three
 
 
+@pytest.mark.parametrize(
+    ("margin", "said"), [(0.03, "better, by more than the margin"), (0.0495, "better, not surely by the margin"),
+    (0.08, "better, by less than the margin")],
+)  # fmt: skip
+def test_a_question_of_more_than_the_margin_is_answered_by_the_whole_interval(margin: float, said: str):
+    shape = dataclasses.replace(SHAPE, margin=margin, beyond=True)
+    rows = {row["arm"]: row["verdict"] for row in analysis.compare(runs(shape), shape)}
+    assert rows["better"] == said and rows["same"] == "no difference"
+
+
 def test_a_checkpoint_is_chosen_by_validation_and_a_weaker_adapter_is_another_arm():
     arms = {"plain": Arm(), "chosen": Arm(chosen=True, like="plain"), "weak": Arm(scale=0.75, like="plain")}
     rows = {row["arm"]: row for row in analysis.compare(runs(SHAPE), dataclasses.replace(SHAPE, arms=arms))}
@@ -63,6 +73,12 @@ def test_each_arm_takes_its_best_rate_of_the_tuning_seeds():
         for seed in SHAPE.tuning for lr, loss in ((1e-3, 0.5), (2e-3, 0.4))
     ]  # fmt: skip
     assert analysis.best_rates(tuned, SHAPE) == {"plain": 2e-3}
+    for run in tuned:  # the lower rate is better at its best checkpoint
+        run["measures"] = [{"validation": 0.0}, {"validation": run["lr"]}, *run["measures"]]
+    chosen = dataclasses.replace(SHAPE, arms={"plain": Arm(chosen=True)})
+    assert analysis.best_rates(tuned, SHAPE) == {"plain": 2e-3} and analysis.best_rates(tuned, chosen) == {
+        "plain": 1e-3
+    }
 
 
 def test_runs_that_are_there_are_not_made_again_and_a_cut_line_is_not_one(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.evidence import text_rows, texts, training, wordnet
+from benchmarks.evidence import four_bits, text_rows, texts, training, wordnet
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.design import Experiment, job
 from benchmarks.evidence.experiments import EXPERIMENTS
@@ -84,7 +84,7 @@ def test_four_bits_in_plain_torch_are_those_of_the_project():
     layer = nn.Linear(192, 32, bias=False)
     layer.weight.data[3, :64] = 0  # a block without any
     expected = QuantizedLinear(layer, "nf4", torch.device("cpu")).dequantized()
-    assert torch.allclose(texts.nf4_rounded(layer.weight.detach()), expected, rtol=0, atol=1e-7)
+    assert torch.allclose(four_bits.nf4_rounded(layer.weight.detach()), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_what_is_measured_is_the_trainers_own_loss_and_what_greedy_decoding_says
     rows = text_rows.orders(one.data, 900, tokenizer, 512)
     cfg = presets.build({}, one.settings | {"base.path": str(tiny_language)})
     task = texts.Task(cfg, torch.device("cpu"), copy.deepcopy(model), tokenizer, rows.learnt)
-    found = texts.Measure(task, rows, four_bits=True)()
+    found = texts.Measure(task, rows, in_four_bits=True)()
     assert found["scoring"] == pytest.approx(metrics.token_loss(task.model, rows.scoring, task.pad, 1024), rel=1e-5)
     assert found["longer"] == pytest.approx(metrics.token_loss(task.model, rows.outside["longer"], task.pad, 1024))
     assert found["4 bits"] != found["scoring"] and found["exact"] == 0
