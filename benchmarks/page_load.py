@@ -144,6 +144,7 @@ def main() -> None:
     times = [each for turn in turns for each in turn.times]
     slower = [100 * (1 - busy.speed / alone.speed) for alone, busy in itertools.pairwise(turns) if busy.times]
     mean, half = statistics.mean(slower), 2.0 * statistics.stdev(slower) / len(slower) ** 0.5
+    print("steps a second, without pages and with them in turns:", *(f"{turn.speed:.2f}" for turn in turns))
     rows = [
         {"what": f"MB more after {options.loads} page loads", "figure": f"{memory[-1][1] - memory[0][1]:.0f}"},
         {"what": f"seconds of an event, median of {len(times)}", "figure": f"{statistics.median(times):.3f}"},
