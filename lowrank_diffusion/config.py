@@ -101,7 +101,7 @@ class FlatConfig(Section):
 
     sigma: float = option(
         0.0, "Perturbation relative to each row's norm at the end of the run; 0 turns it off. Its authors took 0.05 "
-        "for language models, 0.1 for SDXL; here it mattered from 0.3 on, in runs that overfit (docs/evidence.md).",
+        "for language models, 0.1 for pictures; here it mattered from 0.3 on, in runs that overfit (docs/evidence.md).",
         ge=0, le=1,
     )  # fmt: skip
     keep: bool = option(

@@ -175,6 +175,7 @@ def _train(run: Run, cfg: Config, log: EventLog, stopping: Stopping) -> None:
     if world.first:
         world.wait()
     loop.fit(run, cfg, task, fast.build(task, cfg, device, dtype, world), log, stopping)
+    world.leave()
 
 
 def _task_class(cfg: Config) -> Callable[..., Task]:

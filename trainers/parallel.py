@@ -64,6 +64,12 @@ class World:
         if self.size > 1:
             dist.barrier(group=self.control)
 
+    def leave(self) -> None:
+        """Part when all are done: one that is gone early makes the others abort, or their launchers wait."""
+        self.wait()
+        if self.size > 1 and dist.get_backend() == "gloo":  # captured graphs hold NCCL's until the process ends
+            dist.destroy_process_group()
+
 
 ALONE = World()
 

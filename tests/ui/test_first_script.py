@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ def answered(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(FirstScript(app, "one()")({"type": "http", "method": method, "path": "/"}, receive, send))
+    asked = FirstScript(app, "one()")({"type": "http", "method": method, "path": "/"}, receive, send)
+    with ThreadPoolExecutor(1) as thread:  # browser tests of the same process have a loop of their own
+        thread.submit(asyncio.run, asked).result()  # type: ignore[arg-type]
     return dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent[1:])
 
 
