@@ -106,11 +106,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     """Start a run and show its progress."""
+    if (options.machines != 1 or options.address) and not options.prepare:
+        raise UserError("--machines and --address: belong to --prepare, which prints a command for each machine.")
     run, notes = api.prepare(options.preset, presets.parse_overrides(options.settings), options.name)
+    try:
+        commands = supervisor.accelerate(run, options.address, options.machines)
+    except runs.RunError:
+        shutil.rmtree(run.path)  # nothing was asked for that could be started
+        raise
     terminal.tell(notes)
     print(f"run {run.path}", flush=True)
     if options.prepare:
-        commands = supervisor.accelerate(run, options.address, options.machines)
         for number, command in enumerate(commands, 1):
             on = f" on machine {number}" if len(commands) > 1 else ""
             print(f"Start it{on}, from {PROJECT}, with: {shlex.join(command)}")

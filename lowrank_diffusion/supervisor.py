@@ -100,7 +100,7 @@ def accelerate(run: Run, address: str = "", machines: int = 1) -> list[list[str]
     gpus = run.config().train.gpus
     how = [*(["--multi_gpu"] if gpus > 1 else []), "--num_processes", str(gpus)]
     host, _, port = address.partition(":")
-    if gpus % machines or (machines > 1 and not (host and (port or "1").isdecimal())):
+    if machines < 1 or gpus % machines or (machines > 1 and not (host and (port or "1").isdecimal())):
         raise RunError(
             f"--machines: {machines} machines need a number of train.gpus that they can share evenly, got {gpus}, and "
             f"--address HOST or HOST:PORT of the first, got {address!r}."

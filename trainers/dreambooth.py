@@ -58,7 +58,8 @@ class DreamBooth:
         progress("Loading the model", 0, 1)
         self.model: Any = self.base.part(self.family.denoiser)
         self.denoiser = self.model
-        self.network.prepare(self.denoiser, device)
+        if left_out := self.network.prepare(self.denoiser, device):
+            tell(events.Note(left_out))
         self.layers = adapters.attach(self.denoiser, cfg.adapter, cfg.seed)
         if cfg.adapter.text_encoders != "none":
             self._attach_text_encoders()

@@ -221,6 +221,16 @@ def test_a_run_can_be_made_for_another_launcher_to_start(home: Path):
     assert shlex.split(hint.partition(" with: ")[2]) == [*wanted, "-m", "trainers", str(run.path)]
 
 
+@pytest.mark.parametrize(
+    "words", ["--machines 2", "--address here", "--prepare --machines 3 --address here", "--prepare --machines 0"]
+)
+def test_machines_that_cannot_be_are_refused_and_no_run_is_left(home: Path, words: str):
+    before = sorted((home / "runs").glob("*-refused"))
+    done = command("train", "smoke", "--name", "refused", *words.split(), "train.gpus=2", LOWRANK_HOME=str(home))
+    assert done.returncode == 1 and "--machines" in done.stderr
+    assert sorted((home / "runs").glob("*-refused")) == before == []
+
+
 def test_a_run_that_ended_can_be_listed_and_watched_but_not_stopped(trained: tuple):
     run, _ = trained
     (line,) = [line for line in lines_of(command("list"), 0) if line.startswith(run.name)]

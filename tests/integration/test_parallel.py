@@ -94,7 +94,7 @@ def test_two_machines_do_what_one_does(pair: Run, tmp_path: Path, monkeypatch: p
     assert all(torch.equal(value, tensors(pair)[name]) for name, value in tensors(run).items())
 
 
-@pytest.mark.parametrize(("address", "machines"), [("", 2), ("here:port", 2), ("here", 3)])
+@pytest.mark.parametrize(("address", "machines"), [("", 2), ("here:port", 2), ("here", 3), ("here", 0)])
 def test_machines_that_cannot_share_the_gpus_are_refused(tmp_path: Path, address: str, machines: int):
     run = make_run("same", tmp_path, **SETTINGS)
     with pytest.raises(RunError, match="--machines"):

@@ -85,8 +85,17 @@ def test_why_it_is_missing_is_said():
 def test_a_unet_without_it_keeps_diffusers_attention():
     model = unet()
     before = dict(model.attn_processors)
-    flash.use_flash(model, CPU)
+    assert flash.use_flash(model, CPU) == ""
     assert model.attn_processors == before and before
+
+
+def test_what_is_installed_and_not_used_is_told(monkeypatch: pytest.MonkeyPatch):
+    model, reason = unet(), "flash-attn-4 does not run here (ImportError: no cutlass)."
+    before = dict(model.attn_processors)
+    monkeypatch.setattr(flash, "missing", lambda device, dimension: reason)
+    assert flash.use_flash(model, GPU).startswith(reason) and model.attn_processors == before
+    monkeypatch.setattr(flash, "missing", lambda device, dimension: flash.NOT_INSTALLED)
+    assert flash.use_flash(model, GPU) == ""
 
 
 def test_the_processor_leaves_to_diffusers_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch):

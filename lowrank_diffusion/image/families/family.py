@@ -241,8 +241,11 @@ class Network(Protocol):
         """A checkpoint's tensors of one part under the names that ``model`` has for them."""
         ...
 
-    def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
-        """Let a denoiser that is to be trained run our kernels, where the device has them."""
+    def prepare(self, denoiser: nn.Module, device: torch.device) -> str:
+        """Let a denoiser that is to be trained run faster kernels, where the device has them.
+
+        Returns what was installed for that and cannot be used, for a person to read.
+        """
         ...
 
     def tokenise(self, tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int) -> dict[str, Tensor]:

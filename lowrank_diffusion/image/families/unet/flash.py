@@ -21,6 +21,7 @@ CAPABILITIES = (9, 10)
 """Major compute capabilities of GPUs whose backward pass it has in a fixed order."""
 SHORTEST = 256
 """Queries; fewer are too little work for the difference to matter."""
+NOT_INSTALLED = "flash-attn-4 is not installed."
 ALLOWED = 0.02
 """How far from float32 attention its bf16 results may be, as a share of the largest; PyTorch's own are at 0.01."""
 
@@ -86,7 +87,7 @@ def missing(device: torch.device, dimension: int) -> str:
     except ModuleNotFoundError:
         installed = False
     if not installed:
-        return "flash-attn-4 is not installed."
+        return NOT_INSTALLED
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in CAPABILITIES:
         return "flash-attn-4 needs a Hopper or Blackwell GPU."
     try:
@@ -128,9 +129,17 @@ class Flash(AttnProcessor2_0):
         return layers.to_out[1](layers.to_out[0](y))
 
 
-def use_flash(model: nn.Module, device: torch.device) -> None:
-    """Let the plain self-attentions of a UNet run through :func:`flash`, those whose heads it can take here."""
+def use_flash(model: nn.Module, device: torch.device) -> str:
+    """Let the plain self-attentions of a UNet run through :func:`flash`, those whose heads it can take here.
+
+    Returns why it is not used although somebody has installed it for this GPU; else nothing.
+    """
+    why = ""
     for module in model.modules():
         if isinstance(module, Attention) and not module.is_cross_attention and attention.is_plain(module):
-            if not missing(device, module.inner_dim // module.heads):
+            lacking = missing(device, module.inner_dim // module.heads)
+            if not lacking:
                 module.set_processor(Flash())  # type: ignore[arg-type]
+            elif device.type == "cuda" and lacking != NOT_INSTALLED:
+                why = f"{lacking} Self-attention runs by PyTorch's own kernels."
+    return why

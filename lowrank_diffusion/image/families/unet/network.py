@@ -46,12 +46,12 @@ class UNetNetwork:
         """DDPM's."""
         return objective(scheduler, settings, device)
 
-    def prepare(self, denoiser: nn.Module, device: torch.device) -> None:
-        """Short attention, gates and norms as our own kernels compute them."""
+    def prepare(self, denoiser: nn.Module, device: torch.device) -> str:
+        """Attention, gates and norms as faster kernels compute them."""
         attention.use_short_keys(denoiser, device)
-        flash.use_flash(denoiser, device)
         gated.use_gates(denoiser, device)
         norms.use_float32_norms(denoiser)
+        return flash.use_flash(denoiser, device)
 
     def tokenise(self, tokenizers: Sequence[Any], prompts: Sequence[str], chunks: int) -> dict[str, Tensor]:
         """As CLIP reads them, for every encoder."""
